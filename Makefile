@@ -1,0 +1,32 @@
+# make demo, make test: each makes .venv by itself where it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+WORKDIR ?= runs/gradient_diversity
+
+.PHONY: demo test test-slow lint
+
+demo: $(VENV)/ready
+	@echo '== the gradient diversity of a network on digits, into $(WORKDIR)'
+	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR)
+
+test: $(VENV)/ready
+	@echo '== the tests (under ten minutes on two cores)'
+	$(RUN) -m pytest -m 'not slow'
+
+test-slow: $(VENV)/ready
+	@echo '== the long checks (half an hour on two cores)'
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/ready
+	@echo '== the linter'
+	$(RUN) -m flake8 gradiv experiments tests
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "gradiv needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] \
+	  + ". Say which to use: make PYTHON=python3.12 ...")'
+	@echo '== making $(VENV) with $(PYTHON) and installing gradiv into it (about a minute)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The papers: each module reproduces one, and imports gradiv."""

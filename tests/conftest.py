@@ -1,0 +1,14 @@
+"""Eight virtual devices, and nothing forgiven, for every test."""
+
+import os
+
+# With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
+# collective steps are in flight; must be set before jax starts.
+os.environ.setdefault('NPROC', '32')
+# No test opens a window or a connection.
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+import jax  # noqa: E402
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
