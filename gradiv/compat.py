@@ -1,0 +1,32 @@
+"""What differs between jax 0.7.2 and 0.12, and nothing else.
+
+Under ``jax.shard_map(..., check_vma=True)`` every value carries the set of
+axes over which it may vary. How that set is read and changed has been renamed
+several times; nowhere else does gradiv care which jax it runs on.
+"""
+
+import jax
+from jax import lax
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+  """Read the mapped axes over which the type of `x` varies."""
+  aval = jax.typeof(x)
+  tracked = getattr(aval, 'mat', None)  # since jax 0.10
+  return frozenset(tracked.varying if tracked is not None else aval.vma)
+
+
+def is_tracked(axis: str) -> bool:
+  """Tell whether types tell what varies over `axis`.
+
+  True under ``shard_map(check_vma=True)`` alone: neither vmap, nor pmap, nor
+  ``check_vma=False`` gives the index of a worker a varying type.
+  """
+  return axis in varying_axes(lax.axis_index(axis))
+
+
+def to_varying(x: jax.Array, axis: str) -> jax.Array:
+  """Type `x` as varying over `axis`; the values stay."""
+  if hasattr(lax, 'pcast'):  # since jax 0.8
+    return lax.pcast(x, axis, to='varying')
+  return lax.pvary(x, axis)

@@ -1,0 +1,57 @@
+"""What several tests share: the backends, and trees that are close."""
+
+import jax
+import numpy as np
+
+import gradiv
+from gradiv import axes
+
+# Name, axis name, number of workers: one a device, and several.
+LAYOUTS = (
+  ('one_each', 'workers', 8),
+  ('several_each', ('devices', 'virtual'), 16),
+)
+ON_ALL = [
+  (f'{backend}_{name}', backend, axis_name, workers)
+  for backend in axes.BACKENDS for name, axis_name, workers in LAYOUTS
+]
+
+
+def on_workers(fn, private, common=(), axis_name='workers', backend='vmap',
+               out_axes=None, devices=None):
+  """Run ``fn(private, common)``, with one row of `private` a worker."""
+  mapped = gradiv.map_workers(fn, axis_name, in_axes=(0, None),
+                              out_axes=out_axes, backend=backend,
+                              devices=devices)
+  return mapped(private, common)
+
+
+def assert_close(actual, desired, rtol=1e-6, atol=0.0):
+  """Compare two trees leaf by leaf, their structures included."""
+  assert jax.tree.structure(actual) == jax.tree.structure(desired), (
+    jax.tree.structure(actual), jax.tree.structure(desired))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      np.asarray(a, np.float64), np.asarray(b, np.float64), rtol, atol),
+    actual, desired)
+
+
+def assert_same(actual, desired):
+  """Compare two trees bit for bit."""
+  assert jax.tree.structure(actual) == jax.tree.structure(desired)
+  raw = lambda x: np.asarray(
+    jax.random.key_data(x) if jax.dtypes.issubdtype(
+      getattr(x, 'dtype', None), jax.dtypes.prng_key) else x)
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual),
+                          jax.tree.leaves(desired)):
+    a, b = raw(a), raw(b)
+    assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), (
+      jax.tree_util.keystr(path), a, b)
+
+
+def assert_mean(samples, expected, axis=0):
+  """Accept a mean within 4 standard errors of the sample."""
+  samples = np.asarray(samples, np.float64)
+  error = samples.std(axis, ddof=1) / np.sqrt(samples.shape[axis])
+  gap = np.abs(samples.mean(axis) - expected)
+  assert np.all(gap <= 4 * error + 1e-12), (samples.mean(axis), expected, error)
