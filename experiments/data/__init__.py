@@ -1,0 +1,22 @@
+"""Data: one `load` for arrays and text, and the order in which a run reads.
+
+What a step sees is a pure function of (seed, step): nothing here holds state,
+so a run resumes at any step without replaying the ones before it. Every name
+below is cheap to import; TFDS, scikit-learn and Pillow wait for `load`.
+"""
+
+# Names are imported to be exported.
+# flake8: noqa: F401
+from experiments.data.augmentation import augment_cifar as augment_cifar
+from experiments.data.augmentation import standardize as standardize
+from experiments.data.examples import Examples as Examples
+from experiments.data.folders import (
+    DataUnavailableError as DataUnavailableError)
+from experiments.data.loading import load as load
+from experiments.data.ordering import order as order
+from experiments.data.text import VOCAB_SIZE as VOCAB_SIZE
+from experiments.data.text import decode_text as decode_text
+from experiments.data.text import encode_text as encode_text
+from experiments.data.transforms import channel_statistics as channel_statistics
+from experiments.data.transforms import flip_labels as flip_labels
+from experiments.data.transforms import replicate as replicate
