@@ -1,0 +1,160 @@
+"""The four figures of `gradient_diversity`, drawn from its records."""
+
+import pathlib
+
+import numpy as np
+
+from experiments import diversity_report, plots
+
+
+def draw_all(config, summary) -> list[pathlib.Path]:
+  """Draw and write every figure; return the paths."""
+  folder = pathlib.Path(config.workdir) / 'figures'
+  figures = {
+    'diversity': draw_diversity, 'loss_ratio': draw_loss_ratio,
+    'speed': draw_speed, 'stability': draw_stability}
+  return [plots.save(draw(config, summary), folder / f'{name}.png')
+          for name, draw in figures.items()]
+
+
+def _by_replication(config):
+  return zip(range(len(config.replications)), config.replications,
+             plots.COLOURS, plots.MARKERS)
+
+
+def draw_diversity(config, summary):
+  """Draw B_S with its band for each r, the diversity, and the noise scale."""
+  del summary
+  run = diversity_report.tracked(config)
+  count = len(config.replications)
+  figure, axes = plots.mosaic(
+    [f'bound {i}' for i in range(count)],
+    ['diversity', 'noise'])
+  for i, r, colour, marker in _by_replication(config):
+    _draw_bound(axes[f'bound {i}'], config, run, i, colour)
+    axes[f'bound {i}'].set_title(f'r = {r:g}')
+    style = dict(color=colour, label=f'r = {r:g}')
+    if config.exact:
+      mean = 1 / (1 / run['diversity'][i]).mean(0)
+      axes['diversity'].plot(run['passes'], mean, marker=marker, markevery=8,
+                             **style)
+    signal, noise = (run[k][i].mean(0) for k in ('sq_norm', 'variance'))
+    axes['noise'].plot(run['passes'], noise, **style)
+    axes['noise'].plot(run['passes'], np.where(signal > 0, signal, np.nan),
+                       color=colour, ls='--', lw=1)
+  first = axes['bound 0']
+  first.set_ylabel('batch-size bound B_S (examples)')
+  first.legend(fontsize=7, loc='upper left')
+  axes['diversity'].set(
+    xlabel='data passes', ylabel='gradient diversity Δ',
+    title=f'Diversity of the {config.train_examples} examples: B_S = '
+          f'{config.train_examples}·Δ')
+  axes['noise'].set(
+    xlabel='data passes',
+    ylabel='tr Σ (solid), ‖∇F‖² (dashed)',
+    title='Noise scale B_S − 1 = tr Σ / ‖∇F‖², from its tracked parts')
+  for name in ('diversity', 'noise'):
+    plots.log_scale(axes[name]).legend(fontsize=8, ncols=2)
+  return figure
+
+
+def _draw_bound(ax, config, run, i, colour):
+  """Draw one seed's B_S: as tracked, its band, and over the whole set."""
+  passes, size, seed = run['passes'], config.reference_batch_size, 0
+  top = 1000 * config.train_examples
+  low, high = (1 / np.maximum(run[name][i, seed, 1:], 1 / top)
+               for name in ('inverse_high', 'inverse_low'))
+  ax.fill_between(passes[1:], low, high, color=colour, alpha=0.15, lw=0,
+                  label='95 % band')
+  signal, noise = run['sq_norm'][i, seed], run['variance'][i, seed]
+  bound = 1 + noise / np.where(signal > 0, signal, np.nan)
+  ax.plot(passes, bound, color=colour, lw=1.2, label='tracked (gaps: ‖∇F‖² not resolved)')
+  if config.exact:
+    exact = run['diversity'][i, seed] * config.train_examples
+    ax.plot(passes, exact, color='black', lw=1, label='exact, whole set')
+  ax.axhline(size, color='black', lw=1, ls=':', label=f'batch size {size}')
+  ax.set(yscale='log', xlabel='data passes', ylim=(1, top))
+
+
+def draw_loss_ratio(config, summary):
+  """Draw loss(B)/loss(smallest B) by batch size, a line for each r."""
+  figure, ((ax,),) = plots.subplots(1, 5.4)
+  base = config.batch_sizes[0]
+  for _, r, colour, marker in _by_replication(config):
+    cells = _cells(summary, r)
+    mean, error = _mean_and_error(cells, 'loss_ratio')
+    ax.errorbar([c['batch_size'] for c in cells], mean, error, color=colour,
+                marker=marker, capsize=3, label=f'r = {r:g}')
+  ax.axhline(1, color='black', lw=1, ls=':')
+  plots.label_sizes(ax, config.batch_sizes)
+  plots.log_scale(ax).set(
+    xlabel='batch size B (examples)',
+    ylabel=f'loss(B) / loss({base}), mean over the passes',
+    title='What large batches lose in as many data passes')
+  ax.legend(title='set repeated r times')
+  return figure
+
+
+def draw_speed(config, summary):
+  """Draw evaluations and steps to the target, measured and predicted."""
+  figure, (axes,) = plots.subplots(2, 5.2, 4.2)
+  for _, r, colour, marker in _by_replication(config):
+    cells = [c for c in _cells(summary, r)
+             if c['evaluations'][0] is not None]
+    sizes = np.array([c['batch_size'] for c in cells])
+    for ax, unit in zip(axes, (np.ones_like(sizes), sizes)):
+      mean, error = _mean_and_error(cells, 'evaluations')
+      ax.errorbar(sizes, mean / unit, error / unit, color=colour,
+                  marker=marker, capsize=3, ls='none', label=f'r = {r:g}')
+      predicted = np.array([c['predicted_evaluations'] or np.nan
+                            for c in cells])
+      ax.plot(sizes, predicted / unit, color=colour, ls='--', lw=1.3)
+    bound = summary['bound_at_target'][f'{r:g}']
+    if bound:
+      for ax in axes:
+        ax.axvline(bound, color=colour, lw=1, ls=':')
+  left, right = axes
+  for ax in axes:
+    plots.label_sizes(ax, config.batch_sizes)
+    plots.log_scale(ax).set(xlabel='batch size B (examples)')
+  target = f'loss {config.target_loss:g}'
+  left.set(ylabel=f'gradient evaluations to {target}',
+           title='Evaluations: flat below B_S, linear above')
+  right.set(ylabel=f'steps to {target}', title='Steps: falling below B_S, flat above')
+  left.legend(fontsize=8)
+  left.annotate('dashed: predicted from the measured noise scale\n'
+                'dotted: B_S at the target', (0.40, 0.05),
+                xycoords='axes fraction', fontsize=8)
+  return figure
+
+
+def draw_stability(config, summary):
+  """Draw how far twin runs part, along training and at its end."""
+  figure, ((left, right),) = plots.subplots(2)
+  far = diversity_report.stability(config)
+  colours = plots.shades(len(config.batch_sizes))
+  for (size, distance), colour in zip(far.items(), colours):
+    passes = np.linspace(0, config.passes, len(distance))
+    left.plot(passes, distance.mean(1), color=colour, label=f'B = {size}')
+  sizes = [int(size) for size in summary['distance']]
+  mean = np.array([d[0] for d in summary['distance'].values()])
+  error = np.array([d[1] or 0. for d in summary['distance'].values()])
+  right.errorbar(sizes, mean, error, marker='o', capsize=3)
+  plots.label_sizes(right, sizes)
+  left.set(xlabel='data passes', ylabel='normalised distance (0 to √2)',
+           title='Two sets that differ in one example')
+  right.set(xlabel='batch size B (examples)', ylim=(0, None),
+            ylabel=f'distance after {config.passes} passes',
+            title='Stability by batch size')
+  left.legend(fontsize=8, ncols=2)
+  return figure
+
+
+def _cells(summary, replication):
+  return [c for c in summary['cells'] if c['replication'] == replication]
+
+
+def _mean_and_error(cells, name):
+  pairs = [c[name] for c in cells]
+  return (np.array([m if m is not None else np.nan for m, _ in pairs], float),
+          np.array([e if e is not None else 0. for _, e in pairs], float))
