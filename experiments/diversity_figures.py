@@ -44,7 +44,7 @@ def draw_diversity(config, summary):
                        color=colour, ls='--', lw=1)
   first = axes['bound 0']
   first.set_ylabel('batch-size bound B_S (examples)')
-  first.legend(fontsize=7, loc='upper left')
+  first.legend(fontsize=8, loc='lower right')
   axes['diversity'].set(
     xlabel='data passes', ylabel='gradient diversity Δ',
     title=f'Diversity of the {config.train_examples} examples: B_S = '
@@ -59,21 +59,29 @@ def draw_diversity(config, summary):
 
 
 def _draw_bound(ax, config, run, i, colour):
-  """Draw one seed's B_S: as tracked, its band, and over the whole set."""
+  """Draw one seed's B_S: as tracked, its band, and over the whole set.
+
+  On a scale of 1/B_S, so that infinity, where ‖∇F‖² is not resolved, has a
+  place.
+  """
   passes, size, seed = run['passes'], config.reference_batch_size, 0
-  top = 1000 * config.train_examples
-  low, high = (1 / np.maximum(run[name][i, seed, 1:], 1 / top)
-               for name in ('inverse_high', 'inverse_low'))
+  low, high = (run[name][i, seed, 1:]
+               for name in ('inverse_low', 'inverse_high'))
   ax.fill_between(passes[1:], low, high, color=colour, alpha=0.15, lw=0,
                   label='95 % band')
   signal, noise = run['sq_norm'][i, seed], run['variance'][i, seed]
-  bound = 1 + noise / np.where(signal > 0, signal, np.nan)
-  ax.plot(passes, bound, color=colour, lw=1.2, label='tracked (gaps: ‖∇F‖² not resolved)')
+  ax.plot(passes, np.clip(signal / (signal + noise), 0, 1), color=colour,
+          lw=1.2, label='tracked by the workers')
   if config.exact:
     exact = run['diversity'][i, seed] * config.train_examples
-    ax.plot(passes, exact, color='black', lw=1, label='exact, whole set')
-  ax.axhline(size, color='black', lw=1, ls=':', label=f'batch size {size}')
-  ax.set(yscale='log', xlabel='data passes', ylim=(1, top))
+    ax.plot(passes, 1 / exact, color='black', lw=1, label='exact, whole set')
+  ax.axhline(1 / size, color='black', lw=1, ls=':',
+             label=f'batch size {size}')
+  ax.set_yscale('symlog', linthresh=1 / config.train_examples)
+  bounds = 10 ** np.arange(1 + int(np.log10(config.train_examples)))
+  ax.set_yticks([*(1 / bounds), 0], [*map(str, bounds), '∞'])
+  ax.yaxis.set_minor_locator(plots.no_ticks())
+  ax.set(xlabel='data passes', ylim=(1, 0))
 
 
 def draw_loss_ratio(config, summary):
@@ -120,11 +128,14 @@ def draw_speed(config, summary):
   target = f'loss {config.target_loss:g}'
   left.set(ylabel=f'gradient evaluations to {target}',
            title='Evaluations: flat below B_S, linear above')
-  right.set(ylabel=f'steps to {target}', title='Steps: falling below B_S, flat above')
+  right.set(ylabel=f'steps to {target}',
+            title='Steps: falling below B_S, flat above')
   left.legend(fontsize=8)
-  left.annotate('dashed: predicted from the measured noise scale\n'
-                'dotted: B_S at the target', (0.40, 0.05),
-                xycoords='axes fraction', fontsize=8)
+  right.annotate('dashed: predicted from the measured noise scale\n'
+                 'dotted: B_S at the target', (0.98, 0.93), ha='right',
+                 va='top', xycoords='axes fraction', fontsize=8,
+                 backgroundcolor='white')
+  plots.plain_numbers(right)
   return figure
 
 

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import plots, records
+from experiments import records
 
 
 def load(config, part: str, size: int) -> dict[str, np.ndarray]:
@@ -244,11 +244,13 @@ def table(config, summary) -> str:
   lines += ['', f'distance of twin runs by batch size: {distances}']
   coverage = summary['coverage']
   if coverage:
-    lines.append(
-      f'tracked 95 % intervals that hold the exact B_S: '
-      f'{100 * coverage["all"]:.0f} % of all, '
-      f'{_number(coverage["trusted"], ".0%")} of those trusted '
-      f'({100 * coverage["share_trusted"]:.0f} %)')
+    known = (
+      'none of them is yet narrow enough to be trusted'
+      if coverage['trusted'] is None else
+      f'{coverage["trusted"]:.0%} of the {coverage["share_trusted"]:.0%} that '
+      'are narrow enough to be trusted')
+    lines.append(f'tracked 95 % intervals that hold the exact B_S: '
+                 f'{coverage["all"]:.0%}; {known}')
   return '\n'.join(lines) + '\n'
 
 

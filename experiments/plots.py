@@ -67,11 +67,23 @@ def log_scale(ax):
   return ax
 
 
+def no_ticks():
+  """Make a locator of no ticks."""
+  return matplotlib.ticker.NullLocator()
+
+
+def plain_numbers(ax):
+  """Write the y-axis as 20, 60, 100 and not as powers of ten."""
+  for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+    which(matplotlib.ticker.StrMethodFormatter('{x:g}'))
+  return ax
+
+
 def label_sizes(ax, sizes, axis: str = 'x'):
   """Use a logarithmic axis of batch sizes, with the sizes as they are."""
   getattr(ax, f'set_{axis}scale')('log', base=2)
   getattr(ax, f'set_{axis}ticks')(sizes, [str(s) for s in sizes])
-  getattr(ax, f'{axis}axis').set_minor_locator(matplotlib.ticker.NullLocator())
+  getattr(ax, f'{axis}axis').set_minor_locator(no_ticks())
   return ax
 
 

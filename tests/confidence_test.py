@@ -73,7 +73,7 @@ class CoverageTest(parameterized.TestCase):
     ('short_memory', 100., 0.005, 0., 8, 0.95),
   )
   def test_covers_the_truth_of_now(
-    self, noise, drift, noise_drift, workers, decay):
+      self, noise, drift, noise_drift, workers, decay):
     covers, trusted, _ = simulate(
       noise, drift, noise_drift, workers=workers, decay=decay)
     for step in (60, 100, 200, 400):

@@ -156,9 +156,8 @@ class MeanTest(parameterized.TestCase):
   def test_is_the_mean(self, backend, axis, workers):
     grads = gradients(workers=workers)
     updates, _ = update(TABLE[0], grads, axis, backend)
-    helpers.assert_close(
-      updates, jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), grads), 1e-5,
-      1e-7)
+    mean = jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), grads)
+    helpers.assert_close(updates, mean, 1e-5, 1e-7)
 
   def test_bfloat16_rounds_once(self):
     grads = {'layer': jnp.asarray(

@@ -147,7 +147,8 @@ class ClosedFormTest(parameterized.TestCase):
     for gamma, batch in ((0.1, 4), (0.05, 16)):
       norms = jax.vmap(lambda k: run(gamma, batch, k))(keys)
       helpers.assert_mean(norms, gamma * lam / (2 - gamma * lam * batch))
-    diverged = jax.vmap(lambda k: run(0.1, 24, k, steps=60))(keys)  # 24 > 2/(γλ)
+    # 24 > 2/(γλ)
+    diverged = jax.vmap(lambda k: run(0.1, 24, k, steps=60))(keys)
     self.assertGreater(float(jnp.min(diverged)), 1e3)
 
   @parameterized.parameters(True, False)

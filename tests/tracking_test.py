@@ -70,7 +70,7 @@ class TrackMomentsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*helpers.ON_ALL)
   def test_a_step_that_is_not_finite_is_skipped_and_counted(
-    self, backend, axis, workers):
+      self, backend, axis, workers):
     grads = gradients(6, workers)
     bad = jax.tree.map(np.copy, grads)
     bad['head'][1, 2, 0] = np.nan   # one worker, one step
@@ -184,6 +184,7 @@ class WholeStepTest(parameterized.TestCase):
       return tx.update(jax.grad(loss)(own, x), state, params)
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ('workers',))
+
     def mapped(private):
       return jax.jit(jax.shard_map(
         lambda x, p, s: step(private, x[0], p, s), mesh=mesh,
