@@ -31,22 +31,19 @@ def small_disk(folder, num_bytes):
     mounted = subprocess.run(mount, capture_output=True).returncode == 0
   except OSError:
     mounted = False
-  if mounted:
-    ballast = os.path.join(folder, 'ballast')
-    with open(ballast, 'wb') as file:
-      file.write(bytes(num_bytes // 2))
-    try:
+  ballast = os.path.join(folder, 'ballast')
+  old = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with contextlib.ExitStack() as stack:
+    if mounted:
+      with open(ballast, 'wb') as file:
+        file.write(bytes(num_bytes // 2))
+      stack.callback(subprocess.run, ['umount', '-l', folder], check=True)
       yield lambda: os.remove(ballast)
-    finally:
-      subprocess.run(['umount', '-l', folder], check=True)
-  else:
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    give_room = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes // 2, old[1]))
-    try:
+    else:
+      give_room = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+      resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes // 2, old[1]))
+      stack.callback(give_room)
       yield give_room
-    finally:
-      give_room()
 
 
 class FullDisk:
@@ -73,7 +70,7 @@ class RecordsCase(parameterized.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.folder = folder.name
-    self.path = os.path.join(folder.name, 'metrics.jsonl')
+    self.path = os.path.join(self.folder, 'metrics.jsonl')
     self.stderr = io.StringIO()
     self.enterContext(contextlib.redirect_stderr(self.stderr))
 
@@ -98,18 +95,10 @@ class RecordsTest(RecordsCase):
       (np.float32(0.1), '0.10000000149011612'),
       (jnp.float32(0.1), '0.10000000149011612'),
       (jnp.bfloat16(0.1), '0.10009765625'),
-      (np.float64(1e300), '1e+300'),
-      (1e-300, '1e-300'),
-      (-0.0, '-0.0'),
-      (3, '3'),
-      (2 ** 70, str(2 ** 70)),
-      (np.int64(-3), '-3'),
-      (jnp.uint32(7), '7'),
-      (True, 'true'),
-      (np.bool_(False), 'false'),
-      (None, 'null'),
-      (math.nan, 'null'),
-      (jnp.float32(jnp.nan), 'null'),
+      (np.float64(1e300), '1e+300'), (1e-300, '1e-300'), (-0.0, '-0.0'),
+      (2 ** 70, str(2 ** 70)), (np.int64(-3), '-3'), (jnp.uint32(7), '7'),
+      (True, 'true'), (np.bool_(False), 'false'), (None, 'null'),
+      (math.nan, 'null'), (jnp.float32(jnp.nan), 'null'),
       (math.inf, '"inf"'),
       (jnp.bfloat16(-jnp.inf), '"-inf"'),
       ('text "\n', r'"text \"\n"'),
@@ -220,7 +209,6 @@ class RecordsTest(RecordsCase):
     path = os.path.join(self.folder, 'a', 'b.jsonl')
     with records.Records(path) as log:
       log.write(1)
-      log.sync()
     log.close()
     with self.assertRaisesRegex(ValueError, 'b.jsonl is closed'):
       log.write(2)
@@ -293,7 +281,6 @@ class FullDiskTest(RecordsCase):
       give_room()
       log.write(60)
       log.close()
-      # The tmpfs has room for all 61 now; nothing has gone missing.
       self.assertEqual(self.steps(), list(range(61)))
       self.assertEqual(self.stderr.getvalue().count('\n'), 1)
       self.assertTrue(all(map(json.loads, self.text().splitlines())))
