@@ -44,6 +44,8 @@ class Config(config_lib.Config):
 
   num_seeds: int = flag(4, 'independent runs of each setting')
   model_options: str = flag('{"hidden": [32]}', 'sizes of the model, as JSON')
+  image_size: int = flag(0, 'scale and crop images to this; needed where '
+                         'they differ in size')
   train_examples: int = flag(1024, 'how many examples to train on')
   batch_sizes: tuple[int, ...] = flag(
     (16, 32, 64, 128, 256, 512, 1024), 'total over the workers; each divides '
@@ -82,6 +84,7 @@ class Config(config_lib.Config):
     check(self.learning_rates, 'learning_rates', 'positive',
           lambda rates: rates and all(rate > 0 for rate in rates))
     check(self.passes, 'passes', 'at least 2', lambda p: p >= 2)
+    check(self.image_size, 'image_size', 'at least 0', lambda n: n >= 0)
     check(self.eval_batch_size, 'eval_batch_size', f'a divisor of '
           f'--train_examples={self.train_examples}, or larger',
           lambda b: b > 0 and self.train_examples % min(
@@ -98,7 +101,8 @@ class Problem:
   def __init__(self, config: Config):
     self.config = config
     examples = data.load(config.dataset, 'train',
-                         data_dir=config.data_dir or None)
+                         data_dir=config.data_dir or None,
+                         image_size=config.image_size or None)
     n = config.train_examples
     config_lib.check(n, 'train_examples', f'below the {len(examples)} of '
                      f'{config.dataset}', lambda n: n < len(examples))

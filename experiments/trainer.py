@@ -193,7 +193,8 @@ def train(
         _write(log, pending)
         pending = None
         log.sync()
-        store.save(at + schedule.every, state, {'config': config})
+        store.save(at + schedule.every, state, {'config': config},
+                   finite=_can_go_on(state['params']))
         saved = time.monotonic()
       bar.update(schedule.every)
       if asked:
@@ -214,6 +215,13 @@ def _begin(program, store, config):
     return 0, create(program.lanes)
   _check_config(restored.meta['config'], config, store)
   return restored.step, restored.state
+
+
+def _can_go_on(params) -> bool:
+  """Tell whether any lane is finite: in a sweep, some may diverge."""
+  lanes = [jnp.isfinite(x.reshape(len(x), -1)).all(1)
+           for x in jax.tree.leaves(params)]
+  return bool(jnp.stack(lanes).all(0).any())
 
 
 def _check_config(stored, wanted, store):
