@@ -170,9 +170,9 @@ class DamageTest(CheckpointsCase):
           if json.loads(data) == json.loads(whole):
             continue
       self.assert_restores(1)
-      self.assertIn(f'step_00000002 is damaged: {file.name}'
-                    if file.parent.name == 'step_00000002' else file.name,
-                    self.stderr.getvalue())
+      self.assertIn('step_00000002 is damaged', self.stderr.getvalue())
+      if file.name != 'manifest.json':  # which may now name another file
+        self.assertIn(file.name, self.stderr.getvalue())
       self.assertIn('going back to step 1', self.stderr.getvalue())
       file.write_bytes(whole)
     self.assert_restores(2)
