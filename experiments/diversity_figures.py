@@ -46,7 +46,7 @@ def draw_diversity(config, summary):
   first.set_ylabel('batch-size bound B_S (examples)')
   first.legend(fontsize=8, loc='lower right')
   axes['diversity'].set(
-    xlabel='data passes', ylabel='gradient diversity Δ',
+    xlabel='data passes', ylabel='gradient diversity Δ (harmonic mean)',
     title=f'Diversity of the {config.train_examples} examples: B_S = '
           f'{config.train_examples}·Δ')
   axes['noise'].set(

@@ -289,5 +289,6 @@ def run(config: Config) -> dict:
 
 
 if __name__ == '__main__':
+  # By its name, so that its classes are not those of a module `__main__`.
   from experiments import gradient_diversity
   config_lib.run(gradient_diversity.run, gradient_diversity.Config)

@@ -1,5 +1,6 @@
 """A run that was cut off goes on as if it had not been."""
 
+import dataclasses
 import os
 import pathlib
 import random
@@ -9,9 +10,12 @@ import sys
 import tempfile
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+import gradiv
 from experiments import checkpoints, records, stopping, trainer
 from tests import helpers, tiny_run
 
@@ -142,9 +146,6 @@ class WorkersTest(ResumeCase):
 
   def test_data_and_noise_to_the_bit_on_any_devices(self):
     """What 64 workers see: a loss of indices and of random bits."""
-    import jax
-    import jax.numpy as jnp
-    import gradiv
     rows = np.arange(2 * 3 * 128).reshape(2, 3, 128)
 
     def seen(backend, devices):
@@ -197,8 +198,6 @@ class WorkersTest(ResumeCase):
 class NanTest(ResumeCase):
 
   def test_a_lane_that_diverges_leaves_the_others_alone(self):
-    import dataclasses
-    import jax.numpy as jnp
     workers = trainer.Workers(4)
     schedule = trainer.Schedule(20, 4, 0.)
     program = tiny_run.program(workers)
