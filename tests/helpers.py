@@ -26,6 +26,13 @@ def on_workers(fn, private, common=(), axis_name='workers', backend='vmap',
   return mapped(private, common)
 
 
+def moments_of(grads, backend='vmap', batch_size=1):
+  """One gradient a worker, in float32."""
+  return on_workers(
+    lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=batch_size),
+    np.asarray(grads, np.float32), backend=backend)
+
+
 def assert_close(actual, desired, rtol=1e-6, atol=0.0):
   """Compare two trees leaf by leaf, their structures included."""
   assert jax.tree.structure(actual) == jax.tree.structure(desired), (

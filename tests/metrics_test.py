@@ -1,8 +1,7 @@
-"""The closed-form cases of gradient diversity, and the unbiased estimates.
+"""The closed-form cases of gradient diversity, 1 to 9 and 11 to 15.
 
-Numbers in names are those of the cases in the derivation: 1 to 9, 11 to 15,
-28 to 34, 37 and 39. Those that are about a sample of gradients take one
-gradient a worker, on every backend.
+Those that are about a sample of gradients take one gradient a worker, on
+every backend. `estimate_test` has the cases of sampling.
 """
 
 import jax
@@ -18,17 +17,10 @@ RNG = np.random.default_rng(2)
 BACKENDS = tuple((b,) for b in axes.BACKENDS)
 
 
-def moments_of(grads, backend='vmap', batch_size=1):
-  """One gradient a worker, in float32."""
-  return helpers.on_workers(
-    lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=batch_size),
-    np.asarray(grads, np.float32), backend=backend)
-
-
 def bound_of(grads, backend='vmap'):
   """B_S of the finite set whose gradients these are."""
   return gradiv.batch_size_bound(gradiv.estimate(
-    moments_of(grads, backend), num_examples=len(grads)))
+    helpers.moments_of(grads, backend), num_examples=len(grads)))
 
 
 def orthogonal(n, d, norms=1.0):
@@ -47,7 +39,7 @@ class ClosedFormTest(parameterized.TestCase):
 
   @parameterized.parameters(*BACKENDS)
   def test_01_equal_gradients(self, backend):
-    m = moments_of(np.tile([[3., 4.]], (8, 1)), backend)
+    m = helpers.moments_of(np.tile([[3., 4.]], (8, 1)), backend)
     e = gradiv.estimate(m)
     self.assertAlmostEqual(float(gradiv.gradient_diversity(m)), 1 / 8)
     self.assertAlmostEqual(float(gradiv.coherence(m)), 8)
@@ -60,7 +52,7 @@ class ClosedFormTest(parameterized.TestCase):
   @parameterized.parameters(*BACKENDS)
   def test_02_orthogonal_gradients(self, backend):
     grads = orthogonal(8, 20, np.arange(1., 9.))
-    m = moments_of(grads, backend)
+    m = helpers.moments_of(grads, backend)
     np.testing.assert_allclose(gradiv.gradient_diversity(m), 1, 1e-5)
     np.testing.assert_allclose(gradiv.coherence(m), 1, 1e-5)
     np.testing.assert_allclose(bound_of(grads, backend), 8, 1e-5)
@@ -74,7 +66,7 @@ class ClosedFormTest(parameterized.TestCase):
   def test_04_gradients_that_cancel(self, backend):
     g = RNG.normal(size=(1, 5))
     grads = np.tile(np.concatenate([g, -g]), (4, 1))
-    m = moments_of(grads, backend)
+    m = helpers.moments_of(grads, backend)
     self.assertEqual(float(gradiv.gradient_diversity(m)), np.inf)
     self.assertEqual(float(gradiv.coherence(m)), 0)
     e = gradiv.estimate(m, num_examples=8)
@@ -86,13 +78,13 @@ class ClosedFormTest(parameterized.TestCase):
   @parameterized.parameters(*BACKENDS)
   def test_05_invariances(self, backend):
     grads = RNG.normal(0.3, 1, size=(8, 6))
-    reference = gradiv.gradient_diversity(moments_of(grads, backend))
+    reference = gradiv.gradient_diversity(helpers.moments_of(grads, backend))
     q = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
     for other in (1e10 * grads, 1e-10 * grads, grads @ q,
                   RNG.permutation(grads)):
       np.testing.assert_allclose(
-        gradiv.gradient_diversity(moments_of(other, backend)), reference,
-        1e-5)
+        gradiv.gradient_diversity(helpers.moments_of(other, backend)),
+        reference, 1e-5)
       np.testing.assert_allclose(
         bound_of(other, backend), bound_of(grads, backend), 1e-5)
 
@@ -103,8 +95,9 @@ class ClosedFormTest(parameterized.TestCase):
     np.testing.assert_allclose(
       bound_of(replicated, backend), bound_of(subset, 'vmap'), 1e-5)
     np.testing.assert_allclose(
-      2 * gradiv.gradient_diversity(moments_of(replicated, backend)),
-      gradiv.gradient_diversity(moments_of(subset)), 1e-5)
+      2 * gradiv.gradient_diversity(
+        helpers.moments_of(replicated, backend)),
+      gradiv.gradient_diversity(helpers.moments_of(subset)), 1e-5)
 
   @parameterized.parameters(*BACKENDS)
   def test_08_generalised_linear_model(self, backend):
@@ -175,7 +168,7 @@ class ClosedFormTest(parameterized.TestCase):
   @parameterized.parameters(*BACKENDS)
   def test_14_bound_is_one_plus_noise_scale(self, backend):
     grads = RNG.normal(0.4, 1, size=(8, 5))
-    e = gradiv.estimate(moments_of(grads, backend), num_examples=8)
+    e = gradiv.estimate(helpers.moments_of(grads, backend), num_examples=8)
     mean = grads.mean(0)
     np.testing.assert_allclose(e.sq_norm, mean @ mean, 1e-5)
     np.testing.assert_allclose(
@@ -188,7 +181,7 @@ class ClosedFormTest(parameterized.TestCase):
   def test_15_best_step_of_a_quadratic(self):
     beta, batch = 2.0, 6
     grads = RNG.normal(0.5, 1, size=(8, 5))
-    e = gradiv.estimate(moments_of(grads), num_examples=8)
+    e = gradiv.estimate(helpers.moments_of(grads), num_examples=8)
     bound, sq_norm = float(gradiv.batch_size_bound(e)), float(e.sq_norm)
     gamma = np.linspace(0, 1, 200001)
     second = batch * sq_norm * bound * (
@@ -202,162 +195,16 @@ class ClosedFormTest(parameterized.TestCase):
       sq_norm / (2 * beta) / gradiv.steps_factor(e, batch), 1e-6)
 
 
-def draw(n, b, reps, mu, chol, rng=RNG):
-  """Gradients of `reps` samples of n means of b Gaussian examples."""
-  noise = rng.normal(size=(reps, n, b, len(mu))) @ chol.T
-  return (mu + noise).mean(2).astype(np.float32)
-
-
-def estimates(grads, batch_size, backend='vmap', num_examples=None):
-  """Estimate each of many samples at once; [reps, n, d] -> [reps] each."""
-  def fn(g, _):
-    one = lambda g: gradiv.estimate(
-      gradiv.worker_moments(g, 'workers', batch_size=batch_size),
-      num_examples=num_examples)
-    return jax.vmap(one)(g)
-
-  return helpers.on_workers(fn, np.swapaxes(grads, 0, 1), backend=backend)
-
-
-class EstimateTest(parameterized.TestCase):
-  mu = np.array([0.5, -0.2, 0.1])
-  chol = np.array([[1., 0, 0], [0.5, 0.8, 0], [-0.3, 0.2, 1.5]])
-  sigma = chol @ chol.T
-
-  @parameterized.parameters(*BACKENDS)
-  def test_28_unbiased(self, backend):
-    grads = draw(8, 4, 4000, self.mu, self.chol)
-    e = estimates(grads, 4, backend)
-    helpers.assert_mean(e.sq_norm, self.mu @ self.mu)
-    helpers.assert_mean(e.variance, np.trace(self.sigma))
-
-  def test_28_equals_the_pairwise_products(self):
-    g = draw(8, 4, 1, self.mu, self.chol)[0].astype(np.float64)
-    e = gradiv.estimate(moments_of(g, batch_size=4))
-    gram = g @ g.T
-    np.testing.assert_allclose(
-      e.sq_norm, (gram.sum() - np.trace(gram)) / (8 * 7), rtol=2e-5)
-
-  def test_28_two_workers(self):
-    g = draw(2, 4, 1, self.mu, self.chol)[0].astype(np.float64)
-    e = gradiv.estimate(moments_of(g, batch_size=4))
-    np.testing.assert_allclose(e.sq_norm, g[0] @ g[1], 1e-4)
-    np.testing.assert_allclose(e.variance, 2 * np.sum((g[0] - g[1])**2), 1e-5)
-
-  @parameterized.parameters(*BACKENDS)
-  def test_29_the_whole_data_set_is_exact(self, backend):
-    grads = RNG.normal(0.4, 1, size=(8, 5))
-    exact = 8 * np.sum(grads**2) / np.sum(grads.sum(0)**2)
-    np.testing.assert_allclose(bound_of(grads, backend), exact, 1e-5)
-
-  @parameterized.parameters(*BACKENDS)
-  def test_30_disjoint_batches_of_a_finite_set(self, backend):
-    population = RNG.normal(0.3, 1, size=(40, 3))
-    mean = population.mean(0)
-    trace = np.mean(np.sum((population - mean)**2, 1))
-    order = np.stack([RNG.permutation(40)[:32] for _ in range(4000)])
-    grads = population[order].reshape(4000, 8, 4, 3).mean(2)
-    grads = grads.astype(np.float32)
-    plain = estimates(grads, 4, backend)
-    spread = trace * 40 / 39
-    helpers.assert_mean(plain.variance, spread)
-    helpers.assert_mean(plain.sq_norm, mean @ mean - spread / 40)
-    finite = estimates(grads, 4, backend, num_examples=40)
-    helpers.assert_mean(finite.variance, trace)
-    helpers.assert_mean(finite.sq_norm, mean @ mean)
-
-  @parameterized.parameters(*BACKENDS)
-  def test_31_unequal_batches(self, backend):
-    sizes = np.array([1, 2, 3, 4, 5, 6, 2, 1])
-    grads = np.concatenate([
-      draw(1, b, 4000, self.mu, self.chol) for b in sizes], 1)
-
-    def fn(p, _):
-      one = lambda g: gradiv.estimate(
-        gradiv.worker_moments(g, 'workers', batch_size=p[1]))
-      return jax.vmap(one)(p[0])
-
-    e = helpers.on_workers(
-      fn, (np.swapaxes(grads, 0, 1), sizes.astype(np.float32)),
-      backend=backend)
-    helpers.assert_mean(e.sq_norm, self.mu @ self.mu)
-    helpers.assert_mean(e.variance, np.trace(self.sigma))
-
-  def test_32_the_plug_in_measures_the_batch(self):
-    batch = 16
-    bound = 1 + np.trace(self.sigma) / (self.mu @ self.mu)
-    grads = draw(batch, 1, 4000, self.mu, self.chol).astype(np.float64)
-    sums = np.sum(grads.sum(1)**2, -1)
-    squares = np.sum(grads**2, (1, 2))
-    ratio = batch * squares.mean() / sums.mean()
-    np.testing.assert_allclose(
-      ratio, batch * bound / (batch + bound - 1), rtol=0.05)
-    m = moments_of(grads[0])
-    q = batch * float(gradiv.gradient_diversity(m))
-    np.testing.assert_allclose(
-      gradiv.batch_size_bound(gradiv.estimate(m)),
-      (batch - 1) * q / (batch - q) if q < batch else np.inf, rtol=1e-3)
-
-  def test_33_adascale_gain(self):
-    gain = lambda g, s, **kw: float(
-      gradiv.adascale_gain(gradiv.Estimate(g, s), **kw))
-    for sq_norm, variance in ((1., 3.), (1e-12, 1e12), (5., 1e-3), (-1., 2.)):
-      r = gain(sq_norm, variance, batch_size=4, scale=8)
-      self.assertBetween(r, 1 - 1e-6, 8 + 1e-5)
-    self.assertEqual(gain(0., 3., batch_size=4, scale=8), 8)
-    self.assertEqual(gain(2., 0., batch_size=4, scale=8), 1)
-    self.assertAlmostEqual(
-      gain(2., 12., batch_size=3, scale=1e9), 1 + 6 / 3, places=5)
-
-  @parameterized.parameters(*BACKENDS)
-  def test_34_gain_from_micro_batches(self, backend):
-    """Raw micro-batch 'diversity' n·Δ is the AdaScale gain, not B_S."""
-    n, b = 8, 4
-    grads = draw(n, b, 4000, self.mu, self.chol)
-    wide = grads.astype(np.float64)
-    m, h = np.mean(np.sum(wide**2, -1)), np.mean(np.sum(wide.mean(1)**2, -1))
-    truth = gradiv.Estimate(self.mu @ self.mu, np.trace(self.sigma))
-    np.testing.assert_allclose(
-      m / h, gradiv.adascale_gain(truth, batch_size=b, scale=n), rtol=0.05)
-    one = moments_of(grads[0], backend, b)
-    np.testing.assert_allclose(
-      n * gradiv.gradient_diversity(one),
-      np.sum(wide[0]**2) / n / np.sum(wide[0].mean(0)**2), 1e-5)
-
-  def test_37_variances(self):
-    n, b = 8, 4
-    e = estimates(draw(n, b, 20000, self.mu, self.chol), b)
-    g, s = (np.asarray(x, np.float64) for x in e)
-    square = np.trace(self.sigma @ self.sigma)
-    signal = self.mu @ self.sigma @ self.mu
-    helpers.assert_mean(
-      (g - g.mean())**2,
-      4 * signal / (n * b) + 2 * square / (n * (n - 1) * b**2))
-    helpers.assert_mean((s - s.mean())**2, 2 * square / (n - 1))
-    helpers.assert_mean(
-      (g - g.mean()) * (s - s.mean()), -2 * square / (b * n * (n - 1)))
-
-  def test_39_plug_in_noise_scale_saturates(self):
-    """With ‖g_B‖² for ‖∇F‖² the noise scale stays below the batch."""
-    batch, scale = 16, np.trace(self.sigma) / (self.mu @ self.mu)
-    grads = draw(8, 2, 4000, self.mu, self.chol)
-    signal = np.mean(np.sum(grads.astype(np.float64).mean(1)**2, -1))
-    plug_in = np.trace(self.sigma) / signal
-    np.testing.assert_allclose(
-      plug_in, scale / (1 + scale / batch), rtol=0.05)
-    self.assertLess(plug_in, batch)
-
-
 class EdgeTest(parameterized.TestCase):
 
   def test_one_gradient_is_unavailable(self):
-    e = gradiv.estimate(moments_of([[3., 4.]]))
+    e = gradiv.estimate(helpers.moments_of([[3., 4.]]))
     for metric in (gradiv.noise_scale, gradiv.batch_size_bound,
                    gradiv.inverse_batch_size_bound):
       self.assertTrue(np.isnan(metric(e)))
 
   def test_all_zero_gradients_are_equal(self):
-    m = moments_of(np.zeros((8, 3)))
+    m = helpers.moments_of(np.zeros((8, 3)))
     self.assertEqual(float(gradiv.gradient_diversity(m)), 1 / 8)
     e = gradiv.estimate(m)
     self.assertEqual(float(gradiv.batch_size_bound(e)), 1)
@@ -383,7 +230,7 @@ class EdgeTest(parameterized.TestCase):
 
   def test_more_drawn_than_there_are(self):
     with self.assertRaisesRegex(ValueError, 'num_examples=7'):
-      gradiv.estimate(moments_of(np.eye(8)), num_examples=7)
+      gradiv.estimate(helpers.moments_of(np.eye(8)), num_examples=7)
 
 
 if __name__ == '__main__':
