@@ -7,13 +7,48 @@ from it, as `optax.GradientTransformation` under a named axis of workers:
           per worker          the wire          common to all workers
 """
 
+from gradiv import weightings as weightings
+from gradiv.aggregation import (
+  AggregateByCoordinateState as AggregateByCoordinateState,
+)
+from gradiv.aggregation import AggregateByMeanState as AggregateByMeanState
+from gradiv.aggregation import AggregateState as AggregateState
+from gradiv.aggregation import aggregate_by_bulyan as aggregate_by_bulyan
+from gradiv.aggregation import (
+  aggregate_by_geometric_median as aggregate_by_geometric_median,
+)
+from gradiv.aggregation import aggregate_by_krum as aggregate_by_krum
 from gradiv.aggregation import aggregate_by_mean as aggregate_by_mean
+from gradiv.aggregation import aggregate_by_median as aggregate_by_median
+from gradiv.aggregation import (
+  aggregate_by_sign_agreement as aggregate_by_sign_agreement,
+)
+from gradiv.aggregation import (
+  aggregate_by_sign_dropout as aggregate_by_sign_dropout,
+)
+from gradiv.aggregation import (
+  aggregate_by_sign_majority as aggregate_by_sign_majority,
+)
+from gradiv.aggregation import (
+  aggregate_by_smooth_sign_agreement as aggregate_by_smooth_sign_agreement,
+)
+from gradiv.aggregation import (
+  aggregate_by_trimmed_mean as aggregate_by_trimmed_mean,
+)
+from gradiv.aggregation import aggregate_by_weights as aggregate_by_weights
+from gradiv.aggregation import as_aggregator as as_aggregator
+from gradiv.agreement import accumulate_by_agreement as accumulate_by_agreement
+from gradiv.agreement import aggregate_by_agreement as aggregate_by_agreement
+from gradiv.agreement import skip_zero_updates as skip_zero_updates
 from gradiv.axes import AxisName as AxisName
 from gradiv.axes import as_private as as_private
 from gradiv.axes import map_workers as map_workers
 from gradiv.axes import replicate as replicate
 from gradiv.axes import worker_key as worker_key
 from gradiv.confidence import Interval as Interval
+from gradiv.gram import combine as combine
+from gradiv.gram import pairwise_cosine as pairwise_cosine
+from gradiv.gram import worker_gram as worker_gram
 from gradiv.metrics import Estimate as Estimate
 from gradiv.metrics import adascale_gain as adascale_gain
 from gradiv.metrics import batch_penalty as batch_penalty
@@ -32,5 +67,8 @@ from gradiv.moments import Moments as Moments
 from gradiv.moments import by_layer as by_layer
 from gradiv.moments import merge_moments as merge_moments
 from gradiv.moments import worker_moments as worker_moments
+from gradiv.slices import gather_leaves as gather_leaves
+from gradiv.slices import slice_leaves as slice_leaves
 from gradiv.tracking import TrackMomentsState as TrackMomentsState
 from gradiv.tracking import track_moments as track_moments
+from gradiv.wire import Wire as Wire

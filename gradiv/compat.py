@@ -6,6 +6,7 @@ several times; nowhere else does gradiv care which jax it runs on.
 """
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 
@@ -30,3 +31,23 @@ def to_varying(x: jax.Array, axis: str) -> jax.Array:
   if hasattr(lax, 'pcast'):  # since jax 0.8
     return lax.pcast(x, axis, to='varying')
   return lax.pvary(x, axis)
+
+
+def all_gather_common(x: jax.Array, axis: str) -> jax.Array:
+  """Concatenate the workers' `x` along its first axis, the same on each.
+
+  Typed as common to the workers where jax tracks that, so that it may leave
+  ``shard_map(check_vma=True)`` through ``out_specs=P()``.
+  """
+  if not is_tracked(axis):
+    return lax.all_gather(x, axis, tiled=True)
+  if hasattr(lax, 'all_gather_invariant'):  # jax 0.7
+    return lax.all_gather_invariant(x, axis, tiled=True)
+  try:
+    return lax.all_gather(x, axis, tiled=True, to='invarying')
+  except ValueError:  # before jax 0.10: 'invarying' is not to be had
+    size = x.shape[0] * lax.axis_size(axis)
+    place = lax.axis_index(axis) * x.shape[0]
+    empty = to_varying(jnp.zeros((size, *x.shape[1:]), x.dtype), axis)
+    whole = lax.dynamic_update_slice_in_dim(empty, x, place, 0)
+    return lax.psum(whole, axis)

@@ -56,7 +56,8 @@ def worker_moments(
   """Compute the `Moments` of the workers' gradients.
 
   Costs the all-reduce of the mean gradient, which the compiler shares with
-  `aggregate_by_mean`, and one of a scalar.
+  `aggregate_by_mean`, and one of two scalars. NaN, for unavailable, where a
+  worker's gradient is not finite.
 
   >>> grads = jnp.array([[3., 0.], [1., 0.]])
   >>> m = jax.vmap(lambda g: worker_moments(g, 'workers'), axis_name='workers',
@@ -81,7 +82,9 @@ def worker_moments(
   check_batch_size(batch_size)
   check_reduction(reduction)
   axes.check_private(grads, axis_name)
-  grads = jax.tree.map(_widen, grads)
+  # Left out as `aggregate_by_mean` does, which then shares the all-reduce.
+  finite = is_finite(grads)
+  grads = jax.tree.map(_widen, leave_out(grads, finite))
   if reduction == 'sum':
     grads = jax.tree.map(lambda g: g / batch_size, grads)
   n = axes.num_workers(axis_name)
@@ -94,10 +97,12 @@ def worker_moments(
   )
   deviation = jax.tree.map(lambda g, m: sq_norm(g - m) * weight, grads, mean)
   sq_means = _grouped(jax.tree.map(sq_norm, mean), groups)
-  deviations = lax.pmean(_grouped(deviation, groups), axis_name)
+  deviations, num_left_out = lax.psum(
+    (_grouped(deviation, groups), 1 - finite.astype(jnp.float32)), axis_name)
+  unknown = jnp.where(num_left_out > 0, jnp.nan, 0)
   moments = {
     name: Moments(jnp.float32(n), jnp.float32(mean_batch),
-                  sq_means[name], deviations[name])
+                  sq_means[name] + unknown, deviations[name] / n + unknown)
     for name in sq_means
   }
   return moments if groups else moments['']
@@ -128,6 +133,23 @@ def merge_moments(
     sq_norm_of_mean=jnp.maximum(sq_norm_of_mean, 0),
     mean_sq_deviation=pool(a.mean_sq_deviation, b.mean_sq_deviation) + between,
   )
+
+
+def is_finite(tree: optax.Updates, axis_name: axes.AxisName = ()) -> jax.Array:
+  """Tell whether the squared norm of a tree is finite in float32.
+
+  A gradient that is too long to be squared counts as not finite. With
+  `axis_name`, of a tree that is sharded over these axes.
+  """
+  finite = jnp.isfinite(sum(map(sq_norm, jax.tree.leaves(tree))))
+  if axis_name:
+    return lax.psum(jnp.where(finite, 0, 1), axis_name) == 0
+  return finite
+
+
+def leave_out(tree: optax.Updates, keep: jax.Array) -> optax.Updates:
+  """Replace a tree by zeros unless it is to be kept; 0 · NaN would be NaN."""
+  return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), tree)
 
 
 def sq_norm(x: jax.Array) -> jax.Array:

@@ -33,22 +33,33 @@ def moments_of(grads, backend='vmap', batch_size=1):
     np.asarray(grads, np.float32), backend=backend)
 
 
-def assert_close(actual, desired, rtol=1e-6, atol=0.0):
-  """Compare two trees leaf by leaf, their structures included."""
+def raw(x):
+  """Read an array, or the bits of a random key."""
+  is_key = jax.dtypes.issubdtype(
+    getattr(x, 'dtype', None), jax.dtypes.prng_key)
+  return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def assert_close(actual, desired, rtol=1e-6, atol=0.0, of_largest=0.0):
+  """Compare two trees leaf by leaf, their structures included.
+
+  With `of_largest`, that share of the largest element of a leaf is tolerated
+  too.
+  """
   assert jax.tree.structure(actual) == jax.tree.structure(desired), (
     jax.tree.structure(actual), jax.tree.structure(desired))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(
-      np.asarray(a, np.float64), np.asarray(b, np.float64), rtol, atol),
-    actual, desired)
+
+  def compare(a, b):
+    a, b = raw(a).astype(np.float64), raw(b).astype(np.float64)
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0)
+    np.testing.assert_allclose(a, b, rtol, atol + of_largest * largest)
+
+  jax.tree.map(compare, actual, desired)
 
 
 def assert_same(actual, desired):
   """Compare two trees bit for bit."""
   assert jax.tree.structure(actual) == jax.tree.structure(desired)
-  raw = lambda x: np.asarray(
-    jax.random.key_data(x) if jax.dtypes.issubdtype(
-      getattr(x, 'dtype', None), jax.dtypes.prng_key) else x)
   for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual),
                           jax.tree.leaves(desired)):
     a, b = raw(a), raw(b)

@@ -46,7 +46,8 @@ class PackagingTest(absltest.TestCase):
     names = {re.match(r'[a-z]+', line)[0] for line in lines
              if line and not line.startswith('#')}
     self.assertEqual(names, {'jax', 'optax', 'numpy'})
-    self.assertEqual(config['options']['packages'], 'gradiv')
+    found = config['options.packages.find']['include']
+    self.assertEqual(found, 'gradiv, gradiv.*')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ below is cheap to import; TFDS, scikit-learn and Pillow wait for `load`.
 # flake8: noqa: F401
 from experiments.data.augmentation import augment_cifar as augment_cifar
 from experiments.data.augmentation import standardize as standardize
+from experiments.data.balancing import balanced_order as balanced_order
 from experiments.data.examples import Examples as Examples
 from experiments.data.folders import (
     DataUnavailableError as DataUnavailableError)

@@ -45,7 +45,8 @@ def order(
       'num_examples', num_examples, 1, 2 ** 31 - 1)
   if sampling not in SAMPLINGS:
     raise ValueError(f'sampling must be one of {SAMPLINGS}, got {sampling!r}')
-  places = _steps(steps)[:, None] * batch_size + np.arange(batch_size)[None, :]
+  firsts = as_steps(steps) * batch_size
+  places = firsts[:, None] + np.arange(batch_size)[None, :]
   read = _by_epoch if sampling == 'epoch' else _with_replacement
   # Sorted, each epoch and each stretch of the stream is visited once.
   sorting = np.argsort(places, axis=None, kind='stable')
@@ -54,7 +55,8 @@ def order(
   return result.reshape(places.shape)
 
 
-def _steps(steps) -> np.ndarray:
+def as_steps(steps: Iterable[int]) -> np.ndarray:
+  """Return the numbers of steps as an int64 array, or raise ValueError."""
   if not isinstance(steps, np.ndarray):
     try:
       steps = np.asarray(list(steps))

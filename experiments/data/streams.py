@@ -13,7 +13,8 @@ import numpy as np
 # A stream for each purpose, or the noise would follow the order of the data.
 # Append only: the place in this row is part of the key.
 _PURPOSES = (
-    'epoch', 'replacement', 'replicate', 'flip_choice', 'flip_shift', 'digits')
+    'epoch', 'replacement', 'replicate', 'flip_choice', 'flip_shift', 'digits',
+    'class_choice', 'class_deal', 'holdout')
 _LOW = 2 ** 32 - 1
 
 

@@ -1,0 +1,38 @@
+"""Aggregation rules as optax transformations: the wire of a chain.
+
+Under a named axis a rule takes each worker's gradient and gives every worker
+the same one: the same tree in, the same tree out. Each rule leaves out workers
+whose gradient is not finite, as if they were not there, and counts them.
+"""
+
+from gradiv.aggregation.coordinates import (
+  AggregateByCoordinateState as AggregateByCoordinateState,
+)
+from gradiv.aggregation.mean import AggregateByMeanState as AggregateByMeanState
+from gradiv.aggregation.mean import aggregate_by_mean as aggregate_by_mean
+from gradiv.aggregation.order import aggregate_by_bulyan as aggregate_by_bulyan
+from gradiv.aggregation.order import aggregate_by_median as aggregate_by_median
+from gradiv.aggregation.order import (
+  aggregate_by_trimmed_mean as aggregate_by_trimmed_mean,
+)
+from gradiv.aggregation.protocol import as_aggregator as as_aggregator
+from gradiv.aggregation.rules import (
+  aggregate_by_geometric_median as aggregate_by_geometric_median,
+)
+from gradiv.aggregation.rules import aggregate_by_krum as aggregate_by_krum
+from gradiv.aggregation.signs import (
+  aggregate_by_sign_agreement as aggregate_by_sign_agreement,
+)
+from gradiv.aggregation.signs import (
+  aggregate_by_sign_dropout as aggregate_by_sign_dropout,
+)
+from gradiv.aggregation.signs import (
+  aggregate_by_sign_majority as aggregate_by_sign_majority,
+)
+from gradiv.aggregation.signs import (
+  aggregate_by_smooth_sign_agreement as aggregate_by_smooth_sign_agreement,
+)
+from gradiv.aggregation.weights import AggregateState as AggregateState
+from gradiv.aggregation.weights import (
+  aggregate_by_weights as aggregate_by_weights,
+)
