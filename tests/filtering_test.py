@@ -9,7 +9,6 @@ from absl.testing import absltest, parameterized
 
 import gradiv
 from gradiv import weightings
-from tests import helpers
 
 RNG = np.random.default_rng(6)
 SIZES = (1, 2, 3, 5, 8, 16, 32)
@@ -78,6 +77,14 @@ KINDS = ('orthogonal', 'aligned', 'weakly aligned', 'conflicting', 'two camps',
 
 
 @functools.cache
+def gram_of(n, dtype):
+  """One program for all inputs of a shape."""
+  del n, dtype
+  return gradiv.map_workers(lambda g: gradiv.worker_gram(g, 'workers'),
+                            'workers', in_axes=(0,), out_axes=None)
+
+
+@functools.cache
 def weigh(combine, **options):
   """One program for all thresholds."""
   return jax.jit(lambda gram, tau, key=None: weightings.agreement(
@@ -96,8 +103,7 @@ class LoopTest(parameterized.TestCase):
         continue  # see test_zero_gradients: the anchor differs there
       grads = jnp.asarray(gradients(kind, n), dtype)
       rows = np.asarray(grads, np.float64)
-      gram = helpers.on_workers(
-        lambda g, _: gradiv.worker_gram(g, 'workers'), grads)
+      gram = gram_of(n, dtype)(grads)
       for tau in THRESHOLDS:
         expected, margin = loop(rows, tau, combine)
         # Beyond τ = 1 sums may cancel, and their cosines lose digits.

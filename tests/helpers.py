@@ -1,5 +1,7 @@
 """What several tests share: the backends, and trees that are close."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -24,6 +26,14 @@ def on_workers(fn, private, common=(), axis_name='workers', backend='vmap',
                               out_axes=out_axes, backend=backend,
                               devices=devices)
   return mapped(private, common)
+
+
+@functools.cache
+def step_of(tx, axis_name='workers', backend='vmap'):
+  """Map an aggregation over workers once, for all inputs of a shape."""
+  return gradiv.map_workers(
+    lambda g, s: tx.update(g, s), axis_name, in_axes=(0, None),
+    out_axes=None, backend=backend)
 
 
 def moments_of(grads, backend='vmap', batch_size=1):

@@ -1,0 +1,191 @@
+"""What gradiv costs, as ratios within one run.
+
+  python -m experiments.overhead --workdir=runs/overhead
+
+Three ways to give every worker the same update: the plain mean (one
+all-reduce), agreement filtering on the Gram exchange, and the same filter after
+each worker has gathered every gradient, as the peers do. For each number of
+parameters: the time of a step, the temporary memory of the compiled program,
+and what a worker sends on a ring. All come from one process, their steps taken
+in turn; only ratios mean anything elsewhere.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gradiv
+from experiments import compiled
+from experiments import config as config_lib
+from experiments.config import flag
+from gradiv import weightings
+
+AXIS = 'workers'
+COLUMNS = ('milliseconds', 'memory', 'sent')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The flags of this experiment."""
+
+  workdir: str = flag('', 'folder for the record; none where empty')
+  sizes: tuple[int, ...] = flag((1_000_000, 10_000_000), 'parameters, D')
+  num_workers: int = flag(8, 'one a device; on a CPU, of as many virtual ones')
+  num_leaves: int = flag(16, 'of the tree that the parameters are cut into')
+  dtype: str = flag('float32', 'of the gradients: float32 or bfloat16')
+  rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
+
+  def __post_init__(self):
+    check = config_lib.check
+    check(self.sizes, 'sizes', 'at least --num_leaves each',
+          lambda sizes: sizes and all(d >= self.num_leaves for d in sizes))
+    for name in ('num_leaves', 'rounds'):
+      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
+    check(self.dtype, 'dtype', "'float32' or 'bfloat16'",
+          lambda d: d in ('float32', 'bfloat16'))
+
+
+def gather_everything(
+  weighting: weightings.Weighting, axis_name: str
+) -> optax.GradientTransformation:
+  """Do as `aggregate_by_weights`, but with n gradients on every worker."""
+  def update_fn(updates, state, params=None):
+    del params
+    rows = jax.tree.map(lambda g: lax.all_gather(g, axis_name), updates)
+    flat = jax.tree.map(
+      lambda x: x.reshape(len(x), -1).astype(jnp.float32), rows)
+    gram = sum(jnp.matmul(x, x.T, precision=lax.Precision.HIGHEST)
+               for x in jax.tree.leaves(flat))
+    weights = weighting(gram)
+    return jax.tree.map(
+      lambda x, g: (weights @ x).reshape(g.shape).astype(g.dtype),
+      flat, updates), state
+
+  return optax.GradientTransformation(lambda params: (), update_fn)
+
+
+WAYS: dict[str, Callable[[], optax.GradientTransformation]] = {
+  'mean': lambda: gradiv.aggregate_by_mean(AXIS),
+  'exchange': lambda: gradiv.aggregate_by_agreement(0.97, AXIS),
+  'gather': lambda: gather_everything(weightings.agreement(0.97), AXIS),
+}
+
+
+def compile_step(tx, grads: dict, mesh: Mesh):
+  """Compile one aggregation of the rows of `grads`, one a worker."""
+  own = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], g.dtype), grads)
+
+  def step(g):
+    return tx.update(jax.tree.map(lambda x: x[0], g), tx.init(own))[0]
+
+  mapped = jax.shard_map(step, mesh=mesh, in_specs=P(AXIS), out_specs=P(),
+                         check_vma=False)
+  return jax.jit(mapped).lower(grads).compile()
+
+
+def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
+  """Measure each way at one number of parameters.
+
+  Returns:
+    way -> median milliseconds of a step, temporary memory and elements sent,
+    both in gradients.
+  """
+  mesh = Mesh(np.array(jax.devices()[:config.num_workers]), (AXIS,))
+  cuts = np.array_split(np.arange(size), config.num_leaves)
+  keys = jax.random.split(jax.random.key(0), config.num_leaves)
+  grads = {
+    f'leaf_{i}': jax.device_put(
+      jax.random.normal(key, (config.num_workers, len(cut)), config.dtype),
+      NamedSharding(mesh, P(AXIS)))
+    for i, (key, cut) in enumerate(zip(keys, cuts))}
+  steps = {name: compile_step(make(), grads, mesh)
+           for name, make in WAYS.items()}
+  times = {name: [] for name in steps}
+  for attempt in range(1 + config.rounds):
+    for name, step in steps.items():
+      start = time.perf_counter()
+      jax.block_until_ready(step(grads))
+      if attempt:  # the first warms up
+        times[name].append(time.perf_counter() - start)
+  width = jnp.dtype(config.dtype).itemsize
+  return {name: {
+    'milliseconds': 1e3 * float(np.median(times[name])),
+    'memory': step.memory_analysis().temp_size_in_bytes / width / size,
+    'sent': compiled.elements_sent(
+      step.as_text(), config.num_workers) / size,
+  } for name, step in steps.items()}
+
+
+def table(config: Config, results: dict) -> str:
+  """Lay the figures out, and below each size the ratios."""
+  lines = [
+    '', f'{config.num_workers} workers on {describe_device()}, {config.dtype}; '
+    'memory and traffic in gradients of D', '',
+    f'{"D":>10}  {"":<18} {"ms":>9} {"memory":>8} {"sent":>8}']
+  for size, ways in results.items():
+    for name, way in ways.items():
+      lines.append(f'{size:>10,}  {name:<18} {way["milliseconds"]:>9.2f} '
+                   f'{way["memory"]:>8.2f} {way["sent"]:>8.2f}')
+    for other in ('mean', 'gather'):
+      shares = [ratio(ways, column, other) for column in COLUMNS]
+      lines.append(f'{"":>10}  {f"exchange / {other}":<18} '
+                   + ' '.join(f'{share:>{width}.3f}' for share, width
+                              in zip(shares, (9, 8, 8))))
+  return '\n'.join(lines) + '\n'
+
+
+def ratio(ways: dict, column: str, other: str) -> float:
+  """Divide what the exchange costs by what another way does."""
+  return ways['exchange'][column] / ways[other][column]
+
+
+def describe_device() -> str:
+  """Name the hardware."""
+  kind = jax.devices()[0].device_kind
+  cores = f', {os.cpu_count()} cores' if jax.default_backend() == 'cpu' else ''
+  return f'{kind}{cores}'
+
+
+def run(config: Config) -> dict:
+  """Measure all sizes, print the table, and keep the record."""
+  config_lib.check(
+    config.num_workers, 'num_workers', f'at most the {jax.device_count()} '
+    'devices here', lambda n: n <= jax.device_count())
+  results = {size: measure(config, size) for size in config.sizes}
+  print(table(config, results))
+  record = {'device': describe_device(), 'jax': jax.__version__,
+            'config': dataclasses.asdict(config),
+            'results': {str(size): ways for size, ways in results.items()}}
+  if config.workdir:
+    folder = pathlib.Path(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / '.overhead.json.partial'
+    partial.write_text(json.dumps(record, indent=1))
+    os.replace(partial, folder / 'overhead.json')
+    print(f'record: {folder / "overhead.json"}')
+  return record
+
+
+def main(config: Config) -> dict:
+  """Make as many virtual devices as there are workers, and run."""
+  # With fewer host threads than devices, jaxlib up to 0.10.2 may abort.
+  os.environ.setdefault('NPROC', str(4 * config.num_workers))
+  jax.config.update('jax_num_cpu_devices', config.num_workers)
+  return run(config)
+
+
+if __name__ == '__main__':
+  from experiments import overhead
+  config_lib.run(overhead.main, overhead.Config)
