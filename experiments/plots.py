@@ -32,11 +32,12 @@ STYLE = {
 }
 
 
-def subplots(columns: int = 1, width: float = 4.6, height: float = 3.8):
-  """Make a row of axes in the style of the house."""
+def subplots(columns: int = 1, width: float = 4.6, height: float = 3.8,
+             rows: int = 1, sharey: bool | str = False):
+  """Make rows of axes in the style of the house."""
   with plt.rc_context(STYLE):
-    return plt.subplots(1, columns, figsize=(width * columns, height),
-                        squeeze=False)
+    return plt.subplots(rows, columns, squeeze=False, sharey=sharey,
+                        figsize=(width * columns, height * rows))
 
 
 def mosaic(top: list[str], bottom: list[str], width: float = 13.0,

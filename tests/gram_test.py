@@ -1,7 +1,6 @@
 """The Gram exchange: exact, on every layout, and at the promised price."""
 
 import collections
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
 import gradiv
+from experiments import compiled as lib
 from experiments import models
 from gradiv import gram, slices, weightings
 from gradiv import wire as wires
@@ -366,18 +366,7 @@ def compiled(tx, params, workers=8):
 
 
 def collectives(program):
-  """Every collective of a compiled program: its name, and its elements."""
-  found = []
-  for line in program.as_text().splitlines():
-    match = re.search(
-      r' = (.*?) (all-reduce|all-to-all|all-gather|reduce-scatter|'
-      r'collective-permute)(-start)?\(', line)
-    if match:
-      shapes = re.findall(r'[a-z0-9]+\[([0-9,]*)\]', match[1])
-      size = sum(int(np.prod([int(d) for d in s.split(',') if d]))
-                 for s in shapes)
-      found.append((match[2], size))
-  return found
+  return lib.collectives(program.as_text())
 
 
 class CompiledTest(parameterized.TestCase):

@@ -20,4 +20,5 @@ from experiments.data.text import decode_text as decode_text
 from experiments.data.text import encode_text as encode_text
 from experiments.data.transforms import channel_statistics as channel_statistics
 from experiments.data.transforms import flip_labels as flip_labels
+from experiments.data.transforms import hold_out as hold_out
 from experiments.data.transforms import replicate as replicate

@@ -39,6 +39,22 @@ def replicate(num_examples: int, factor: float, seed: int) -> np.ndarray:
   return np.sort(np.resize(subset, num_examples))
 
 
+def hold_out(
+    num_examples: int, num_held: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the indices that stay, and a random `num_held` of the others.
+
+  >>> kept, held = hold_out(5, 2, seed=0)
+  >>> len(kept), len(held), sorted([*kept.tolist(), *held.tolist()])
+  (3, 2, [0, 1, 2, 3, 4])
+  """
+  num_examples = streams.check_integer('num_examples', num_examples, 1)
+  num_held = streams.check_integer('num_held', num_held, 0, num_examples)
+  shuffled = streams.permutation(
+      streams.check_seed(seed), 'holdout', num_examples)
+  return np.sort(shuffled[num_held:]), np.sort(shuffled[:num_held])
+
+
 def flip_labels(
     labels: np.ndarray, rate: float, num_classes: int, seed: int
 ) -> np.ndarray:

@@ -67,8 +67,9 @@ def adacons(decay: float = 0.99) -> core.Weighting:
 
   α_i = g_i·ḡ/‖g_i‖, sorted, then averaged over the steps rank by rank:
   m ← decay m + (1 − decay) sort(α), at first m = sort(α). With the m of its
-  rank for α_i, w_i = α_i/(Σ α ‖g_i‖): the update is a mix of unit vectors, and
-  its length at most one whatever that of the gradients.
+  rank for α_i, w_i = α_i/(Σ α ‖g_i‖): the update is a mix of unit vectors, of a
+  length of at most Σ|α|/Σα. That is one where no gradient opposes the mean,
+  whatever the lengths; where some do it may be long.
 
   >>> adacons()(jnp.diag(jnp.array([4., 1.]))).round(3).tolist()
   [0.3330000042915344, 0.3330000042915344]
@@ -123,7 +124,8 @@ def max_neighbours(max_cosine_distance: float) -> core.Weighting:
   [0.5, 0.5, 0.0]
 
   Args:
-    max_cosine_distance: τ, from 0 to 2; from 1 on orthogonal ones agree.
+    max_cosine_distance: τ, from 0 to 2; from 1 on orthogonal ones agree. The
+      distance of equal gradients is up to 2e-7, by rounding.
 
   As `lucidrains/GAF-microbatch-pytorch
   <https://github.com/lucidrains/GAF-microbatch-pytorch>`_ does in place of the

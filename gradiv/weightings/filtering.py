@@ -66,8 +66,8 @@ def agreement(
   [0.5, 0.5, 0.0]
 
   Args:
-    max_cosine_distance: τ, from 0 (parallel) over 1 (orthogonal) to 2 (all
-      agree); or a schedule, a function of the step.
+    max_cosine_distance: τ, from 0 (parallel, to 2e-7 of rounding) over 1
+      (orthogonal) to 2 (all agree); or a schedule, a function of the step.
     combine: One of the four.
     shuffle: Take the gradients in random order; needs a key.
     num_anchors: Try so many anchors, in order, until one finds agreement.

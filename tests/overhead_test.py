@@ -1,0 +1,92 @@
+"""The overhead table, small: its ways agree, and its record is whole."""
+
+import contextlib
+import io
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.sharding import Mesh
+
+from experiments import compiled, overhead
+from tests import helpers
+
+
+class OverheadTest(parameterized.TestCase):
+
+  def test_the_ways_agree(self):
+    mesh = Mesh(np.array(jax.devices()), ('workers',))
+    rows = np.random.default_rng(0).normal(size=(8, 5000)).astype('f')
+    grads = {'a': rows[:, :3000] + 1, 'b': rows[:, 3000:]}
+    result = {name: overhead.compile_step(make(), grads, mesh)(grads)
+              for name, make in overhead.WAYS.items()}
+    helpers.assert_close(result['exchange'], result['gather'], 1e-5, 1e-6)
+    # All are within the threshold: so it is the mean, too.
+    helpers.assert_close(result['exchange'], result['mean'], 1e-5, 1e-6)
+
+  def test_record_and_ratios(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    config = overhead.Config(
+      workdir=str(folder / 'run'), sizes=(1_000_000, 2_000_000), rounds=2)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      record = overhead.run(config)
+    self.assertEqual(
+      json.loads((folder / 'run' / 'overhead.json').read_text()),
+      json.loads(json.dumps(record)))
+    for ways in record['results'].values():
+      # What no clock decides: a fifth of the memory, a quarter of the traffic,
+      # and the traffic of an all-reduce.
+      self.assertLess(overhead.ratio(ways, 'memory', 'gather'), 0.2)
+      self.assertAlmostEqual(overhead.ratio(ways, 'sent', 'gather'), 0.25, 2)
+      self.assertBetween(overhead.ratio(ways, 'sent', 'mean'), 0.99, 1.01)
+      self.assertTrue(all(way['milliseconds'] > 0 for way in ways.values()))
+    for word in ('exchange / mean', 'exchange / gather', 'record: '):
+      self.assertIn(word, out.getvalue())
+
+  @parameterized.parameters(
+    (dict(sizes=(3,)), '--sizes=.*num_leaves'),
+    (dict(num_workers=1), '--num_workers=1'),
+    (dict(dtype='int8'), "--dtype='int8'"),
+    (dict(rounds=0), '--rounds=0'))
+  def test_bad_flags(self, flags, message):
+    with self.assertRaisesRegex(ValueError, message):
+      overhead.Config(**flags)
+
+  def test_more_workers_than_devices(self):
+    with self.assertRaisesRegex(ValueError, 'at most the 8 devices'):
+      overhead.run(overhead.Config(num_workers=9))
+
+
+class CompiledTest(absltest.TestCase):
+
+  def test_collectives_of_a_program(self):
+    mesh = Mesh(np.array(jax.devices()), ('workers',))
+
+    def fn(x):
+      total = jax.lax.psum(x, 'workers')
+      dealt = jax.lax.all_to_all(x, 'workers', 0, 0, tiled=True)
+      return total + dealt, jax.lax.all_gather(x, 'workers', tiled=True)
+
+    spec = jax.sharding.PartitionSpec('workers')
+    text = jax.jit(jax.shard_map(
+      fn, mesh=mesh, in_specs=spec, out_specs=spec)).lower(
+        jnp.ones((64, 5))).compile().as_text()
+    self.assertEqual(sorted(compiled.collectives(text)), [
+      ('all-gather', 320), ('all-reduce', 40), ('all-to-all', 40)])
+    self.assertAlmostEqual(
+      compiled.elements_sent(text, 8), 7 / 8 * (320 + 2 * 40 + 40))
+
+  def test_asynchronous_collectives(self):
+    found = compiled.collectives(
+      '  %a = (f32[4]{0}, f32[32]{0}) all-gather-start(f32[4]{0} %b)\n'
+      '  %c = f32[32]{0} all-gather-done(%a)\n'
+      '  %d = f32[3,4]{1,0} all-reduce-start(%e)')
+    self.assertEqual(found, [('all-gather', 32), ('all-reduce', 12)])
+
+
+if __name__ == '__main__':
+  absltest.main()
