@@ -43,11 +43,13 @@ class Arm:
 
 
 def list_arms(
-  thresholds: tuple[float, ...], control: float, every: int
+  combines: tuple[str, ...], thresholds: tuple[float, ...], control: float,
+  every: int,
 ) -> list[Arm]:
   """List all arms, those that others need first.
 
   Args:
+    combines: Ways to combine, `FILTER` among them.
     thresholds: For each way to combine.
     control: The threshold of `FILTER` that the controls go with.
     every: Steps between two records.
@@ -56,7 +58,7 @@ def list_arms(
     lane['threshold'], combine=combine)
   return [
     *(Arm(combine, filtered(combine), thresholds)
-      for combine in weightings.COMBINE),
+      for combine in combines),
     Arm('mean', lambda lane: plain_mean()),
     Arm('geometric_median', lambda lane: weightings.geometric_median()),
     Arm('random', lambda lane: random_subset(lane['sizes'], every),

@@ -7,7 +7,6 @@ import numpy as np
 from experiments import agreement_report, plots
 from gradiv import weightings
 
-RULES = ('mean', *weightings.COMBINE, 'geometric_median')
 CONTROLS = ('mean', 'running_mean', 'random', 'equal_updates', 'mean_clean',
             'running_mean_clean')
 NAMES = {
@@ -36,9 +35,10 @@ def draw_all(config, summary) -> list[pathlib.Path]:
 def draw_accuracy(config, summary):
   """Draw accuracy by noise: the rules and the controls, tuned and not."""
   figure, grid = plots.subplots(2, 5.5, 4.2, rows=2, sharey='row')
+  rules = 'mean', *config.combines, 'geometric_median'
   control, rate = config.control_threshold, config.learning_rates[-1]
   for quantity, axes in zip(QUANTITIES, grid):
-    for ax, arms in zip(axes, (RULES, CONTROLS)):
+    for ax, arms in zip(axes, (rules, CONTROLS)):
       for name, colour, marker in zip(arms, plots.COLOURS, plots.MARKERS):
         tuned = ax is grid[0, 0]
         one = name not in weightings.COMBINE or tuned
@@ -104,7 +104,7 @@ def draw_thresholds(config, summary):
   for quantity, axes in zip(QUANTITIES, grid):
     for ax, noise in zip(axes, config.noise_rates):
       for name, colour, marker in zip(
-          weightings.COMBINE, plots.COLOURS, plots.MARKERS):
+          config.combines, plots.COLOURS, plots.MARKERS):
         cells = [c for c in summary['cells']
                  if (c['arm'], c['noise']) == (name, noise)]
         mean, error = _percent(cells, quantity)

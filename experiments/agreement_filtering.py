@@ -41,6 +41,7 @@ from experiments import agreement_arms, agreement_report
 from experiments import config as config_lib
 from experiments import data, models, stopping, trainer
 from experiments.config import flag
+from gradiv import weightings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Config(config_lib.Config):
   noisy_label_key: str = flag('', 'the label of TFDS to train on, where a set '
                               'comes with noise of its own; --noise_rates is '
                               'then 0')
+  combines: tuple[str, ...] = flag(
+    weightings.COMBINE, 'ways to filter, running_mean among them; of two '
+    'micro-batches all are the same')
   thresholds: tuple[float, ...] = flag(
     (0.9, 0.97, 1.0), 'largest cosine distances, for each way to filter')
   control_threshold: float = flag(0.9, 'the one that the controls go with')
@@ -86,6 +90,10 @@ class Config(config_lib.Config):
     if self.noisy_label_key:
       check(self.noise_rates, 'noise_rates', '0 alone with --noisy_label_key',
             lambda rates: rates == (0,))
+    check(self.combines, 'combines', f'some of {weightings.COMBINE}, '
+          f'{agreement_arms.FILTER} among them', lambda names:
+          agreement_arms.FILTER in names and set(names) <= set(
+            weightings.COMBINE))
     check(self.thresholds, 'thresholds', 'cosine distances from 0 to 2',
           lambda taus: taus and all(0 <= tau <= 2 for tau in taus))
     check(self.control_threshold, 'control_threshold', 'one of --thresholds',
@@ -113,7 +121,7 @@ class Config(config_lib.Config):
   def arms(self) -> list[agreement_arms.Arm]:
     """List the arms, those that others need first."""
     return agreement_arms.list_arms(
-      self.thresholds, self.control_threshold, self.every)
+      self.combines, self.thresholds, self.control_threshold, self.every)
 
   def settings(self, arm: agreement_arms.Arm) -> list[tuple]:
     """List (noise, threshold, learning rate, seed) of each lane of an arm."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tensorflow_datasets as tfds
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -18,7 +19,7 @@ import gradiv
 from experiments import agreement_arms, agreement_filtering, agreement_report
 from experiments import config as config_lib
 from gradiv import weightings
-from tests import helpers
+from tests import data_fakes, helpers
 
 SMALL = agreement_filtering.Config(
   workdir='unset', noise_rates=(0., 0.5), thresholds=(0.5, 1.),
@@ -138,6 +139,49 @@ class ProblemTest(absltest.TestCase):
         np.sort(drawn, 1), np.tile(np.arange(10), (15, 1)))
 
 
+class FakeHumanLabels(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Two labels beside the true one, as TFDS has cifar100_n."""
+
+  name = 'cifar100_n'
+  VERSION = tfds.core.Version('1.0.1')
+
+  def _info(self):
+    label = lambda n: tfds.features.ClassLabel(num_classes=n)
+    features = {'image': tfds.features.Image(shape=(8, 8, 3)),
+                'label': label(4), 'coarse_label': label(2),
+                'noise_label': label(4), 'worker_time': np.float32}
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples(80),
+            'test': self._generate_examples(20)}
+
+  def _generate_examples(self, number):
+    rng = np.random.default_rng(number)
+    for key in range(number):
+      yield key, {
+        'image': data_fakes.encoded(
+          rng.integers(0, 256, (8, 8, 3), np.uint8)), 'label': key % 4,
+        'coarse_label': key % 2, 'noise_label': (key + (key % 5 == 0)) % 4,
+        'worker_time': 1.}
+
+
+class HumanLabelsTest(data_fakes.Folder):
+
+  def test_trains_on_the_noisy_label_and_judges_by_the_true_one(self):
+    self.make(FakeHumanLabels)
+    problem = agreement_filtering.Problem(dataclasses.replace(
+      SMALL, dataset='cifar100_n', data_dir=str(self.root), noise_rates=(0.,),
+      noisy_label_key='noise_label', validation_examples=20,
+      train_examples=50))
+    wrong = problem.labels(0., 0) != problem.clean
+    self.assertLen(problem.clean, 50)
+    self.assertBetween(wrong.sum(), 3, 20)
+    self.assertTrue(((problem.labels(0., 0) - problem.clean) % 4
+                     == wrong).all())
+
+
 class ArmsTest(parameterized.TestCase):
 
   def test_blind_filter_draws_sizes_by_stage(self):
@@ -214,6 +258,8 @@ class ConfigTest(parameterized.TestCase):
     (('--noise_rates=0.4,0.2',), 'rising'),
     (('--noise_rates=0,1.2',), 'shares from 0 to 1'),
     (('--noisy_label_key=noise_label',), '0 alone'),
+    (('--combines=halving',), 'running_mean among them'),
+    (('--combines=running_mean,median',), 'some of'),
     (('--thresholds=3',), 'cosine distances from 0 to 2'),
     (('--control_threshold=0.5',), 'one of --thresholds'),
     (('--num_records=7',), 'a divisor of --steps=1000'),

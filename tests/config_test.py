@@ -8,7 +8,7 @@ import tempfile
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from experiments import config, gradient_diversity
+from experiments import agreement_filtering, config, gradient_diversity
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = sorted((ROOT / 'experiments' / 'flags').glob('*.flags'))
@@ -74,9 +74,13 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.named_parameters((p.stem, p) for p in PRESETS)
   def test_presets_parse(self, path):
-    made = parse(f'--flagfile={path}', '--workdir=x')
+    module, = (m for m in (agreement_filtering, gradient_diversity)
+               if path.stem.startswith(m.__name__.removeprefix('experiments.')))
+    made = config.parse(
+      module.Config, ['main', f'--flagfile={path}', '--workdir=x'])
     self.assertEqual(made.workdir, 'x')
     text = path.read_text()
+    self.assertIn(f'python -m {module.__name__} ', text)
     self.assertIn(f'--flagfile=experiments/flags/{path.name}', text)
     for word in ('Cost', 'The paper'):
       self.assertIn(word, text)

@@ -13,7 +13,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 
-def _encoded(pixels, kind='png', mode=None) -> bytes:
+def encoded(pixels, kind='png', mode=None) -> bytes:
   buffer = io.BytesIO()
   image = Image.fromarray(pixels)
   (image.convert(mode) if mode else image).save(buffer, kind)
@@ -40,7 +40,7 @@ class FakeMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     rng = np.random.default_rng(seed)
     for key in range(number):
       pixels = rng.integers(0, 256, [28, 28], np.uint8)
-      yield key, {'image': _encoded(pixels), 'label': int(pixels[0, 0]) % 10}
+      yield key, {'image': encoded(pixels), 'label': int(pixels[0, 0]) % 10}
 
 
 class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -69,7 +69,7 @@ class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       grey = np.repeat(ramp[None], height, axis=0)
       pixels = grey if key == 4 else np.stack([grey] * 3, axis=-1)
       yield key, {
-          'image': _encoded(pixels, 'jpeg', 'CMYK' if key == 5 else None),
+          'image': encoded(pixels, 'jpeg', 'CMYK' if key == 5 else None),
           'label': 10 * key, 'coarse': key % 3, 'file_name': f'{key}.JPEG'}
 
 
