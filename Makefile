@@ -1,14 +1,24 @@
-# make demo, make test: each makes .venv by itself where it is missing.
+# make demo, make test ...: each makes .venv by itself where it is missing.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-WORKDIR ?= runs/gradient_diversity
 
-.PHONY: demo test test-slow lint
+.PHONY: demo agreement overhead test test-slow lint
 
+demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
 	@echo '== the gradient diversity of a network on digits, into $(WORKDIR)'
 	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR)
+
+agreement: WORKDIR ?= runs/agreement_filtering
+agreement: $(VENV)/ready
+	@echo '== agreement filtering on digits with wrong labels, into $(WORKDIR)'
+	$(RUN) -m experiments.agreement_filtering --workdir=$(WORKDIR)
+
+overhead: WORKDIR ?= runs/overhead
+overhead: $(VENV)/ready
+	@echo '== what the exchange of gradients costs, into $(WORKDIR)'
+	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
 	@echo '== the tests (under ten minutes on two cores)'

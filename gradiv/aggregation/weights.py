@@ -23,8 +23,8 @@ class AggregateState(NamedTuple):
     ready: Whether any weight was not zero.
     num_agreed: How many weights were not zero.
     effective_size: (Σ w_i)² / Σ w_i², the gradients that the sum is worth.
-    mean_cosine: Over all pairs; NaN for rules of differences, which do not
-      know where the origin is.
+    mean_cosine: Over all pairs of gradients that are not zero; NaN for rules
+      of differences, which do not know where the origin is.
     weights: [num_workers], where that was given.
     rng_key: The key, where one was given.
     rule: State of the weighting.
@@ -169,7 +169,8 @@ def _decide(rule, present, matrix, state, key):
   own = weights[:n]
   squares = jnp.sum(own**2)
   cosines = gram.pairwise_cosine(matrix[:n, :n])
-  pairs = present[:, None] & present[None, :] & ~jnp.eye(n, dtype=bool)
+  # A gradient of zero has no direction to compare.
+  pairs = jnp.isfinite(cosines) & ~jnp.eye(n, dtype=bool)
   mean_cosine = (jnp.where(pairs, cosines, 0).sum() / pairs.sum()
                  if not rule.of_differences else jnp.float32(jnp.nan))
   return {
