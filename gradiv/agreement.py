@@ -5,13 +5,15 @@ Optimization: Improved Robustness through Gradient Agreement Filtering
 <https://arxiv.org/abs/2412.18052>`_, 2024.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from gradiv import aggregation, axes, moments, weightings
+from gradiv import aggregation, axes, checks, moments, weightings
 
 
 def aggregate_by_agreement(
@@ -34,7 +36,8 @@ def aggregate_by_agreement(
   1 − ⟨m, g_i⟩/(‖m‖‖g_i‖) ≤ τ. Exact, in the traffic of an all-reduce; the
   state tells what was decided, see `AggregateState`. Where fewer than
   `min_agreed` agree the update is zero: wrap what follows in
-  `skip_zero_updates`, as decay and momentum would move.
+  `skip_zero_updates`, as decay and momentum would move. That looks at the
+  whole update; with `groups`, one that is skipped alone goes on to coast.
 
   >>> tx = optax.chain(aggregate_by_agreement(0.9, 'workers'),
   ...                  skip_zero_updates(optax.sgd(1., momentum=0.9)))
@@ -51,7 +54,7 @@ def aggregate_by_agreement(
     key: Where given, the order of the workers, and the anchor with it, is
       drawn anew at each step.
     num_anchors: Try so many anchors until one finds agreement.
-    min_agreed: How many must agree.
+    min_agreed: How many must agree; where there are fewer workers, none do.
     fallback: 'zero', 'mean' or 'closest_pair'.
     count_aware: Be stricter with the mean of many than with one gradient.
     window: Steps of distances to adapt τ to; 0 does not.
@@ -71,6 +74,8 @@ def aggregate_by_agreement(
 
 def skip_zero_updates(
   inner: optax.GradientTransformation,
+  *,
+  axis_name: axes.AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Let `inner` stand still where its updates are all exactly zero.
 
@@ -83,12 +88,26 @@ def skip_zero_updates(
   >>> update, _ = tx.update(jnp.zeros(1), state)
   >>> float(update[0])
   0.0
+
+  Args:
+    inner: An optimizer, or any transformation.
+    axis_name: The axes over which each worker sees a part of the updates only,
+      as with ``sharded=True`` or `sharded_over`: all parts have to be zero.
+
+  Raises:
+    ValueError: On a bad axis name.
   """
+  if axis_name is not None:
+    axes.names_of(axis_name)
   inner = optax.with_extra_args_support(inner)
 
   def update_fn(updates, state, params=None, **extra_args):
     leaves = jax.tree.leaves(updates)
-    moves = sum(jnp.sum(x != 0) for x in leaves) > 0
+    moves = functools.reduce(
+      jnp.logical_or, (jnp.any(x != 0) for x in leaves), jnp.array(False))
+    if axis_name is not None:
+      moves = lax.pmax(
+        axes.as_private(moves.astype(jnp.int32), axis_name), axis_name) > 0
     result = inner.update(updates, state, params, **extra_args)
     stay = optax.tree.zeros_like(result[0]), state
     return jax.tree.map(lambda new, old: jnp.where(moves, new, old),
@@ -147,7 +166,7 @@ def accumulate_by_agreement(
 
   Args:
     max_cosine_distance: τ, from 0 to 2, or a schedule over rounds.
-    num_micro_steps: Gradients of a round.
+    num_micro_steps: Gradients of a round, at least `min_agreed`.
     combine: 'running_mean', 'halving' or 'first', see `weightings.agreement`.
     min_agreed: How many must agree.
     count_aware: Be stricter with the mean of many than with one gradient.
@@ -160,8 +179,7 @@ def accumulate_by_agreement(
   if combine == 'leave_one_out':
     raise ValueError(f'combine={combine!r}: needs all gradients at once; with '
                      "micro-steps, 'running_mean', 'halving' or 'first'")
-  if num_micro_steps < 1:
-    raise ValueError(f'num_micro_steps={num_micro_steps}: must be at least 1')
+  checks.count('num_micro_steps', num_micro_steps, min_agreed)
 
   def init_fn(params):
     zero = jnp.zeros((), jnp.int32)
@@ -179,7 +197,9 @@ def accumulate_by_agreement(
       state.num_agreed, state.aggregate, state.anchor, state.sum_squares))
     limit = (max_cosine_distance(state.count) if callable(max_cosine_distance)
              else max_cosine_distance)
-    finite = moments.is_finite(updates)
+    square = sum(map(moments.sq_norm, jax.tree.leaves(updates)),
+                 jnp.float32(0))
+    finite = moments.is_finite(square)
     g = jax.tree.map(lambda x, m: x.astype(m.dtype),
                      moments.leave_out(updates, finite), aggregate)
     reference = anchor if combine == 'first' else aggregate
@@ -187,7 +207,9 @@ def accumulate_by_agreement(
     allowed = weightings.allowed_distance(
       jnp.asarray(limit, jnp.float32),
       jnp.where(size > 0, counts_for, 1.), count_aware)
-    agrees = finite & ((size == 0) | (_distance(reference, g) <= allowed))
+    close = _distance(reference, g) <= allowed
+    # A gradient of zero is no anchor: all would disagree with it.
+    agrees = finite & (square > 0) & ((size == 0) | close)
     keep, share = weightings.next_shares(combine, size)
     join = lambda m, x: jnp.where(agrees, keep * m + share * x, m)
     if combine == 'first':

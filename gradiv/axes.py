@@ -26,15 +26,17 @@ BACKENDS = tuple(backends.BUILDERS)
 _WORKER_TAG = 0x776F726B
 
 
-def names_of(axis_name: AxisName) -> tuple[str, ...]:
+def names_of(
+  axis_name: AxisName, argument: str = 'axis_name'
+) -> tuple[str, ...]:
   """List the names of an axis; raise ValueError where there is none."""
   names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
   if not names or not all(isinstance(n, str) and n for n in names):
     raise ValueError(
-      f'axis_name={axis_name!r}: need a name, or a tuple of names'
+      f'{argument}={axis_name!r}: need a name, or a tuple of names'
     )
   if len(set(names)) < len(names):
-    raise ValueError(f'axis_name={axis_name!r}: each name may stand once')
+    raise ValueError(f'{argument}={axis_name!r}: each name may stand once')
   return names
 
 

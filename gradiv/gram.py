@@ -12,26 +12,26 @@ over them is needed. See *SimplexLab, `TorchJD
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv import axes, moments, slices
+from gradiv import axes, moments, slices, weightings
 from gradiv import wire as wires
 
 
 def worker_gram(
   grads: optax.Updates,
   axis_name: axes.AxisName,
-  *,
-  groups: moments.Grouping | None = None,
+  **layout: Any,
 ) -> jax.Array | dict[str, jax.Array]:
   """Compute G_ij = ⟨g_i, g_j⟩ over the workers: [n, n], float32.
 
   Costs half of an all-reduce and n² numbers. The row and the column of a
-  worker whose gradient is not finite are NaN.
+  worker whose gradient is not finite are NaN; `weightings` leave it out.
 
   >>> grads = jnp.array([[3., 0., 4.], [0., 2., 1.], [1., 0., 0.]])
   >>> gram = lambda g: worker_gram(g, 'workers')
@@ -41,18 +41,18 @@ def worker_gram(
   Args:
     grads: This worker's gradient.
     axis_name: The axis, or axes, over which the workers lie.
-    groups: Names the group of a leaf by its path, such as `by_layer`: the
-      result is then a dict of matrices.
+    **layout: Fields of `gradiv.Wire`; with `groups`, such as `by_layer`, the
+      result is a dict of matrices.
 
   Raises:
-    ValueError: On a bad axis name; and where the gradient has been reduced
+    ValueError: On a bad argument; and where the gradient has been reduced
       over the axis already, so that nothing is left to compare.
   """
-  wire = wires.Wire(axis_name, groups=groups)
+  wire = wires.Wire.of(axis_name, layout)
   grams, present, _ = gram_of(slices.scatter(wires.admit(grads, wire)))
   both = present[:, None] & present[None, :]
   grams = {name: jnp.where(both, g, jnp.nan) for name, g in grams.items()}
-  return grams if groups else grams['']
+  return grams if wire.groups else grams['']
 
 
 def pairwise_cosine(gram: jax.Array) -> jax.Array:
@@ -85,14 +85,21 @@ def combine(
     grads: This worker's gradient.
     weights: [n], the same on each worker.
     axis_name: The axis, or axes, over which the workers lie.
+
+  Raises:
+    ValueError: Where there is not one weight for each worker, or the gradient
+      has been reduced over the axis already.
   """
   axes.check_private(grads, axis_name)
+  n = axes.num_workers(axis_name)
+  if weights.shape != (n,):
+    raise ValueError(f'weights of shape {weights.shape}: must be one for each '
+                     f'of the {n} workers')
   own = weights[lax.axis_index(axis_name)]
 
   def weighted_sum(g):
-    wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-    return lax.psum(jnp.where(own != 0, own * wide, 0), axis_name).astype(
-      g.dtype)
+    mine = jnp.where(own != 0, own * moments.widen(g), 0)
+    return lax.psum(mine, axis_name).astype(g.dtype)
 
   return jax.tree.map(weighted_sum, grads)
 
@@ -124,7 +131,7 @@ def gram_of(
     grams[bucket.group] = grams.get(bucket.group, 0) + part
   grams, flags = wires.sum_over(wire, (grams, wires.flags_of(met)))
   present, num_left_out = wires.read_flags(flags)
-  kept = jnp.concatenate([present, jnp.ones(size - n, bool)])
+  kept = weightings.with_extra(present, size - n)
   both = kept[:, None] & kept[None, :]
   grams = {name: jnp.where(both, g, 0) for name, g in grams.items()}
   return grams, present, num_left_out
@@ -161,7 +168,8 @@ def gram_of_pair(admitted: wires.Admitted) -> tuple:
     return jnp.where(jnp.eye(2, dtype=bool), squares, across)
 
   grams = {name: gram(x) for name, x in rows.items()}
-  return grams or {'': jnp.zeros((2, 2))}, *wires.read_flags(flags), total
+  grams = grams or {'': jnp.zeros((2, 2), jnp.float32)}
+  return grams, *wires.read_flags(flags), total
 
 
 def weigh(
@@ -183,10 +191,10 @@ def _gram(rows, extra, centred):
   if centred:
     # Any centre will do. Rows that are left out are zero: not part of it.
     count = jnp.sum(jnp.any(rows != 0, 1))
-    rows = _widen(rows)
+    rows = moments.widen(rows)
     centre = rows.sum(0) / jnp.maximum(count, 1)
     rows = rows - centre[None]
-    extra = _widen(extra) - centre[None] if extra.shape[0] else extra
+    extra = moments.widen(extra) - centre[None] if extra.shape[0] else extra
   own = _outer(rows, rows)
   if not extra.shape[0]:
     return own
@@ -202,10 +210,6 @@ def _outer(x, y):
 
 
 def _dot(weights, rows):
-  rows = _widen(rows)
+  rows = moments.widen(rows)
   return jnp.matmul(weights.astype(rows.dtype), rows,
                     precision=lax.Precision.HIGHEST)
-
-
-def _widen(x):
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

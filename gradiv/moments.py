@@ -17,6 +17,8 @@ from jax import lax
 from gradiv import axes
 
 Grouping = Callable[[tuple], str]
+# Of the squares of sums of up to some hundred gradients, beyond one of them.
+_ROOM = 2.0**16
 
 
 class Moments(NamedTuple):
@@ -83,8 +85,9 @@ def worker_moments(
   check_reduction(reduction)
   axes.check_private(grads, axis_name)
   # Left out as `aggregate_by_mean` does, which then shares the all-reduce.
-  finite = is_finite(grads)
-  grads = jax.tree.map(_widen, leave_out(grads, finite))
+  finite = is_finite(sum(
+    map(sq_norm, jax.tree.leaves(grads)), jnp.float32(0)))
+  grads = jax.tree.map(widen, leave_out(grads, finite))
   if reduction == 'sum':
     grads = jax.tree.map(lambda g: g / batch_size, grads)
   n = axes.num_workers(axis_name)
@@ -135,16 +138,13 @@ def merge_moments(
   )
 
 
-def is_finite(tree: optax.Updates, axis_name: axes.AxisName = ()) -> jax.Array:
-  """Tell whether the squared norm of a tree is finite in float32.
+def is_finite(square: jax.Array) -> jax.Array:
+  """Tell, by its squared norm, whether a gradient can take part.
 
-  A gradient that is too long to be squared counts as not finite. With
-  `axis_name`, of a tree that is sharded over these axes.
+  One so long that the square of a sum or difference of some like it would
+  overflow float32, from a norm of 7e16 on, counts as not finite.
   """
-  finite = jnp.isfinite(sum(map(sq_norm, jax.tree.leaves(tree))))
-  if axis_name:
-    return lax.psum(jnp.where(finite, 0, 1), axis_name) == 0
-  return finite
+  return jnp.isfinite((_ROOM * square).astype(jnp.float32))
 
 
 def leave_out(tree: optax.Updates, keep: jax.Array) -> optax.Updates:
@@ -158,7 +158,7 @@ def sq_norm(x: jax.Array) -> jax.Array:
   Elementwise on purpose: a dot product may run in reduced precision on an
   accelerator.
   """
-  x = _widen(x)
+  x = widen(x)
   return jnp.sum(jnp.real(x * jnp.conj(x)))
 
 
@@ -174,7 +174,8 @@ def check_reduction(reduction: str) -> None:
     raise ValueError(f"reduction={reduction!r}: must be 'mean' or 'sum'")
 
 
-def _widen(x):
+def widen(x: jax.Array) -> jax.Array:
+  """Give an array at least the precision of float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -11,6 +11,15 @@ import optax
 from jax import lax
 
 from gradiv import axes, moments
+
+
+# What a caller may choose; `leaf_by_leaf` is for the rule to say.
+OPTIONS = ('mean_over', 'groups', 'sharded_over', 'is_sharded')
+
+
+def _every_leaf(path: tuple) -> bool:
+  del path
+  return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +37,15 @@ class Wire:
     leaf_by_leaf: Keep small leaves apart too.
 
   Raises:
-    ValueError: On a bad axis name, or one that is named twice.
+    ValueError: On a bad axis name, or one that is named twice; on what is not
+      a function; and on `is_sharded` without `sharded_over`.
   """
 
   axis_name: axes.AxisName
   mean_over: axes.AxisName | None = None
   groups: moments.Grouping | None = None
   sharded_over: axes.AxisName | None = None
-  is_sharded: Callable[[tuple], bool] = lambda path: True
+  is_sharded: Callable[[tuple], bool] = _every_leaf
   leaf_by_leaf: bool = False
 
   def __post_init__(self):
@@ -43,9 +53,27 @@ class Wire:
              for name in ('axis_name', 'mean_over', 'sharded_over')}
     names = [n for name, axis in given.items()
              if axis is not None or name == 'axis_name'
-             for n in axes.names_of(axis)]
+             for n in axes.names_of(axis, name)]
     if len(set(names)) < len(names):
       raise ValueError(f'{given}: each name may stand once')
+    for name in ('groups', 'is_sharded'):
+      value = getattr(self, name)
+      if value is not None and not callable(value):
+        raise ValueError(f'{name}={value!r}: must be a function of a path')
+    if self.is_sharded is not _every_leaf and self.sharded_over is None:
+      raise ValueError('sharded_over=None: must be given with is_sharded')
+
+  @classmethod
+  def of(
+    cls, axis_name: axes.AxisName, options: dict[str, Any],
+    allowed: Collection[str] = OPTIONS, **fixed: Any,
+  ) -> 'Wire':
+    """Make a layout of what a caller passed on, or name what is unknown."""
+    for name, value in options.items():
+      if name not in allowed:
+        raise ValueError(
+          f'{name}={value!r}: not an option here, must be among {allowed}')
+    return cls(axis_name, **options, **fixed)
 
   def names(self, *kinds: str) -> tuple[str, ...]:
     """List the names of some of the axes."""
@@ -96,12 +124,41 @@ def admit(grads: optax.Updates, wire: Wire) -> Admitted:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise ValueError(f'gradient{jax.tree_util.keystr(path)} has dtype '
                        f'{leaf.dtype}: must be floating')
-  finite = moments.is_finite(grads, wire.names('sharded_over'))
+  finite = is_finite(grads, wire)
   grads = moments.leave_out(grads, finite)
   if wire.mean_over is not None:
-    return Admitted(wire, *_mean_of_finite(
-      grads, finite, wire.names('mean_over')))
+    names = wire.names('mean_over')
+    mean, count = mean_of_finite(grads, finite, names)
+    return Admitted(wire, mean, count > 0, axes.num_workers(names) - count)
   return Admitted(wire, grads, finite, 1 - finite.astype(jnp.float32))
+
+
+def is_finite(grads: optax.Updates, wire: Wire) -> jax.Array:
+  """Tell whether this worker's gradient, all shards of it, can take part."""
+  total = jnp.float32(0)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    square = moments.sq_norm(leaf)
+    total += square if wire.shards(path) else square / wire.num_shards
+  if wire.sharded_over is not None:
+    names = wire.names('sharded_over')
+    total = lax.psum(axes.as_private(total, names), names)
+  return moments.is_finite(total)
+
+
+def mean_of_finite(
+  grads: optax.Updates, finite: jax.Array, names: axes.AxisName
+) -> tuple[optax.Updates, jax.Array]:
+  """Average gradients that are zero unless they are finite; and count these.
+
+  In at least float32, rounded once.
+  """
+  count = lax.psum(finite.astype(jnp.float32), names)
+
+  def mean(g):
+    total = lax.psum(moments.widen(g), names)
+    return (total / jnp.maximum(count, 1)).astype(g.dtype)
+
+  return jax.tree.map(mean, grads), count
 
 
 def is_pair(admitted: Admitted) -> bool:
@@ -124,21 +181,11 @@ def flags_of(met: Any) -> tuple[jax.Array, jax.Array]:
 
 def sum_over(layout: Wire, tree: Any) -> Any:
   """Add up over the workers, and over the shards of each: one psum."""
-  return lax.psum(tree, layout.names('axis_name', 'sharded_over'))
+  names = layout.names('axis_name', 'sharded_over')
+  return lax.psum(axes.as_private(tree, names), names)
 
 
 def read_flags(flags: tuple[jax.Array, jax.Array]) -> tuple:
   """Tell which workers are present [n], and how many were left out."""
   present, num_left_out = flags
   return present > 0.5, jnp.round(num_left_out).astype(jnp.int32)
-
-
-def _mean_of_finite(grads, finite, names):
-  """Average a group of workers; with how many had to be left out."""
-  count = lax.psum(finite.astype(jnp.float32), names)
-
-  def mean(g):
-    wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-    return (lax.psum(wide, names) / jnp.maximum(count, 1)).astype(g.dtype)
-
-  return jax.tree.map(mean, grads), count > 0, axes.num_workers(names) - count

@@ -1,5 +1,6 @@
 """Eight virtual devices, and nothing forgiven, for every test."""
 
+import gc
 import os
 
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
@@ -9,6 +10,15 @@ os.environ.setdefault('NPROC', '32')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_garbage():
+  """Let the collector look at what is new alone; programs pile up."""
+  yield
+  gc.collect()
+  gc.freeze()

@@ -179,7 +179,7 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: gradiv.aggregate_by_smooth_sign_agreement(
       0.5, 'w', sharpness=0), 'sharpness=0'),
     (lambda: gradiv.aggregate_by_median('w', groups=gradiv.by_layer),
-     r"\['groups'\]: must be among"),
+     'groups=.*must be among'),
     (lambda: gradiv.aggregate_by_median(''), 'axis_name'),
   )
   def test_at_construction(self, make, message):

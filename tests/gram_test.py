@@ -332,8 +332,8 @@ class LayoutTest(parameterized.TestCase):
         one(update), around + (pull[:, None] * gap).mean(0), 1e-4, 1e-5)
 
   @parameterized.parameters(
-    (dict(extra=('a', 'b')), 'extra=.*takes 1'),
-    (dict(extra=()), 'extra=.*takes 1'),
+    (dict(extra=('a', 'b')), 'extra=.*of the 1 rows'),
+    (dict(extra=()), 'extra=.*of the 1 rows'),
     (dict(sharded=True), 'sharded=True with extra'),
     (dict(num_workers=0), 'num_workers=0'),
   )

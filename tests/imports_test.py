@@ -39,8 +39,8 @@ class ImportsTest(parameterized.TestCase):
 
   def test_imports_go_one_way(self):
     """From compat to agreement; none imports one that comes later."""
-    order = ('compat', 'backends', 'axes', 'moments', 'metrics', 'confidence',
-             'tracking', 'wire', 'slices', 'gram', 'weightings',
+    order = ('checks', 'compat', 'backends', 'axes', 'moments', 'metrics',
+             'confidence', 'tracking', 'wire', 'slices', 'weightings', 'gram',
              'aggregation', 'agreement')
     named = {p.relative_to(ROOT / 'gradiv').parts[0].removesuffix('.py')
              for p in FILES}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv import axes, slices
+from gradiv import axes, moments, slices
 from gradiv import wire as wires
 
 
@@ -22,7 +22,8 @@ class AggregateByCoordinateState(NamedTuple):
   Attributes:
     count: Steps so far.
     num_left_out: Gradients left out so far, as they were not finite.
-    share_kept: Of the last update, how much passed: the mean of the mask.
+    share_kept: Of the last update, how much passed: the mean of the mask, or
+      of the share of the values that were kept; 1 for rules without either.
     rng_key: The key, for a rule that draws.
   """
 
@@ -51,11 +52,8 @@ def by_coordinate(
     normalize: Divide each leaf by the mean of its mask.
     select: slices -> who takes part [n], and how many are left out.
   """
-  allowed = {'mean_over', 'sharded_over', 'is_sharded'}
-  if set(layout) - allowed:
-    raise ValueError(f'{sorted(set(layout) - allowed)}: must be among '
-                     f'{sorted(allowed)}')
-  wire = wires.Wire(axis_name, leaf_by_leaf=normalize, **layout)
+  wire = wires.Wire.of(axis_name, layout, (
+    'mean_over', 'sharded_over', 'is_sharded'), leaf_by_leaf=normalize)
   select = select or (lambda met: wires.read_flags(
     wires.sum_over(wire, wires.flags_of(met))))
 
@@ -71,14 +69,14 @@ def by_coordinate(
     present, left_out = select(met)
     values, masks = [], []
     for i, rows in enumerate(met.rows):
-      wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-      value, mask = fn(wide, present, _key_for(key, state, i, wire))
+      value, mask = fn(moments.widen(rows), present,
+                       _key_for(key, state, i, met))
       values.append(value)
       masks.append(mask)
     share = jnp.float32(1)
     if masks and masks[0] is not None:
       sums, sizes = _mask_sums(met, masks)
-      share = jnp.sum(sums) / jnp.sum(sizes)
+      share = jnp.sum(sums) / jnp.maximum(jnp.sum(sizes), 1)
       if normalize:
         values = [value / (1e-10 + sums[i] / sizes[i])
                   for i, value in enumerate(values)]
@@ -90,13 +88,13 @@ def by_coordinate(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _key_for(key, state, bucket, wire):
+def _key_for(key, state, i, met):
   if key is None:
     return None
   step = jax.random.fold_in(state.rng_key, state.count)
-  # Each shard of a gradient draws its own numbers too.
-  return axes.worker_key(jax.random.fold_in(step, bucket),
-                         wire.names('axis_name', 'sharded_over'))
+  # Each shard draws its own numbers too; what is the same on all must stay so.
+  kinds = ('axis_name',) + ('sharded_over',) * met.buckets[i].is_sharded
+  return axes.worker_key(jax.random.fold_in(step, i), met.wire.names(*kinds))
 
 
 def _mask_sums(met, masks):

@@ -1,13 +1,13 @@
 """The plain average of the workers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from gradiv import axes, moments
+from gradiv import wire as wires
 
 
 class AggregateByMeanState(NamedTuple):
@@ -21,7 +21,7 @@ class AggregateByMeanState(NamedTuple):
 
 
 def aggregate_by_mean(
-  axis_name: axes.AxisName,
+  axis_name: axes.AxisName, **layout: Any
 ) -> optax.GradientTransformationExtraArgs:
   """Average the gradients of the workers: ḡ = (1/n) Σ g_i.
 
@@ -33,11 +33,16 @@ def aggregate_by_mean(
   ...     jnp.array([[1., 2.], [3., 6.], [jnp.inf, 0.]])).tolist()
   [-2.0, -4.0]
 
+  Args:
+    axis_name: The axis, or axes, over which the workers lie.
+    **layout: `sharded_over` and `is_sharded` of `gradiv.Wire`, so that a worker
+      of which one shard is not finite is left out as a whole.
+
   Raises:
-    ValueError: On a bad axis name, and, while tracing, where the gradient has
+    ValueError: On a bad argument, and, while tracing, where the gradient has
       been reduced over the axis already.
   """
-  axes.names_of(axis_name)
+  wire = wires.Wire.of(axis_name, layout, ('sharded_over', 'is_sharded'))
 
   def init_fn(params):
     del params
@@ -46,15 +51,10 @@ def aggregate_by_mean(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     axes.check_private(updates, axis_name)
-    finite = moments.is_finite(updates)
-    count = lax.psum(finite.astype(jnp.float32), axis_name)
-
-    def mean(g):
-      wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-      return (lax.psum(wide, axis_name) / jnp.maximum(count, 1)).astype(g.dtype)
-
+    finite = wires.is_finite(updates, wire)
+    mean, count = wires.mean_of_finite(
+      moments.leave_out(updates, finite), finite, axis_name)
     left_out = axes.num_workers(axis_name) - count.astype(jnp.int32)
-    return jax.tree.map(mean, moments.leave_out(updates, finite)), (
-      AggregateByMeanState(state.num_left_out + left_out))
+    return mean, AggregateByMeanState(state.num_left_out + left_out)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv import axes, gram, weightings
+from gradiv import axes, checks, gram, weightings
 from gradiv.aggregation import coordinates
 
 
@@ -26,7 +26,7 @@ def aggregate_by_median(
 
   Args:
     axis_name: The axis, or axes, over which the workers lie.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, where the gradient has
@@ -57,14 +57,13 @@ def aggregate_by_trimmed_mean(
   Args:
     num_trimmed: b, at each end.
     axis_name: The axis, or axes, over which the workers lie.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, unless there are more
       than 2b workers.
   """
-  if num_trimmed < 0:
-    raise ValueError(f'num_trimmed={num_trimmed}: must be at least 0')
+  checks.count('num_trimmed', num_trimmed, 0)
 
   def trim(rows, present, key):
     del key
@@ -86,7 +85,8 @@ def aggregate_by_bulyan(
   """Select n − 2f gradients by Krum, then average around their median.
 
   Krum picks one after the other; then, at each coordinate, the mean of the
-  n − 4f values closest to the median of those picked.
+  n − 4f values closest to the median of those picked. Zero where fewer than
+  4f + 3 gradients are finite.
 
   *El Mhamdi et al., `The Hidden Vulnerability of Distributed Learning in
   Byzantium <https://arxiv.org/abs/1802.07927>`_, 2018*.
@@ -101,23 +101,23 @@ def aggregate_by_bulyan(
   Args:
     num_byzantine: f.
     axis_name: The axis, or axes, over which the workers lie.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, below 4f + 3 workers.
   """
-  if num_byzantine < 0:
-    raise ValueError(f'num_byzantine={num_byzantine}: must be at least 0')
+  checks.count('num_byzantine', num_byzantine, 0)
+  least = 4 * num_byzantine + 3
 
   def select(met):
     n = axes.num_workers(axis_name)
-    if n < 4 * num_byzantine + 3:
+    if n < least:
       raise ValueError(f'num_byzantine={num_byzantine}: {n} workers, must be '
-                       f'at least {4 * num_byzantine + 3}')
+                       f'at least {least}')
     grams, present, left_out = gram.gram_of(met, centred=True)
     distances = weightings.sq_distances(grams[''])
     chosen = _select_by_krum(distances, present, num_byzantine)
-    return chosen, left_out
+    return chosen & (present.sum() >= least), left_out
 
   def around_median(rows, chosen, key):
     del key

@@ -13,11 +13,11 @@ def aggregate_by_krum(
   axis_name: axes.AxisName,
   *,
   num_selected: int = 1,
+  num_neighbours: int | None = None,
+  power: float = 2,
   **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Take the gradients that are nearest to their neighbours (multi-Krum).
-
-  See `weightings.krum`, and `aggregate_by_weights` for the options.
 
   >>> import jax, jax.numpy as jnp
   >>> tx = aggregate_by_krum(1, 'workers')
@@ -25,18 +25,31 @@ def aggregate_by_krum(
   >>> jax.vmap(step, axis_name='workers', out_axes=None)(
   ...     jnp.array([[1.], [1.2], [1.3], [99.]])).tolist()
   [1.2000000476837158]
+
+  Args:
+    num_byzantine: See `weightings.krum`, also for what is not listed here.
+    axis_name: The axis, or axes, over which the workers lie.
+    num_selected: See `weightings.krum`.
+    num_neighbours: See `weightings.krum`.
+    power: See `weightings.krum`.
+    **options: See `aggregate_by_weights`.
+
+  Raises:
+    ValueError: On a bad argument; and, while tracing, on too few workers.
   """
-  return weights.aggregate_by_weights(
-    weightings.krum(num_byzantine, num_selected), axis_name, **options)
+  rule = weightings.krum(num_byzantine, num_selected,
+                         num_neighbours=num_neighbours, power=power)
+  return weights.aggregate_by_weights(rule, axis_name, **options)
 
 
 def aggregate_by_geometric_median(
-  axis_name: axes.AxisName, **options: Any
+  axis_name: axes.AxisName,
+  *,
+  num_steps: int = 100,
+  smoothing: float = 1e-3,
+  **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Take the point with the least sum of distances to the gradients.
-
-  See `weightings.geometric_median`, and `aggregate_by_weights` for the
-  options.
 
   >>> import jax, jax.numpy as jnp
   >>> tx = aggregate_by_geometric_median('workers')
@@ -44,6 +57,15 @@ def aggregate_by_geometric_median(
   >>> jax.vmap(step, axis_name='workers', out_axes=None)(
   ...     jnp.array([[1.], [2.], [99.]])).round(3).tolist()
   [2.0]
+
+  Args:
+    axis_name: The axis, or axes, over which the workers lie.
+    num_steps: See `weightings.geometric_median`.
+    smoothing: See `weightings.geometric_median`.
+    **options: See `aggregate_by_weights`.
+
+  Raises:
+    ValueError: On a bad argument.
   """
-  return weights.aggregate_by_weights(
-    weightings.geometric_median(), axis_name, **options)
+  rule = weightings.geometric_median(num_steps, smoothing)
+  return weights.aggregate_by_weights(rule, axis_name, **options)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes
+from gradiv import axes, checks
 from gradiv.aggregation import coordinates
 
 
@@ -34,12 +34,12 @@ def aggregate_by_sign_agreement(
     threshold: τ, from 0 to 1.
     axis_name: The axis, or axes, over which the workers lie.
     normalize: Divide each leaf by the share of its coordinates that pass.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
     ValueError: On a bad argument.
   """
-  _check_threshold(threshold)
+  checks.within('threshold', threshold, 0, 1)
 
   def mask(rows, present, key):
     del key
@@ -80,14 +80,13 @@ def aggregate_by_smooth_sign_agreement(
     axis_name: The axis, or axes, over which the workers lie.
     sharpness: k.
     normalize: Divide each leaf by the mean of its mask.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
     ValueError: On a bad argument.
   """
-  _check_threshold(threshold)
-  if not sharpness > 0:
-    raise ValueError(f'sharpness={sharpness}: must be positive')
+  checks.within('threshold', threshold, 0, 1)
+  checks.positive('sharpness', sharpness)
 
   def mask(rows, present, key):
     del key
@@ -123,10 +122,11 @@ def aggregate_by_sign_majority(
 
   Args:
     axis_name: The axis, or axes, over which the workers lie.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
-    ValueError: On a bad axis name.
+    ValueError: On a bad argument; and, while tracing, where the gradient has
+      been reduced over the axis already.
   """
   # Rows that are left out are zero, and have no sign.
   return coordinates.by_coordinate(
@@ -154,22 +154,22 @@ def aggregate_by_sign_dropout(
   Args:
     axis_name: The axis, or axes, over which the workers lie.
     key: Folded by the step, the leaf and the worker that holds the slice.
-    **layout: `mean_over` and `sharded_over` of `gradiv.Wire`.
+    **layout: `mean_over`, `sharded_over`, `is_sharded` of `gradiv.Wire`.
 
   Raises:
-    ValueError: On a bad axis name.
+    ValueError: On a bad argument; and, while tracing, where the gradient has
+      been reduced over the axis already.
   """
+  if key is None:
+    raise ValueError('key=None: must be a jax.random key')
+
   def pick(rows, present, key):
     del present  # rows that are left out are zero
     total = jnp.abs(rows).sum(0)
     share = (1 + rows.sum(0) / jnp.where(total > 0, total, 1)) / 2
     positive = jax.random.uniform(key, share.shape) < share
     keep = jnp.where(positive[None], rows > 0, rows < 0)
-    return jnp.where(keep, rows, 0).sum(0), None
+    share_kept = keep.sum(0) / jnp.maximum((rows != 0).sum(0), 1)
+    return jnp.where(keep, rows, 0).sum(0), share_kept
 
   return coordinates.by_coordinate(pick, axis_name, layout, key=key)
-
-
-def _check_threshold(threshold):
-  if not 0 <= threshold <= 1:
-    raise ValueError(f'threshold={threshold}: must be from 0 to 1')

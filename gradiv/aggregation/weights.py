@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, gram, slices, weightings
+from gradiv import axes, checks, gram, slices, weightings
 from gradiv import wire as wires
 
 
@@ -20,12 +20,13 @@ class AggregateState(NamedTuple):
     count: Steps so far.
     num_left_out: Gradients left out so far, as they were not finite.
     num_empty: Steps so far in which all weights were zero.
-    ready: Whether any weight was not zero.
-    num_agreed: How many weights were not zero.
+    ready: Whether the weight of any worker was not zero.
+    num_agreed: How many workers had a weight that was not zero.
     effective_size: (Σ w_i)² / Σ w_i², the gradients that the sum is worth.
-    mean_cosine: Over all pairs of gradients that are not zero; NaN for rules
-      of differences, which do not know where the origin is.
-    weights: [num_workers], where that was given.
+    mean_cosine: Over all pairs of gradients that are not zero; NaN where there
+      is none, and for rules of differences, which do not know where the origin
+      is.
+    weights: Of the workers and the extra rows, where `num_workers` was given.
     rng_key: The key, where one was given.
     rule: State of the weighting.
     last: The last update, for rules that look back at it.
@@ -78,8 +79,8 @@ def aggregate_by_weights(
     num_workers: Where given, the state tells the weights, and a weighting may
       keep a state that depends on n.
     extra: For weightings with extra rows: the names of extra arguments of
-      `update`, trees that all workers know; 'last' is the last update, and
-      the default.
+      `update`, finite trees like the gradient that all workers know. 'last' is
+      the last update, and the default for one row.
     sharded: Leave the result in slices, as `slice_leaves` cuts the parameters,
       and save the all-gather (ZeRO).
     **layout: `mean_over`, `groups`, `sharded_over`, `is_sharded` of
@@ -87,12 +88,14 @@ def aggregate_by_weights(
 
   Raises:
     ValueError: On a bad argument, or one that the weighting misses; and, while
-      tracing, where the gradient has been reduced over the axis already.
+      tracing, where an extra tree is missing or not like the gradient, or the
+      gradient has been reduced over the axis already.
   """
   rule = weighting if isinstance(weighting, weightings.Weighting) else (
     weightings.stateless(lambda gram, present: weighting(gram)))
-  extra = ('last',) * rule.num_extra if extra is None else tuple(extra)
-  wire = wires.Wire(axis_name, leaf_by_leaf=sharded, **layout)
+  if extra is None:
+    extra = ('last',) if rule.num_extra == 1 else ()
+  wire = wires.Wire.of(axis_name, layout, leaf_by_leaf=sharded)
   _check(rule, extra, key, num_workers, sharded)
 
   def init_fn(params):
@@ -115,6 +118,7 @@ def aggregate_by_weights(
   def update_fn(updates, state, params=None, **extra_args):
     del params
     known = extra_args | {'last': state.last}
+    _check_extra(updates, known, extra)
     _check_num_workers(axes.num_workers(axis_name), num_workers)
     admitted = wires.admit(updates, wire)
     grams, present, left_out, finish = _meet(
@@ -133,6 +137,8 @@ def aggregate_by_weights(
       decision, rule_state = decide(grams[''], state.rule, step_key)
       weights = {'': decision['weights']}
     updates = finish(weights)
+    last = jax.tree.map(lambda new, old: new.astype(old.dtype), updates,
+                        state.last) if 'last' in extra else ()
     ready = jnp.any(decision['num_agreed'] > 0)
     return updates, AggregateState(
       count=optax.safe_increment(state.count),
@@ -140,19 +146,22 @@ def aggregate_by_weights(
       num_empty=state.num_empty + jnp.where(ready, 0, 1),
       ready=ready,
       **decision | ({'weights': ()} if num_workers is None else {}),
-      rng_key=state.rng_key, rule=rule_state,
-      last=updates if 'last' in extra else ())
+      rng_key=state.rng_key, rule=rule_state, last=last)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _meet(admitted, rule, extra, sharded):
   """Exchange gradients: Gram matrices, who is present, how to sum them up."""
-  if rule.equal_pair and not sharded and wires.is_pair(admitted):
+  by_sum = rule.equal_pair and not (rule.num_extra or sharded)
+  if by_sum and wires.is_pair(admitted):
     grams, present, left_out, total = gram.gram_of_pair(admitted)
+    # Whoever is not present is not in the sum.
+    either = jnp.argmax(present)
+    weight = lambda weights, path: weights[admitted.wire.group_of(path)][either]
     return grams, present, left_out, lambda weights: (
       jax.tree_util.tree_map_with_path(
-        lambda path, s: s * weights[admitted.wire.group_of(path)].max(), total))
+        lambda path, s: s * weight(weights, path), total))
   met = slices.scatter(admitted, extra)
   grams, present, left_out = gram.gram_of(met, centred=rule.of_differences)
   put_together = slices.keep_sliced if sharded else slices.gather
@@ -164,8 +173,8 @@ def _decide(rule, present, matrix, state, key):
   """Weigh, and tell what was decided."""
   weights, state = rule.step(matrix, present, state, key)
   n = len(present)
-  weights = jnp.where(weightings.with_extra(present, rule.num_extra),
-                      weights, 0)
+  kept = weightings.with_extra(present, rule.num_extra)
+  weights = jnp.where(kept, weights, 0).astype(jnp.float32)
   own = weights[:n]
   squares = jnp.sum(own**2)
   cosines = gram.pairwise_cosine(matrix[:n, :n])
@@ -191,16 +200,28 @@ def _group_names(tree, groups):
 
 def _check(rule, extra, key, num_workers, sharded):
   rule.check_key(key)
-  if len(extra) != rule.num_extra:
-    raise ValueError(f'extra={extra}: this weighting takes {rule.num_extra}')
+  if isinstance(extra, str) or len(extra) != rule.num_extra:
+    raise ValueError(f'extra={extra!r}: must be the names of the '
+                     f'{rule.num_extra} rows that this weighting takes')
   if sharded and extra:
     raise ValueError(f'sharded={sharded} with extra={extra}: the extra trees '
                      'are whole, so the updates must be')
-  if num_workers is not None and num_workers < 1:
-    raise ValueError(f'num_workers={num_workers}: must be at least 1')
+  if num_workers is not None:
+    checks.count('num_workers', num_workers, 1)
   if num_workers is None and rule.needs_size:
     raise ValueError('num_workers=None: the state of this weighting depends '
                      'on the number of workers')
+
+
+def _check_extra(updates, known, extra):
+  shapes = lambda tree: (jax.tree.structure(tree),
+                         [jnp.shape(x) for x in jax.tree.leaves(tree)])
+  for name in extra:
+    if name not in known:
+      raise ValueError(f'extra={extra}: update was not given {name}=')
+    if shapes(known[name]) != shapes(updates):
+      raise ValueError(
+        f'extra={extra}: {name} must be a tree like the gradient')
 
 
 def _check_num_workers(actual, declared):

@@ -2,7 +2,8 @@
 
 Most ways to combine n gradients look at them only through their inner
 products: they are functions from the Gram matrix G_ij = ⟨g_i, g_j⟩ to weights,
-and the update is Σ w_i g_i. Each function here makes such a rule. All run
+and the update is Σ w_i g_i. The functions here that return a `Weighting` make
+such a rule; the others are what those are made of, for your own. All run
 inside `jax.jit`, in float32, for any n; call one on a Gram matrix, or hand it
 to `aggregate_by_weights`.
 """

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradiv.weightings import core, robust
+from gradiv import checks
+from gradiv.weightings import core, filtering, robust
 
 # A sum whose square is this share of what its terms could make has cancelled:
 # what is left of it in float32 is rounding.
@@ -40,7 +41,7 @@ def adasum() -> core.Weighting:
   def weigh(gram, present):
     n = len(gram)
     gram = gram / core.largest_square(gram)
-    rows = jnp.eye(n)[jnp.argsort(~present)]
+    rows = jnp.eye(n, dtype=gram.dtype)[jnp.argsort(~present)]
     rows = jnp.where((jnp.arange(n) < present.sum())[:, None], rows, 0)
     while len(rows) > 1:
       rows = jnp.pad(rows, ((0, len(rows) % 2), (0, 0)))
@@ -135,15 +136,14 @@ def max_neighbours(max_cosine_distance: float) -> core.Weighting:
   Raises:
     ValueError: Unless 0 ≤ τ ≤ 2.
   """
-  if not 0 <= max_cosine_distance <= 2:
-    raise ValueError(
-      f'max_cosine_distance={max_cosine_distance!r}: must be from 0 to 2')
+  checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
 
   def weigh(gram, present):
-    norms = jnp.sqrt(jnp.diagonal(gram))
-    alive = present & (norms > 0)
-    norms = jnp.where(alive, norms, 1)
-    distances = 1 - gram / norms[:, None] / norms[None, :]
+    squares = jnp.diagonal(gram)
+    alive = present & (squares > 0)
+    squares = jnp.where(alive, squares, 1)
+    distances = filtering.cosine_distance(
+      gram, squares[:, None], squares[None, :])
     agree = (distances <= max_cosine_distance) | jnp.eye(len(gram), dtype=bool)
     agree &= alive[:, None] & alive[None, :]
     chosen = agree[agree.sum(1).argmax()]
@@ -170,7 +170,7 @@ def minimum_diameter(num_byzantine: int) -> core.Weighting:
     ValueError: On a bad argument; and, while tracing, unless n > f, and where
       the subsets are too many: C(n, f) n² above 10⁷, as from n = 18, f = 7 on.
   """
-  robust.check_count('num_byzantine', num_byzantine, 0)
+  checks.count('num_byzantine', num_byzantine, 0)
 
   def weigh(gram, present):
     kept = jnp.asarray(_subsets(len(gram), num_byzantine)) & present[None, :]
@@ -214,6 +214,7 @@ def _smooth(alphas, present, state, decay):
   smooth = blend(_read(state.averages, places), alphas)
   averages = jnp.where(
     given > 0, blend(state.averages, stretched), state.averages)
+  averages = averages.astype(state.averages.dtype)
   return jnp.where(present, smooth, 0), AdaConsState(
     state.count + (given > 0), averages)
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradiv import checks
+
 
 def _no_state(num_gradients: int) -> tuple[()]:
   del num_gradients
@@ -56,7 +58,8 @@ class Weighting:
 
     Args:
       gram: [n + num_extra, n + num_extra].
-      present: [n], which gradients take part; by default all.
+      present: [n], which gradients take part; by default those whose squared
+        norm is finite.
       key: For rules that draw.
 
     Raises:
@@ -66,7 +69,8 @@ class Weighting:
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
       raise ValueError(f'gram of shape {gram.shape}: must be square')
     n = gram.shape[0] - self.num_extra
-    present = jnp.ones(n, bool) if present is None else jnp.asarray(present)
+    present = (jnp.isfinite(jnp.diagonal(gram))[:n] if present is None
+               else jnp.asarray(present))
     self.check_key(key)
     kept = with_extra(present, self.num_extra)
     gram = jnp.where(kept[:, None] & kept[None, :], gram, 0)
@@ -141,10 +145,9 @@ def norm_clipping(max_norm: float) -> Weighting:
   [0.5, 0.25]
 
   Raises:
-    ValueError: Unless `max_norm` is positive.
+    ValueError: Unless `max_norm` is positive and finite.
   """
-  if not max_norm > 0:
-    raise ValueError(f'max_norm={max_norm}: must be positive')
+  checks.positive('max_norm', max_norm)
 
   def weigh(gram, present):
     norms = jnp.sqrt(jnp.diagonal(gram))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradiv import checks
 from gradiv.weightings import core
 
 Threshold = float | Callable[[jax.Array], jax.typing.ArrayLike]
@@ -86,7 +87,7 @@ def agreement(
     ValueError: On a bad argument.
   """
   check_threshold(max_cosine_distance)
-  _check(combine, num_anchors, min_agreed, fallback, window)
+  _check(combine, num_anchors, min_agreed, fallback, window, num_stddevs)
 
   def step(gram, present, state, key):
     n = len(present)
@@ -155,23 +156,18 @@ def next_shares(combine: str, size: jax.Array) -> tuple:
 
 def check_threshold(max_cosine_distance: Threshold) -> None:
   """Raise ValueError on a distance that is not one."""
-  if not callable(max_cosine_distance) and not (
-      isinstance(max_cosine_distance, jax.Array)
-      or 0 <= max_cosine_distance <= 2):
-    raise ValueError(f'max_cosine_distance={max_cosine_distance!r}: must be '
-                     'from 0 to 2, or a schedule')
+  if not callable(max_cosine_distance) and not isinstance(
+      max_cosine_distance, jax.Array):
+    checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
 
 
-def _check(combine, num_anchors, min_agreed, fallback, window):
-  for name, value, allowed in (('combine', combine, COMBINE),
-                               ('fallback', fallback, FALLBACK)):
-    if value not in allowed:
-      raise ValueError(f'{name}={value!r}: must be one of {allowed}')
-  for name, value, least in (('num_anchors', num_anchors, 1),
-                             ('min_agreed', min_agreed, 1),
-                             ('window', window, 0)):
-    if value < least:
-      raise ValueError(f'{name}={value}: must be at least {least}')
+def _check(combine, num_anchors, min_agreed, fallback, window, num_stddevs):
+  checks.choice('combine', combine, COMBINE)
+  checks.choice('fallback', fallback, FALLBACK)
+  checks.count('num_anchors', num_anchors, 1)
+  checks.count('min_agreed', min_agreed, 1)
+  checks.count('window', window, 0)
+  checks.within('num_stddevs', num_stddevs, 0, float('inf'))
   if combine == 'leave_one_out' and num_anchors > 1:
     raise ValueError(f"num_anchors={num_anchors}: must be 1 with "
                      "combine='leave_one_out', which has no anchor")
@@ -220,7 +216,9 @@ def _pass(gram, present, allow, combine, order):
     distance = cosine_distance(
       dots[i], jnp.sum(reference * dots), gram[i, i])
     allowed = allow(jnp.sum(reference**2))
-    agrees = present[i] & ((size == 0) | (distance <= allowed))
+    # A gradient of zero is no anchor: all would disagree with it.
+    able = present[i] & (gram[i, i] > 0)
+    agrees = able & ((size == 0) | (distance <= allowed))
     keep, share = next_shares(combine, size)
     joined = keep * weights + share * unit[i]
     weights = jnp.where(agrees, joined, weights)
@@ -236,12 +234,13 @@ def _pass(gram, present, allow, combine, order):
 
 
 def _leave_one_out(gram, present, allow):
-  squares, sums = jnp.diagonal(gram), gram.sum(1)
-  # ‖Σ_{j≠i} g_j‖², without the i-th row and column.
+  squares = jnp.diagonal(gram)
+  # g_i·Σ_{j≠i} g_j, and the square of that sum; differences would cancel.
   others = 1 - jnp.eye(len(gram), dtype=gram.dtype)
+  dots = jnp.sum(others * gram, 1)
   rest = jnp.einsum('ij,jk,ik->i', others, gram, others,
                     precision=lax.Precision.HIGHEST)
-  distance = cosine_distance(sums - squares, rest, squares)
+  distance = cosine_distance(dots, rest, squares)
   count = jnp.maximum(present.sum() - 1, 1).astype(jnp.float32)
   agrees = present & (distance <= allow(1 / count))
   distance = jnp.where(present, distance, jnp.nan)

@@ -7,6 +7,7 @@ of all gains largest. ⟨g_i, d⟩ is what gradient i gains from the update d.
 
 import jax.numpy as jnp
 
+from gradiv import checks
 from gradiv.weightings import core, quadratic
 
 
@@ -127,8 +128,8 @@ def nash_mtl(max_norm: float | None = 1.) -> core.Weighting:
   Navon et al., `Multi-Task Learning as a Bargaining Game
   <https://arxiv.org/abs/2202.01017>`_, 2022.
   """
-  if max_norm is not None and not max_norm > 0:
-    raise ValueError(f'max_norm={max_norm}: must be positive, or None')
+  if max_norm is not None:
+    checks.positive('max_norm', max_norm)
 
   def weigh(gram, present):
     del present
@@ -148,4 +149,4 @@ def nash_mtl(max_norm: float | None = 1.) -> core.Weighting:
 
 
 def _ridged(cos):
-  return cos + quadratic.RIDGE * jnp.eye(len(cos))
+  return cos + quadratic.RIDGE * jnp.eye(len(cos), dtype=cos.dtype)

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gradiv import checks
 from gradiv.weightings import core, quadratic
 
 # A target of one would ask for an infinite correction; see `gradvac`.
@@ -41,13 +42,13 @@ def pcgrad(*, reduction: str = 'sum') -> core.Weighting:
   Yu et al., `Gradient Surgery for Multi-Task Learning
   <https://arxiv.org/abs/2001.06782>`_, 2020.
   """
-  _check_reduction(reduction)
+  checks.choice('reduction', reduction, ('sum', 'mean'))
 
   def step(gram, present, state, key):
     gram = quadratic.normalised(gram)
     orders = _orders(key, len(gram))
     coefficients = jax.vmap(functools.partial(_project, gram))(
-      jnp.eye(len(gram)), orders)
+      jnp.eye(len(gram), dtype=gram.dtype), orders)
     return _reduced(coefficients, present, reduction), state
 
   return core.Weighting(step, needs_key=True)
@@ -85,21 +86,21 @@ def gradvac(
   Optimization in Massively Multilingual Models
   <https://arxiv.org/abs/2010.05874>`_, 2020.
   """
-  _check_reduction(reduction)
-  if not 0 <= decay <= 1:
-    raise ValueError(f'decay={decay}: must be in [0, 1]')
+  checks.choice('reduction', reduction, ('sum', 'mean'))
+  checks.within('decay', decay, 0, 1)
 
   def step(gram, present, targets, key):
     gram = quadratic.normalised(gram)
     orders = _orders(key, len(gram))
     coefficients, new = jax.vmap(functools.partial(_vaccinate, gram, decay))(
-      jnp.eye(len(gram)), orders, targets)
+      jnp.eye(len(gram), dtype=gram.dtype), orders, targets)
     both = present[:, None] & present[None, :]
     return (_reduced(coefficients, present, reduction),
             jnp.where(both, new, targets))
 
   return core.Weighting(
-    step, init=lambda n: jnp.zeros((n, n)), needs_key=True, needs_size=True)
+    step, lambda n: jnp.zeros((n, n), jnp.float32), needs_key=True,
+    needs_size=True)
 
 
 def upgrad(*, ridge: float = 1e-4) -> core.Weighting:
@@ -126,7 +127,7 @@ def upgrad(*, ridge: float = 1e-4) -> core.Weighting:
   Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization
   <https://arxiv.org/abs/2406.16232>`_, 2024.
   """
-  _check_ridge(ridge)
+  checks.positive('ridge', ridge)
 
   def weigh(gram, present):
     h = _regularised(gram, ridge)
@@ -159,7 +160,7 @@ def dual_proj(*, ridge: float = 1e-4) -> core.Weighting:
   Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
   <https://arxiv.org/abs/1706.08840>`_, 2017.
   """
-  _check_ridge(ridge)
+  checks.positive('ridge', ridge)
 
   def weigh(gram, present):
     mean = core.uniform(present)
@@ -238,14 +239,5 @@ def _above(h, least):
 def _regularised(gram, ridge):
   gram = quadratic.normalised(gram)
   trace = jnp.trace(gram)
-  return gram / jnp.where(trace > 0, trace, 1) + ridge * jnp.eye(len(gram))
-
-
-def _check_reduction(reduction):
-  if reduction not in ('sum', 'mean'):
-    raise ValueError(f"reduction={reduction!r}: must be 'sum' or 'mean'")
-
-
-def _check_ridge(ridge):
-  if not 0 < ridge < float('inf'):
-    raise ValueError(f'ridge={ridge}: must be positive and finite')
+  own = ridge * jnp.eye(len(gram), dtype=gram.dtype)
+  return gram / jnp.where(trace > 0, trace, 1) + own

@@ -156,7 +156,7 @@ def _newton(h, state):
   a = state.x
   h_a = h * a[:, None] * a[None, :]
   residual = 1 - jnp.sum(h_a, 1)
-  z = _solve_on(h_a + jnp.eye(len(a)), residual, a > 0)
+  z = _solve_on(h_a + jnp.eye(len(a), dtype=a.dtype), residual, a > 0)
   decrement = jnp.sqrt(jnp.maximum(core.dot(z, residual), 0))
   step = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
   a = a * (1 + step * z)

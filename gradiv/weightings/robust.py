@@ -7,12 +7,11 @@ present; where absences leave too few for the formula, all weights are zero.
 Among equals the lowest index is taken.
 """
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradiv import checks
 from gradiv.weightings import core
 
 # Of `geometric_median`: it stops once no weight moves by more than this share.
@@ -50,11 +49,11 @@ def krum(
     ValueError: On a bad argument; and, while tracing, where n is less than
       f + 3 (or `num_neighbours` + 1) or m.
   """
-  check_count('num_byzantine', num_byzantine, 0)
-  check_count('num_selected', num_selected, 1)
+  checks.count('num_byzantine', num_byzantine, 0)
+  checks.count('num_selected', num_selected, 1)
   if num_neighbours is not None:
-    check_count('num_neighbours', num_neighbours, 1)
-  _check_positive('power', power)
+    checks.count('num_neighbours', num_neighbours, 1)
+  checks.positive('power', power)
   least = max(num_selected, (num_neighbours or num_byzantine + 2) + 1)
 
   def weigh(gram, present):
@@ -120,8 +119,8 @@ def geometric_median(
   Raises:
     ValueError: On a bad argument.
   """
-  check_count('num_steps', num_steps, 1)
-  _check_positive('smoothing', smoothing)
+  checks.count('num_steps', num_steps, 1)
+  checks.positive('smoothing', smoothing)
 
   def weigh(gram, present):
     gram = gram / core.largest_square(gram)
@@ -162,7 +161,7 @@ def nearest_neighbour_mixing(
   Raises:
     ValueError: On a bad argument; and, while tracing, unless n > f.
   """
-  check_count('num_byzantine', num_byzantine, 0)
+  checks.count('num_byzantine', num_byzantine, 0)
 
   def step(gram, present, state, key):
     n = len(present)
@@ -170,7 +169,8 @@ def nearest_neighbour_mixing(
     size = present.sum() - num_byzantine
     present &= size > 0
     squares = unit_sq_distances(gram[:n, :n])
-    mix = jnp.eye(len(gram)).at[:n, :n].set(_nearest(squares, present, size))
+    mix = jnp.eye(len(gram), dtype=gram.dtype)
+    mix = mix.at[:n, :n].set(_nearest(squares, present, size))
     mixed = core.dot(mix, core.dot(gram, mix.T))
     # Rounding must not leave a negative square there.
     mixed = jnp.where(jnp.eye(len(gram), dtype=bool), abs(mixed), mixed)
@@ -197,8 +197,8 @@ def centered_clipping(radius: float, num_steps: int = 1) -> core.Weighting:
   Raises:
     ValueError: On a bad argument.
   """
-  _check_positive('radius', radius)
-  check_count('num_steps', num_steps, 1)
+  checks.positive('radius', radius)
+  checks.count('num_steps', num_steps, 1)
 
   def weigh(gram, present):
     share = jnp.pad(core.uniform(present), (0, 1))
@@ -251,21 +251,9 @@ def _densest_half(squares, present):
   return core.uniform(inside), jnp.sqrt(radii.min())
 
 
-def check_count(name: str, value: int, least: int) -> None:
-  """Raise ValueError unless it is a whole number, and large enough."""
-  if not isinstance(value, numbers.Integral) or value < least:
-    raise ValueError(
-      f'{name}={value!r}: must be a whole number of at least {least}')
-
-
 def check_enough(n: int, least: int, **given: int | None) -> None:
   """Raise ValueError where there are too few gradients for what is asked."""
   if n < least:
     given = ', '.join(f'{k}={v}' for k, v in given.items() if v is not None)
     raise ValueError(
       f'n={n} gradients with {given}: must be at least {least}')
-
-
-def _check_positive(name, value):
-  if not value > 0:
-    raise ValueError(f'{name}={value!r}: must be positive')

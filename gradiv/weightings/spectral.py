@@ -8,6 +8,7 @@ them from rounding.
 
 import jax.numpy as jnp
 
+from gradiv import checks
 from gradiv.weightings import core, quadratic
 
 # Of a Gram matrix, relative to the largest: which eigenvalues are not zero.
@@ -95,9 +96,7 @@ def aligned_mtl(scale_mode: str = 'min') -> core.Weighting:
   Senushkin et al., `Independent Component Alignment for Multi-Task Learning
   <https://arxiv.org/abs/2305.19000>`_, 2023.
   """
-  if scale_mode not in _SCALES:
-    raise ValueError(
-      f'scale_mode={scale_mode!r}: must be one of {tuple(_SCALES)}')
+  checks.choice('scale_mode', scale_mode, _SCALES)
 
   def weigh(gram, present):
     values, vectors, kept = _spectrum(quadratic.normalised(gram), present)
