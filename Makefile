@@ -22,7 +22,7 @@ overhead: $(VENV)/ready
 
 test: $(VENV)/ready
 	@echo '== the tests (under ten minutes on two cores)'
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready
 	@echo '== the long checks (half an hour on two cores)'

@@ -6,6 +6,10 @@ import os
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
 # collective steps are in flight; must be set before jax starts.
 os.environ.setdefault('NPROC', '32')
+# Programs run for moments here: to optimize the machine code takes longer than
+# it saves. What the tests read off compiled programs, the HLO, stays the same.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0')
 # No test opens a window or a connection.
 os.environ.setdefault('MPLBACKEND', 'Agg')
 

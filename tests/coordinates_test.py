@@ -133,7 +133,7 @@ class NumPyTest(parameterized.TestCase):
 class SignDropoutTest(parameterized.TestCase):
 
   def test_is_one_sign_at_a_time_in_its_share(self):
-    rows = np.float32(RNG.normal(size=(4, 60)))
+    rows = np.random.default_rng(0).normal(size=(4, 60)).astype('f')
     rows[:, 0] = np.abs(rows[:, 0])
     rows[:, 1] = 0
     tx = gradiv.aggregate_by_sign_dropout('workers', key=jax.random.key(1))
