@@ -149,8 +149,10 @@ class SignDropoutTest(parameterized.TestCase):
     share = (1 + rows.sum(0) / np.where(
       rows.any(0), np.abs(rows).sum(0), 1)) / 2
     drawn = (near(up) & (up != 0)).mean(0)
-    open_ = rows.any(0) & (up > 0) & (down < 0)
-    np.testing.assert_array_equal(drawn[~open_], (up > 0)[~open_])
+    sure = (up == 0) | (down == 0)
+    np.testing.assert_array_equal(drawn[sure], (up > 0)[sure])
+    # Where both are drawn often enough for the errors to be normal.
+    open_ = (share > 0.05) & (share < 0.95) & ~sure
     error = np.sqrt(share * (1 - share) / 600)
     self.assertLess(np.max(np.abs(drawn - share)[open_] / error[open_]), 4.5)
     helpers.assert_mean(
