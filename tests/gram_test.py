@@ -57,6 +57,14 @@ class WorkerGramTest(parameterized.TestCase):
       lambda g, _: gradiv.worker_gram(g, 'workers'), grads)
     self.assertLess(gram_error(actual, stacked(grads)), 1e-6)
 
+  @parameterized.parameters(1, 2, 3, 4)
+  def test_long_sums_of_few_workers(self, workers):
+    # Added up one by one in float32, errors would be a hundred times this.
+    grads = jnp.float32(RNG.normal(0.3, 1, (workers, workers * 1_000_000)))
+    actual = helpers.on_workers(
+      lambda g, _: gradiv.worker_gram(g, 'workers'), grads)
+    self.assertLess(gram_error(actual, stacked([grads])), 1e-5)
+
   def test_bfloat16_products_are_summed_in_float32(self):
     grads = sample(8, jnp.bfloat16)
     actual = helpers.on_workers(
