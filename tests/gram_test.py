@@ -407,8 +407,20 @@ class CompiledTest(parameterized.TestCase):
     self.assertLess(sent, 1.01 * 2 * 7 / 8 * self.num)
 
   def test_memory_of_a_gradient_and_a_half(self):
+    model = models.build('resnet18', input_shape=(32, 32, 3), num_classes=10)
+    params = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(model.init, jax.random.key(0)))
+    program = compiled(gradiv.aggregate_by_agreement(0.97, 'workers'), params)
+    gradient = 4 * sum(x.size for x in jax.tree.leaves(params))
+    self.assertLess(program.memory_analysis().temp_size_in_bytes,
+                    1.5 * gradient)
+
+  def test_memory_where_one_leaf_is_nine_tenths(self):
+    # It is cut up; earlier than 0.10, XLA keeps more of the cuts at a time.
+    limit = 1.5 if jax.__version_info__ >= (0, 10) else 1.75
     memory = self.program.memory_analysis()
-    self.assertLess(memory.temp_size_in_bytes, 1.5 * 4 * self.num)
+    self.assertLess(memory.temp_size_in_bytes, limit * 4 * self.num)
 
   @parameterized.parameters(
     (lambda axis: gradiv.aggregate_by_median(axis), 9),
