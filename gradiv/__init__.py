@@ -37,6 +37,9 @@ from gradiv.aggregation import (
 )
 from gradiv.aggregation import aggregate_by_weights as aggregate_by_weights
 from gradiv.aggregation import as_aggregator as as_aggregator
+from gradiv.agreement import (
+  AccumulateByAgreementState as AccumulateByAgreementState,
+)
 from gradiv.agreement import accumulate_by_agreement as accumulate_by_agreement
 from gradiv.agreement import aggregate_by_agreement as aggregate_by_agreement
 from gradiv.agreement import skip_zero_updates as skip_zero_updates
@@ -46,9 +49,15 @@ from gradiv.axes import map_workers as map_workers
 from gradiv.axes import replicate as replicate
 from gradiv.axes import worker_key as worker_key
 from gradiv.confidence import Interval as Interval
+from gradiv.dropconnect import DropUpdatesState as DropUpdatesState
+from gradiv.dropconnect import drop_connect as drop_connect
+from gradiv.dropconnect import drop_updates as drop_updates
 from gradiv.gram import combine as combine
 from gradiv.gram import pairwise_cosine as pairwise_cosine
 from gradiv.gram import worker_gram as worker_gram
+from gradiv.langevin import AddLangevinNoiseState as AddLangevinNoiseState
+from gradiv.langevin import add_langevin_noise as add_langevin_noise
+from gradiv.langevin import langevin_stddev as langevin_stddev
 from gradiv.metrics import Estimate as Estimate
 from gradiv.metrics import adascale_gain as adascale_gain
 from gradiv.metrics import batch_penalty as batch_penalty

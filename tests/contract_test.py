@@ -73,6 +73,10 @@ TABLE = (
   Row('track_moments_by_layer',
       lambda axis: gradiv.track_moments(
         axis, batch_size=4, groups=gradiv.by_layer), aggregates=False),
+  Row('drop_updates', lambda axis: gradiv.drop_updates(
+    0.3, key=KEY, axis_name=axis), aggregates=False, permutes=False),
+  Row('langevin_noise', lambda axis: gradiv.add_langevin_noise(
+    0.1, key=KEY, axis_name=axis), aggregates=False, permutes=False),
   *(agreed(combine, combine=combine) for combine in weightings.COMBINE),
   agreed('shuffled', key=KEY),
   agreed('any_anchor', num_anchors=8),

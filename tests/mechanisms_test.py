@@ -1,0 +1,208 @@
+"""Noise on gradients: its moments, its streams, and what it does to B_S."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+import gradiv
+from tests import helpers
+
+RNG = np.random.default_rng(10)
+KEY = jax.random.key(3)
+DRAWS = 4000
+
+
+def drop(axis_name=None, **options):
+  return gradiv.drop_updates(
+    0.3, key=KEY, axis_name=axis_name, **options)
+
+
+def noise(axis_name=None):
+  return gradiv.add_langevin_noise(0.5, key=KEY, axis_name=axis_name)
+
+
+EACH = (('drop', drop), ('noise', noise))
+
+
+def draws(make, grads, num_steps):
+  """Updates [steps, workers, ...] of each worker's own draws."""
+  tx = make('workers')
+
+  def steps(g):
+    return jax.lax.scan(
+      lambda s, _: tx.update(g, s)[::-1], tx.init(g), None,
+      length=num_steps)[1]
+
+  return np.asarray(jax.jit(jax.vmap(
+    steps, axis_name='workers', out_axes=1))(grads))
+
+
+class MomentsTest(parameterized.TestCase):
+
+  def test_means_and_variances(self):
+    grads = jnp.float32(RNG.normal(size=(2, 5)))
+    for rescale in (False, True):
+      seen = draws(lambda axis: drop(axis, rescale=rescale), grads, DRAWS)
+      scale = 1 / 0.7 if rescale else 1
+      helpers.assert_mean(seen, 0.7 * scale * grads)
+      helpers.assert_mean(seen**2, 0.7 * (scale * grads)**2)
+    seen = draws(noise, grads, DRAWS)
+    helpers.assert_mean(seen, grads)
+    helpers.assert_mean((seen - grads[None])**2, np.full((2, 5), 0.25))
+
+  @parameterized.named_parameters(*EACH)
+  def test_workers_steps_and_leaves_draw_apart(self, make):
+    seen = draws(make, jnp.ones((2, 1000)), 2).reshape(4, 1000)
+    np.testing.assert_array_less(
+      np.abs(np.corrcoef(seen)[np.triu_indices(4, 1)]), 4.5 / np.sqrt(1000))
+    tx = make()
+    tree = {'a': jnp.ones(1000), 'b': jnp.ones(1000)}
+    update, _ = tx.update(tree, tx.init(tree))
+    self.assertLess(abs(np.corrcoef(update['a'], update['b'])[0, 1]), 0.15)
+
+  @parameterized.named_parameters(*EACH)
+  def test_the_same_numbers_on_every_backend(self, make):
+    grads = {'a': jnp.float32(RNG.normal(size=(16, 7)))}
+    expected = None
+    for name, backend, axis, workers in helpers.ON_ALL:
+      rows = jax.tree.map(lambda g: g[:workers], grads)
+      tx = make(axis)
+      update = helpers.on_workers(
+        lambda g, s: tx.update(g, s)[0], rows, tx.init(rows), axis, backend,
+        out_axes=0)['a']
+      expected = update if workers == 16 and expected is None else expected
+      if workers == 16:
+        np.testing.assert_allclose(update, expected, 1e-6, err_msg=name)
+
+  @parameterized.named_parameters(*EACH)
+  def test_without_an_axis_all_workers_draw_alike(self, make):
+    tx = make()
+    update = helpers.on_workers(
+      lambda g, s: tx.update(g, s)[0], np.ones((4, 9), 'f'),
+      tx.init(jnp.ones(9)), out_axes=0)
+    for row in update[1:]:
+      np.testing.assert_array_equal(row, update[0])
+
+  @parameterized.named_parameters(*EACH)
+  def test_dtypes_stay(self, make):
+    tx = make()
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+      tree = {'a': jnp.ones((2, 3), dtype), 'none': None,
+              'empty': jnp.ones(0, dtype)}
+      update, state = tx.update(tree, tx.init(tree))
+      self.assertEqual(update['a'].dtype, dtype)
+      self.assertEqual(jax.tree.structure(update), jax.tree.structure(tree))
+      self.assertEqual(int(state.count), 1)
+
+
+class DiversityTest(parameterized.TestCase):
+  """B_S under each, over n gradients that are fixed."""
+
+  def bound(self, make, grads):
+    """Average both sums of squares over draws: n Σ‖g‖²/‖Σg‖²."""
+    seen = draws(make, jnp.float32(grads), DRAWS).astype(np.float64)
+    squares = (seen**2).sum((1, 2))
+    total = (seen.sum(1)**2).sum(1)
+    ratio = len(grads) * squares.mean() / total.mean()
+    # The error of a ratio of means, to first order.
+    error = np.std(len(grads) * squares - ratio * total, ddof=1) / (
+      np.sqrt(DRAWS) * total.mean())
+    return ratio, error
+
+  def setUp(self):
+    super().setUp()
+    self.grads = RNG.normal(0.4, 1, (8, 30))
+    self.plain = 8 * np.sum(self.grads**2) / np.sum(self.grads.sum(0)**2)
+
+  def test_dropping_interpolates_the_inverses(self):
+    expected = 1 / (0.7 / self.plain + 0.3 / 8)
+    for rescale in (False, True):
+      found, error = self.bound(
+        lambda axis: drop(axis, rescale=rescale), self.grads)
+      self.assertLess(abs(found - expected), 4 * error)
+    self.assertGreater(expected, self.plain)
+
+  def test_noise_adds_to_both(self):
+    square = np.mean(np.sum(self.grads**2, 1))
+    signal = np.sum(self.grads.mean(0)**2)
+    added = 30 * 0.25
+    expected = (square + added) / (signal + added / 8)
+    found, error = self.bound(noise, self.grads)
+    self.assertLess(abs(found - expected), 4 * error)
+    self.assertGreater(expected, self.plain)
+
+
+class LangevinTest(parameterized.TestCase):
+
+  @parameterized.parameters(0.5, 1., 3.)
+  def test_samples_at_its_temperature(self, temperature):
+    """On ½ k x² the stationary variance is T/(k (1 − γk/2))."""
+    rate, k = 0.1, 2.
+    tx = optax.chain(
+      gradiv.add_langevin_noise(
+        gradiv.langevin_stddev(rate, temperature), key=KEY),
+      optax.sgd(rate))
+
+    def step(carry, _):
+      x, state = carry
+      updates, state = tx.update(k * x, state)
+      x = optax.apply_updates(x, updates)
+      return (x, state), None
+
+    start = jnp.zeros(20_000)
+    (x, _), _ = jax.lax.scan(step, (start, tx.init(start)), None, length=100)
+    helpers.assert_mean(np.asarray(x)**2, temperature / (
+      k * (1 - rate * k / 2)))
+
+  def test_schedules(self):
+    stddev = gradiv.langevin_stddev(lambda count: 0.5 / (1 + count))
+    tx = gradiv.add_langevin_noise(stddev, key=KEY)
+    state, found = tx.init(jnp.zeros(20_000)), []
+    for _ in range(3):
+      update, state = tx.update(jnp.zeros(20_000), state)
+      found.append(float(update.std()))
+    np.testing.assert_allclose(found, 2 * np.sqrt([1, 2, 3]), 0.03)
+
+
+class DropConnectTest(parameterized.TestCase):
+
+  def test_mean_of_the_weights_and_bias_of_the_gradient(self):
+    """In linear regression it adds the ridge p/(1 − p) x² w."""
+    x, w, y, p = (RNG.normal(size=4), RNG.normal(size=4), 0.7, 0.4)
+    x, w = jnp.float32(x), jnp.float32(w)
+    loss = lambda w, key: (
+      x @ gradiv.drop_connect(key, w, p) - y)**2 / 2
+    keys = jax.random.split(KEY, 20_000)
+    helpers.assert_mean(jax.vmap(
+      lambda key: gradiv.drop_connect(key, w, p))(keys), w)
+    grads = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(w, keys)
+    helpers.assert_mean(grads, (x @ w - y) * x + p / (1 - p) * x * x * w)
+
+  def test_mask_chooses_leaves(self):
+    params = {'kernel': jnp.ones(100), 'bias': jnp.ones(100)}
+    dropped = gradiv.drop_connect(
+      KEY, params, 0.5, mask=lambda path: path[-1].key == 'kernel')
+    np.testing.assert_array_equal(dropped['bias'], 1)
+    self.assertBetween(int((dropped['kernel'] == 0).sum()), 25, 75)
+
+
+class ArgumentsTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    (lambda: gradiv.drop_updates(1., key=KEY), 'rate=1.0: must be below 1'),
+    (lambda: gradiv.drop_updates(-.1, key=KEY), 'rate=-0.1'),
+    (lambda: gradiv.drop_updates(.1, key=KEY, axis_name=''), "axis_name=''"),
+    (lambda: gradiv.drop_connect(KEY, jnp.ones(2), 2.), 'rate=2.0'),
+    (lambda: gradiv.add_langevin_noise(-1., key=KEY), 'stddev=-1.0'),
+    (lambda: gradiv.add_langevin_noise(float('nan'), key=KEY), 'stddev=nan'),
+    (lambda: gradiv.langevin_stddev(0.), 'learning_rate=0.0'),
+    (lambda: gradiv.langevin_stddev(.1, -1.), 'temperature=-1.0'))
+  def test_at_construction(self, make, message):
+    with self.assertRaisesRegex(ValueError, message):
+      make()
+
+
+if __name__ == '__main__':
+  absltest.main()
