@@ -29,8 +29,6 @@ steps, the final parameters.
 import dataclasses
 import functools
 import itertools
-import json
-import os
 import pathlib
 
 import jax
@@ -39,7 +37,7 @@ import numpy as np
 
 from experiments import agreement_arms, agreement_report
 from experiments import config as config_lib
-from experiments import data, models, stopping, trainer
+from experiments import data, models, records, stopping, trainer
 from experiments.config import flag
 from gradiv import weightings
 
@@ -273,9 +271,7 @@ def train_all(config: Config, stop: stopping.Stop) -> None:
     accuracy = problem.test_accuracy(
       jax.tree.map(lambda x: x[lanes], final[arm.name]))
     tests[arm.name] = accuracy.reshape(chosen.shape).tolist()
-  partial = pathlib.Path(config.workdir) / '.test.json.partial'
-  partial.write_text(json.dumps(tests))
-  os.replace(partial, partial.with_name('test.json'))
+  records.write_whole(pathlib.Path(config.workdir) / 'test.json', tests)
 
 
 def run(config: Config) -> dict:

@@ -4,7 +4,6 @@ Reads records only, so that figures can be drawn again without training.
 """
 
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -84,9 +83,7 @@ def report(config) -> dict:
   from experiments import agreement_figures
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
-  partial = workdir / '.summary.json.partial'
-  partial.write_text(json.dumps(summary, indent=1))
-  os.replace(partial, workdir / 'summary.json')
+  records.write_whole(workdir / 'summary.json', summary)
   print(table(config, summary))
   for path in agreement_figures.draw_all(config, summary):
     print(f'figure: {path}')

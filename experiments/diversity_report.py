@@ -3,8 +3,6 @@
 Reads records only, so that figures can be drawn again without training.
 """
 
-import json
-import os
 import pathlib
 
 import numpy as np
@@ -161,9 +159,7 @@ def report(config) -> dict:
   from experiments import diversity_figures
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
-  partial = workdir / '.summary.json.partial'
-  partial.write_text(json.dumps(summary, indent=1))
-  os.replace(partial, workdir / 'summary.json')
+  records.write_whole(workdir / 'summary.json', summary)
   print(table(config, summary))
   for path in diversity_figures.draw_all(config, summary):
     print(f'figure: {path}')

@@ -11,7 +11,6 @@ in turn; only ratios mean anything elsewhere.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -28,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 import gradiv
 from experiments import compiled
 from experiments import config as config_lib
+from experiments import records
 from experiments.config import flag
 from gradiv import weightings
 
@@ -169,12 +169,9 @@ def run(config: Config) -> dict:
             'config': dataclasses.asdict(config),
             'results': {str(size): ways for size, ways in results.items()}}
   if config.workdir:
-    folder = pathlib.Path(config.workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / '.overhead.json.partial'
-    partial.write_text(json.dumps(record, indent=1))
-    os.replace(partial, folder / 'overhead.json')
-    print(f'record: {folder / "overhead.json"}')
+    path = pathlib.Path(config.workdir) / 'overhead.json'
+    records.write_whole(path, record)
+    print(f'record: {path}')
   return record
 
 

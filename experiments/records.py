@@ -135,6 +135,17 @@ class Records:
                 f'{_MAX_WAITING} records wait in memory')
 
 
+def write_whole(path: str | os.PathLike, value: Any) -> None:
+  """Write a JSON file of its own: whole, or not at all."""
+  path = os.fspath(path)
+  folder, name = os.path.split(os.path.abspath(path))
+  os.makedirs(folder, exist_ok=True)
+  partial = os.path.join(folder, f'.{name}.partial')
+  with open(partial, 'w') as file:
+    json.dump(value, file, indent=1)
+  os.replace(partial, path)
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Return the records of a file, in its order.
 
