@@ -111,7 +111,8 @@ TABLE = (
   weighed('centered_clipping', w.centered_clipping(1.0), scales=False,
           gain=None),
   weighed('mixed_krum', w.nearest_neighbour_mixing(1, w.krum(1))),
-  weighed('minimum_diameter', w.minimum_diameter(2)),
+  # Several sets may share the pair that is farthest apart; the first counts.
+  weighed('minimum_diameter', w.minimum_diameter(2), permutes=False),
   weighed('max_neighbours', w.max_neighbours(0.9)),
   weighed('adasum', w.adasum(), permutes=False),
   # Its update is of the length of one gradient, whatever their lengths.
