@@ -34,7 +34,7 @@ def add_langevin_noise(
 
   Before the wire, with noise of each worker's own, B_S over n gradients
   becomes (M² + dσ²)/(G + dσ²/n), with M² the mean of ‖g_i‖², G = ‖ḡ‖² and d
-  coordinates. Noise that is common to the workers brings it down to one.
+  coordinates. Noise that is common to the workers takes it towards one.
 
   >>> tx = add_langevin_noise(0.1, key=jax.random.key(0))
   >>> noise, _ = tx.update(jnp.zeros(1000), tx.init(jnp.zeros(1000)))

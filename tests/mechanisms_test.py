@@ -72,9 +72,9 @@ class MomentsTest(parameterized.TestCase):
       update = helpers.on_workers(
         lambda g, s: tx.update(g, s)[0], rows, tx.init(rows), axis, backend,
         out_axes=0)['a']
-      expected = update if workers == 16 and expected is None else expected
-      if workers == 16:
-        np.testing.assert_allclose(update, expected, 1e-6, err_msg=name)
+      # Worker by worker, whether there are 8 or 16 of them.
+      expected = update[:8] if expected is None else expected
+      np.testing.assert_allclose(update[:8], expected, 1e-6, err_msg=name)
 
   @parameterized.named_parameters(*EACH)
   def test_without_an_axis_all_workers_draw_alike(self, make):
