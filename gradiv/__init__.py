@@ -49,15 +49,18 @@ from gradiv.axes import map_workers as map_workers
 from gradiv.axes import replicate as replicate
 from gradiv.axes import worker_key as worker_key
 from gradiv.confidence import Interval as Interval
-from gradiv.dropconnect import DropUpdatesState as DropUpdatesState
+from gradiv.draws import DrawState as DrawState
 from gradiv.dropconnect import drop_connect as drop_connect
 from gradiv.dropconnect import drop_updates as drop_updates
 from gradiv.gram import combine as combine
 from gradiv.gram import pairwise_cosine as pairwise_cosine
 from gradiv.gram import worker_gram as worker_gram
-from gradiv.langevin import AddLangevinNoiseState as AddLangevinNoiseState
+from gradiv.langevin import (
+  PreconditionLangevinState as PreconditionLangevinState,
+)
 from gradiv.langevin import add_langevin_noise as add_langevin_noise
 from gradiv.langevin import langevin_stddev as langevin_stddev
+from gradiv.langevin import precondition_langevin as precondition_langevin
 from gradiv.metrics import Estimate as Estimate
 from gradiv.metrics import adascale_gain as adascale_gain
 from gradiv.metrics import batch_penalty as batch_penalty

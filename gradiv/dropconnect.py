@@ -6,25 +6,13 @@ another network at each draw, whose gradient is that of another loss.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, checks
-
-
-class DropUpdatesState(NamedTuple):
-  """State of `drop_updates`.
-
-  Attributes:
-    count: Steps so far.
-    rng_key: The key.
-  """
-
-  count: jax.Array
-  rng_key: jax.Array
+from gradiv import axes, checks, draws
 
 
 def drop_updates(
@@ -37,9 +25,9 @@ def drop_updates(
   """Set each coordinate to zero with probability `rate`.
 
   u = D g, D diagonal with independent entries: 0 with probability p, else 1,
-  or 1/(1 − p) with `rescale`. Before the wire, with masks of each worker's own,
-  1/B_S becomes (1 − p)/B_S + p/n over n gradients. Without `rescale`, as in the
-  paper, the mean step is (1 − p) times as long.
+  or 1/(1 − p) with `rescale`. What that does to B_S tells
+  `drop_updates_bound`. Without `rescale`, as in the paper, the mean step is
+  (1 − p) times as long.
 
   >>> tx = drop_updates(0.5, key=jax.random.key(0))
   >>> update, _ = tx.update(jnp.ones(8), tx.init(jnp.ones(8)))
@@ -51,32 +39,22 @@ def drop_updates(
 
   Args:
     rate: p, from 0 to below 1.
-    key: Folded by the step, the worker and the leaf.
-    axis_name: The workers, each with a mask of its own; None for one mask
-      common to all, behind the wire.
+    key: Folded by the step, the leaf, and the worker or the example.
+    axis_name: The workers, or examples, each with a mask of its own. With the
+      extra argument ``update(..., example_index=i)`` the mask is tied to
+      example i instead. With neither, it is common to all.
     rescale: Divide by 1 − p, so that the mean stays.
 
   Raises:
-    ValueError: On a bad argument.
+    ValueError: On a bad argument; and, while tracing, where jax knows of an
+      axis along which updates differ and the mask would not.
   """
   _check_rate(rate)
-  if axis_name is not None:
-    axes.names_of(axis_name)
-
-  def init_fn(params):
-    del params
-    return DropUpdatesState(jnp.zeros((), jnp.int32), key)
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del params, extra_args
-    step_key = jax.random.fold_in(state.rng_key, state.count)
-    if axis_name is not None:
-      step_key = axes.worker_key(step_key, axis_name)
-    dropped = _drop(step_key, updates, rate, rescale, lambda path: True)
-    return dropped, DropUpdatesState(
-      optax.safe_increment(state.count), state.rng_key)
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return draws.transformation(
+    'drop_updates',
+    lambda key, updates, count: draws.map_leaves(
+      lambda key, g: _drop(key, g, rate, rescale), key, updates),
+    key, axis_name)
 
 
 def drop_connect(
@@ -109,21 +87,17 @@ def drop_connect(
     ValueError: On a bad rate.
   """
   _check_rate(rate)
-  return _drop(key, params, rate, True, mask or (lambda path: True))
+  takes_part = jax.tree_util.tree_map_with_path(
+    lambda path, x: mask is None or bool(mask(path)), params)
+  return draws.map_leaves(
+    lambda key, w, drops: _drop(key, w, rate, True) if drops else w,
+    key, params, takes_part)
 
 
-def _drop(key, tree, rate, rescale, takes_part):
+def _drop(key, x, rate, rescale):
+  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
   scale = 1 / (1 - rate) if rescale else 1.
-
-  def drop(i, path, x):
-    if not takes_part(path):
-      return x
-    keep = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, x.shape)
-    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), 0).astype(x.dtype)
-
-  paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  return treedef.unflatten(
-    drop(i, path, x) for i, (path, x) in enumerate(paths))
+  return jnp.where(keep, x * jnp.asarray(scale, x.dtype), 0).astype(x.dtype)
 
 
 def _check_rate(rate):

@@ -1,4 +1,16 @@
-"""Langevin dynamics: Gaussian noise on gradients, and how large it is."""
+"""Langevin dynamics: Gaussian noise on gradients, and how large it is.
+
+Written for the step w ← w − γ u that optax takes, at a temperature T: of the
+density exp(−U(w)/T), with U the loss.
+
+  unadjusted, SGLD  u = g + σξ                         σ² = 2T/γ
+  underdamped       v ← βv + g + σξ, u = v             σ² = 2T (1 − β)/γ
+  preconditioned    u = P g + σ√P ξ, P = 1/(√ν + ε)    σ² = 2T/γ
+
+Welling and Teh write ε/2 for γ, so that the noise of a step has variance ε;
+here too it has: γ²σ² = 2γT. Where the noise is added by each of n workers
+before the wire, their mean has a variance of σ²/n: take σ√n.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,21 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, checks
+from gradiv import axes, checks, draws
 
 Stddev = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
-
-
-class AddLangevinNoiseState(NamedTuple):
-  """State of `add_langevin_noise`.
-
-  Attributes:
-    count: Steps so far.
-    rng_key: The key.
-  """
-
-  count: jax.Array
-  rng_key: jax.Array
 
 
 def add_langevin_noise(
@@ -30,11 +30,10 @@ def add_langevin_noise(
   key: jax.Array,
   axis_name: axes.AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Add Gaussian noise to each coordinate: u = g + ξ, ξ ~ N(0, σ²).
+  """Add Gaussian noise to each coordinate: u = g + σξ, ξ ~ N(0, 1).
 
-  Before the wire, with noise of each worker's own, B_S over n gradients
-  becomes (M² + dσ²)/(G + dσ²/n), with M² the mean of ‖g_i‖², G = ‖ḡ‖² and d
-  coordinates. Noise that is common to the workers takes it towards one.
+  What that does to B_S tells `langevin_noise_bound`: noise of each worker's
+  own, or each example's, raises it; noise that is common takes it towards one.
 
   >>> tx = add_langevin_noise(0.1, key=jax.random.key(0))
   >>> noise, _ = tx.update(jnp.zeros(1000), tx.init(jnp.zeros(1000)))
@@ -45,41 +44,95 @@ def add_langevin_noise(
   Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4.
 
   Args:
-    stddev: σ, or a schedule of it. To sample at a temperature, behind the
-      wire, see `langevin_stddev`.
-    key: Folded by the step, the worker and the leaf.
-    axis_name: The workers, each with noise of its own; None for noise that is
-      common to all, behind the wire.
+    stddev: σ, or a schedule of it. To sample at a temperature, see
+      `langevin_stddev`.
+    key: Folded by the step, the leaf, and the worker or the example.
+    axis_name: The workers, or examples, each with noise of its own. With the
+      extra argument ``update(..., example_index=i)`` the noise is tied to
+      example i instead. With neither it is common to all: behind the wire.
+
+  Raises:
+    ValueError: On a bad argument; and, while tracing, where jax knows of an
+      axis along which updates differ and the noise would not.
+  """
+  _check_stddev(stddev)
+
+  def draw(key, updates, count):
+    return draws.map_leaves(
+      lambda key, g: _add(g, _noise(key, g, stddev, count)), key, updates)
+
+  return draws.transformation('add_langevin_noise', draw, key, axis_name)
+
+
+class PreconditionLangevinState(NamedTuple):
+  """State of `precondition_langevin`.
+
+  Attributes:
+    count: Steps so far.
+    rng_key: The key.
+    nu: Averages of the squared gradient, at least float32.
+  """
+
+  count: jax.Array
+  rng_key: jax.Array
+  nu: optax.Updates
+
+
+def precondition_langevin(
+  stddev: Stddev,
+  *,
+  key: jax.Array,
+  decay: float = 0.99,
+  eps: float = 1e-5,
+) -> optax.GradientTransformationExtraArgs:
+  """Precondition the gradient, and noise with it: u = P g + σ√P ξ.
+
+  P = 1/(√ν + ε), ν ← αν + (1 − α) g²: pSGLD without its term Γ, the
+  derivative of P, which vanishes as α goes to one.
+
+  >>> tx = precondition_langevin(0., key=jax.random.key(0), decay=0., eps=1.)
+  >>> update, _ = tx.update(jnp.array([3.]), tx.init(jnp.array([0.])))
+  >>> update.tolist()
+  [0.75]
+
+  Li et al., `Preconditioned Stochastic Gradient Langevin Dynamics for Deep
+  Neural Networks <https://arxiv.org/abs/1512.07666>`_, 2016.
+
+  Args:
+    stddev: σ, or a schedule of it, as `langevin_stddev` gives it.
+    key: Folded by the step and the leaf: this stands behind the wire, and is
+      common to the workers.
+    decay: α, from 0 to below 1.
+    eps: ε, positive.
 
   Raises:
     ValueError: On a bad argument.
   """
-  if not callable(stddev) and not isinstance(stddev, jax.Array):
-    checks.within('stddev', stddev, 0, float('inf'))
-  if axis_name is not None:
-    axes.names_of(axis_name)
+  _check_stddev(stddev)
+  checks.positive('eps', eps)
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay={decay!r}: must be from 0 to below 1')
 
   def init_fn(params):
-    del params
-    return AddLangevinNoiseState(jnp.zeros((), jnp.int32), key)
+    nu = jax.tree.map(lambda x: jnp.zeros(
+      x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+    return PreconditionLangevinState(*draws.init(key), nu)
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    sigma = stddev(state.count) if callable(stddev) else stddev
-    step_key = jax.random.fold_in(state.rng_key, state.count)
-    if axis_name is not None:
-      step_key = axes.worker_key(step_key, axis_name)
+    nu = jax.tree.map(
+      lambda nu, g: decay * nu + (1 - decay) * g.astype(nu.dtype)**2,
+      state.nu, updates)
+    drawn = draws.DrawState(state.count, state.rng_key)
 
-    def add(i, g):
-      # Drawn in at least float32, and rounded once.
-      wide = jnp.promote_types(g.dtype, jnp.float32)
-      noise = jax.random.normal(jax.random.fold_in(step_key, i), g.shape, wide)
-      return (g + jnp.asarray(sigma, wide) * noise).astype(g.dtype)
+    def one(key, g, nu):
+      scale = 1 / (jnp.sqrt(nu) + eps)
+      noise = _noise(key, g, stddev, state.count)
+      return (scale * g + jnp.sqrt(scale) * noise).astype(g.dtype)
 
-    leaves, treedef = jax.tree.flatten(updates)
-    updates = treedef.unflatten(add(i, g) for i, g in enumerate(leaves))
-    return updates, AddLangevinNoiseState(
-      optax.safe_increment(state.count), state.rng_key)
+    updates = draws.map_leaves(
+      one, draws.key_of(drawn, 'precondition_langevin'), updates, nu)
+    return updates, PreconditionLangevinState(*draws.next_step(drawn), nu)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -87,12 +140,15 @@ def add_langevin_noise(
 def langevin_stddev(
   learning_rate: float | Callable[[jax.Array], jax.typing.ArrayLike],
   temperature: float = 1.0,
+  *,
+  momentum: float = 0.0,
+  num_workers: int = 1,
 ) -> Stddev:
   """Compute the σ at which SGD on a potential U samples exp(−U/T).
 
-  σ = √(2T/γ): the step −γ (∇U + ξ) then adds N(0, 2γT), as the unadjusted
-  Langevin algorithm does. With the gradient of the mean of n losses, whose sum
-  is U, the temperature in these units is T/n.
+  σ = √(2T (1 − β) n/γ), for steps γ that are small: the table of conventions
+  is at the head of this module. With the gradient of the mean of N losses,
+  whose sum is U, the temperature in these units is T/N.
 
   >>> langevin_stddev(0.5)
   2.0
@@ -100,18 +156,39 @@ def langevin_stddev(
   4.0
 
   Welling and Teh, `Bayesian Learning via Stochastic Gradient Langevin Dynamics
-  <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011,
-  write ε/2 for γ.
+  <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011.
 
   Args:
     learning_rate: γ, or a schedule of it: σ is then one, too.
     temperature: T.
+    momentum: β of `optax.trace` behind the noise: underdamped.
+    num_workers: n, where each adds noise of its own before their mean.
 
   Raises:
     ValueError: On a bad argument.
   """
   checks.within('temperature', temperature, 0, float('inf'))
+  checks.count('num_workers', num_workers, 1)
+  if not 0 <= momentum < 1:
+    raise ValueError(f'momentum={momentum!r}: must be from 0 to below 1')
+  variance = 2 * temperature * (1 - momentum) * num_workers
   if callable(learning_rate):
-    return lambda count: jnp.sqrt(2 * temperature / learning_rate(count))
+    return lambda count: jnp.sqrt(variance / learning_rate(count))
   checks.positive('learning_rate', learning_rate)
-  return (2 * temperature / learning_rate) ** 0.5
+  return (variance / learning_rate) ** 0.5
+
+
+def _check_stddev(stddev):
+  if not callable(stddev) and not isinstance(stddev, jax.Array):
+    checks.within('stddev', stddev, 0, float('inf'))
+
+
+def _noise(key, g, stddev, count):
+  # Drawn in at least float32, and rounded once, with the sum.
+  wide = jnp.promote_types(g.dtype, jnp.float32)
+  sigma = stddev(count) if callable(stddev) else stddev
+  return jnp.asarray(sigma, wide) * jax.random.normal(key, g.shape, wide)
+
+
+def _add(g, noise):
+  return (g + noise).astype(g.dtype)
