@@ -69,16 +69,36 @@ from gradiv.metrics import (
   bound_without_replacement as bound_without_replacement,
 )
 from gradiv.metrics import coherence as coherence
+from gradiv.metrics import drop_updates_bound as drop_updates_bound
 from gradiv.metrics import estimate as estimate
 from gradiv.metrics import gradient_diversity as gradient_diversity
 from gradiv.metrics import inverse_batch_size_bound as inverse_batch_size_bound
+from gradiv.metrics import langevin_noise_bound as langevin_noise_bound
 from gradiv.metrics import noise_scale as noise_scale
 from gradiv.metrics import norm_test_batch_size as norm_test_batch_size
+from gradiv.metrics import quantized_bound as quantized_bound
 from gradiv.metrics import steps_factor as steps_factor
 from gradiv.moments import Moments as Moments
 from gradiv.moments import by_layer as by_layer
 from gradiv.moments import merge_moments as merge_moments
 from gradiv.moments import worker_moments as worker_moments
+from gradiv.quantization import (
+  AggregateByLowRankState as AggregateByLowRankState,
+)
+from gradiv.quantization import (
+  AggregateByQuantizedMeanState as AggregateByQuantizedMeanState,
+)
+from gradiv.quantization import ErrorFeedbackState as ErrorFeedbackState
+from gradiv.quantization import aggregate_by_low_rank as aggregate_by_low_rank
+from gradiv.quantization import (
+  aggregate_by_quantized_mean as aggregate_by_quantized_mean,
+)
+from gradiv.quantization import keep_signs as keep_signs
+from gradiv.quantization import keep_top_k as keep_top_k
+from gradiv.quantization import quantize_updates as quantize_updates
+from gradiv.quantization import quantized_sq_norm as quantized_sq_norm
+from gradiv.quantization import stochastic_quantize as stochastic_quantize
+from gradiv.quantization import with_error_feedback as with_error_feedback
 from gradiv.slices import gather_leaves as gather_leaves
 from gradiv.slices import slice_leaves as slice_leaves
 from gradiv.tracking import TrackMomentsState as TrackMomentsState

@@ -194,6 +194,85 @@ def norm_test_batch_size(estimate: Estimate, theta: Scalar) -> jax.Array:
   return noise_scale(estimate) / jnp.square(theta)
 
 
+def drop_updates_bound(
+  estimate: Estimate, rate: Scalar, num_examples: Scalar, *,
+  draws: str = 'tied',
+) -> jax.Array:
+  """Predict B_S where `drop_updates` masks each example's gradient.
+
+  'tied': 1/B = (1 − p)/B_S + p/n; 'fresh': B_S/(1 − p); 'shared': B_S.
+
+  >>> float(drop_updates_bound(Estimate(1., 1.), 0.5, 4, draws='fresh'))
+  4.0
+
+  Args:
+    estimate: Of the gradients as they are.
+    rate: p; to rescale by 1/(1 − p) changes nothing.
+    num_examples: n, of the set that batches are drawn from with replacement.
+    draws: 'tied' to the example, which draws alike each time that a step's
+      batch holds it (Yin et al. 2018, equation 10); 'fresh' each time; or
+      'shared' by the whole batch.
+
+  Raises:
+    ValueError: On a bad `draws`.
+  """
+  square = estimate.sq_norm + estimate.variance
+  odds = rate / (1 - jnp.asarray(rate, jnp.float32))
+  return _noisy_bound(estimate, odds * square, num_examples, draws,
+                      shared=odds * estimate.sq_norm)
+
+
+def langevin_noise_bound(
+  estimate: Estimate, stddev: Scalar, num_parameters: int,
+  num_examples: Scalar, *, draws: str = 'tied',
+) -> jax.Array:
+  """Predict B_S where `add_langevin_noise` acts on each example's gradient.
+
+  With M² = G + S and d parameters, 'tied': (M² + dσ²)/(G + dσ²/n); 'fresh':
+  (M² + dσ²)/G; 'shared': (M² + dσ²)/(G + dσ²), towards one. Yin et al. 2018,
+  equation 11; for the arguments see `drop_updates_bound`.
+
+  >>> float(langevin_noise_bound(Estimate(1., 3.), 1., 6, 6))
+  5.0
+  """
+  added = num_parameters * jnp.square(jnp.asarray(stddev, jnp.float32))
+  return _noisy_bound(estimate, added, num_examples, draws, shared=added)
+
+
+def quantized_bound(
+  estimate: Estimate, sq_norm: Scalar, num_examples: Scalar, *,
+  draws: str = 'tied',
+) -> jax.Array:
+  """Predict B_S where each example's gradient is rounded without bias.
+
+  'tied': 1/B = 1/n + (1/B_S − 1/n) M²/q; 'fresh': q/G. Yin et al. 2018,
+  equation 12, where q is the mean of ‖g_i‖₂‖g_i‖₁.
+
+  >>> float(quantized_bound(Estimate(1., 3.), 8., 4, draws='fresh'))
+  8.0
+
+  Args:
+    estimate: Of the gradients as they are.
+    sq_norm: q, the mean over the examples of what `quantized_sq_norm` gives.
+    num_examples: n.
+    draws: 'tied' or 'fresh', as there. Shared draws have no such form.
+  """
+  added = sq_norm - (estimate.sq_norm + estimate.variance)
+  return _noisy_bound(estimate, added, num_examples, draws)
+
+
+def _noisy_bound(estimate, added, num_examples, draws, shared=None):
+  """B_S where noise of no bias adds to each ‖g_i‖², and this to ‖∇F‖²."""
+  in_common = {'tied': added / num_examples, 'fresh': 0.}
+  if shared is not None:
+    in_common['shared'] = shared
+  if draws not in in_common:
+    raise ValueError(f'draws={draws!r}: must be one of {tuple(in_common)}')
+  signal = estimate.sq_norm + in_common[draws]
+  total = estimate.sq_norm + estimate.variance + added
+  return 1 / _share(signal, total - signal)
+
+
 def _share(signal, noise):
   """signal / (signal + noise) in [0, 1]; 1 where both are zero."""
   signal, noise = jnp.maximum(signal, 0.), jnp.maximum(noise, 0.)

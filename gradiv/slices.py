@@ -83,16 +83,23 @@ def scatter(
     admitted: What `wire.admit` gives.
     extra: Trees like the gradient, the same on each worker: sliced in place.
   """
-  grads, wire = admitted.grads, admitted.wire
-  leaves = jax.tree.leaves(grads)
-  buckets = _plan(jax.tree_util.tree_leaves_with_path(grads), wire)
-  names = wire.names('axis_name')
+  leaves, names = jax.tree.leaves(admitted.grads), admitted.wire.names(
+    'axis_name')
+  met = plan(admitted)
   send = lambda flat: lax.all_to_all(flat, names, 0, 0, tiled=True)
   others = [jax.tree.leaves(tree) for tree in extra]
+  return dataclasses.replace(
+    met,
+    rows=tuple(send(pack(leaves, b, names)) for b in met.buckets),
+    extra=tuple(_own_rows(others, leaves, b, names) for b in met.buckets))
+
+
+def plan(admitted: wires.Admitted) -> Slices:
+  """Decide what travels together; nothing does yet."""
+  grads = admitted.grads
+  buckets = _plan(jax.tree_util.tree_leaves_with_path(grads), admitted.wire)
   return Slices(
-    wire, jax.eval_shape(lambda: grads), buckets,
-    tuple(send(_pack(leaves, b, names)) for b in buckets),
-    tuple(_own_rows(others, leaves, b, names) for b in buckets),
+    admitted.wire, jax.eval_shape(lambda: grads), buckets, (), (),
     admitted.is_finite, admitted.num_left_out)
 
 
@@ -103,12 +110,19 @@ def gather(met: Slices, parts: Sequence[jax.Array]) -> optax.Updates:
     met: What they were computed from.
     parts: [d] for each bucket.
   """
+  like = jax.tree.leaves(met.like)
+  names = met.wire.names('axis_name')
+  return unpack(met, [
+    gather_flat(part.astype(like[bucket.pieces[0].leaf].dtype), names)
+    for bucket, part in zip(met.buckets, parts)])
+
+
+def unpack(met: Slices, flats: Sequence[jax.Array]) -> optax.Updates:
+  """Make a tree of the whole of each bucket, padding included."""
   like, treedef = jax.tree.flatten(met.like)
   leaves = [[] for _ in like]
-  names = met.wire.names('axis_name')
-  for bucket, part in zip(met.buckets, parts):
-    dtype = like[bucket.pieces[0].leaf].dtype
-    flat, place = _gather_flat(part.astype(dtype), names), 0
+  for bucket, flat in zip(met.buckets, flats):
+    place = 0
     for leaf, start, stop in bucket.pieces:
       leaves[leaf].append(flat[place:place + stop - start])
       place += stop - start
@@ -152,7 +166,7 @@ def gather_leaves(parts: Any, like: Any, axis_name: axes.AxisName) -> Any:
   """
   names = axes.names_of(axis_name)
   whole = lambda part, x: (
-    _gather_flat(part, names)[:x.size].reshape(x.shape))
+    gather_flat(part, names)[:x.size].reshape(x.shape))
   return jax.tree.map(whole, parts, like)
 
 
@@ -186,7 +200,8 @@ def _deal(flat, names):
   return jnp.pad(flat, (0, n * width - flat.size)).reshape(n, width)
 
 
-def _pack(leaves, bucket, names):
+def pack(leaves, bucket: Bucket, names: tuple[str, ...]) -> jax.Array:
+  """Cut what travels together into one row a worker: [n, d]."""
   return _deal(_concatenate(
     [leaves[i].ravel()[start:stop] for i, start, stop in bucket.pieces]),
     names)
@@ -198,13 +213,14 @@ def _concatenate(flat):
 
 def _own_rows(trees, like, bucket, names):
   own = lambda leaves: lax.dynamic_index_in_dim(
-    _pack(leaves, bucket, names), lax.axis_index(names), keepdims=False)
+    pack(leaves, bucket, names), lax.axis_index(names), keepdims=False)
   rows = [own(leaves) for leaves in trees]
   return (jnp.stack(rows) if rows
           else jnp.zeros((0, 0), like[bucket.pieces[0].leaf].dtype))
 
 
-def _gather_flat(x, names):
+def gather_flat(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+  """Concatenate the workers' vectors."""
   # Axis by axis, the last first: under vmap, all_gather takes no tuple.
   for name in reversed(names):
     x = compat.all_gather_common(x, name)

@@ -135,14 +135,20 @@ def admit(grads: optax.Updates, wire: Wire) -> Admitted:
 
 def is_finite(grads: optax.Updates, wire: Wire) -> jax.Array:
   """Tell whether this worker's gradient, all shards of it, can take part."""
-  total = jnp.float32(0)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-    square = moments.sq_norm(leaf)
-    total += square if wire.shards(path) else square / wire.num_shards
+  total = own_sq_norm(grads, wire)
   if wire.sharded_over is not None:
     names = wire.names('sharded_over')
     total = lax.psum(axes.as_private(total, names), names)
   return moments.is_finite(total)
+
+
+def own_sq_norm(grads: optax.Updates, wire: Wire) -> jax.Array:
+  """Compute what, added up over the shards, is the squared norm."""
+  total = jnp.float32(0)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    square = moments.sq_norm(leaf)
+    total += square if wire.shards(path) else square / wire.num_shards
+  return total
 
 
 def mean_of_finite(
