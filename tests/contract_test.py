@@ -77,6 +77,15 @@ TABLE = (
     0.3, key=KEY, axis_name=axis), aggregates=False, permutes=False),
   Row('langevin_noise', lambda axis: gradiv.add_langevin_noise(
     0.1, key=KEY, axis_name=axis), aggregates=False, permutes=False),
+  Row('quantize_updates', lambda axis: gradiv.quantize_updates(
+    2, key=KEY, axis_name=axis), aggregates=False, permutes=False),
+  *(Row(f'quantized_mean_{bits}', functools.partial(
+      gradiv.aggregate_by_quantized_mean, bits, key=KEY),
+      # Rounded by draws of the worker and of the place.
+      permutes=False, flips=False, gain=None, leaves_out=False)
+    for bits in (8, 4)),
+  Row('low_rank', lambda axis: gradiv.aggregate_by_low_rank(
+    1, axis, key=KEY), gain=None),
   *(agreed(combine, combine=combine) for combine in weightings.COMBINE),
   agreed('shuffled', key=KEY),
   agreed('any_anchor', num_anchors=8),
@@ -174,15 +183,20 @@ def spoiled(grads, bad):
 @functools.cache
 def program(row, axis, backend):
   """One step of all workers, compiled once for all inputs of a shape."""
-  tx = row.make(axis)
-  return tx, gradiv.map_workers(
-    lambda g, s: tx.update(g, s, None, unknown=1), axis, in_axes=(0, None),
+  tx, traces = row.make(axis), []
+
+  def fn(g, s):
+    traces.append(1)
+    return tx.update(g, s, None, unknown=1)
+
+  return tx, traces, gradiv.map_workers(
+    fn, axis, in_axes=(0, None),
     out_axes=(None if row.aggregates else 0, None), backend=backend)
 
 
 def update(row, grads, axis='workers', backend='vmap'):
   """One step; the updates of all workers and the common state."""
-  tx, mapped = program(row, axis, backend)
+  tx, _, mapped = program(row, axis, backend)
   return mapped(grads, tx.init(params(jax.tree.leaves(grads)[0].dtype)))
 
 
@@ -214,19 +228,13 @@ class ContractTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*ROWS)
   def test_compiles_once(self, row):
-    tx, traces = row.make('workers'), []
-
-    def fn(g, s):
-      traces.append(1)
-      return tx.update(g, s)
-
-    mapped = gradiv.map_workers(
-      fn, 'workers', in_axes=(0, None),
-      out_axes=(None if row.aggregates else 0, None))
+    tx, traces, mapped = program(row, 'workers', 'vmap')
     state = tx.init(params())
-    for _ in range(3):
+    _, state = mapped(gradients(), state)
+    before = len(traces)
+    for _ in range(2):
       _, state = mapped(gradients(), state)
-    self.assertLen(traces, 1)
+    self.assertLen(traces, before)
 
   @parameterized.named_parameters(
     *[(row.name, row) for row in TABLE if row.permutes])

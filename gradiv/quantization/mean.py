@@ -120,10 +120,11 @@ def aggregate_by_quantized_mean(
     admitted = wires.admit(updates, wire)
     n = axes.num_workers(names)
     drawn = draws.DrawState(state.count, state.rng_key)
-    total, across = admitted.grads, jnp.float32(0)
     if n > 1:
       total, across = exchange(
         admitted, draws.key_of(drawn, 'aggregate_by_quantized_mean'))
+    else:
+      total, across = lax.psum(admitted.grads, names), jnp.float32(0)
     squares = wires.own_sq_norm(admitted.grads, wire).astype(jnp.float32)
     # One all-reduce of n + 3 numbers.
     flags, squares, across = wires.sum_over(
