@@ -10,14 +10,10 @@ Steps are taken in chunks of fixed length, one compiled scan each; between two
 chunks the run evaluates, records, saves, and listens to signals.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
 import time
-import zlib
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,112 +23,15 @@ from jax import lax
 
 import gradiv
 from experiments import checkpoints, progress, records, stopping
-
-Lane = dict[str, jax.Array]
+from experiments.programs import Program as Program
+from experiments.programs import Schedule as Schedule
+from experiments.programs import Workers as Workers
+from experiments.programs import common as common
+from experiments.programs import key_for as key_for
 
 
 class OtherRunError(ValueError):
   """The folder holds a run of another configuration."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """What the lanes of a run do, as pure functions.
-
-  Attributes:
-    lanes: Hyperparameters [L, ...] of each lane; 'seed' and 'order' among
-      them, the row of `fetch` whose batches the lane takes.
-    data: Arrays common to all lanes, on the device.
-    init: lane -> params.
-    make_optimizer: lane -> optax transformation, under `axis_name`.
-    fetch: steps [K] -> what a batch is made of on the host: a tree of arrays
-      [orders, K, batch size, ...], of indices or of examples.
-    batch: (data, lane, rows [b, ...]) -> a worker's batch.
-    loss: (params, batch, key) -> the mean loss over the batch.
-    evaluate: (data, lane, params) -> dict of scalars.
-    read: opt_state -> dict of scalars to record.
-    compare: params of all lanes -> dict of arrays to record.
-  """
-
-  lanes: Lane
-  data: Any
-  init: Callable
-  make_optimizer: Callable
-  fetch: Callable
-  batch: Callable
-  loss: Callable
-  evaluate: Callable
-  read: Callable = lambda opt_state: {}
-  compare: Callable = lambda params: {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """How long a run is, and how often it looks up.
-
-  Attributes:
-    steps: In all; a multiple of `every`.
-    every: Steps of a chunk: between two evaluations and records.
-    save_seconds: Least time between two checkpoints; a signal and the end
-      save at once.
-  """
-
-  steps: int
-  every: int
-  save_seconds: float = 20.0
-
-  def __post_init__(self):
-    if self.every < 1 or self.steps < 1 or self.steps % self.every:
-      raise ValueError(
-        f'steps={self.steps}, every={self.every}: must be positive, and steps '
-        'a multiple of every'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class Workers:
-  """Who computes: how many workers, on which backend, how many lanes at once.
-
-  With lanes_at_once = 0 all lanes are vmapped; else so many, one group after
-  the other within each step.
-  """
-
-  num_workers: int = 1
-  backend: str = 'vmap'
-  lanes_at_once: int = 0
-
-  @property
-  def axis_name(self) -> gradiv.AxisName:
-    """Two names where a backend puts several workers on a device."""
-    single = self.backend == 'vmap' or self.num_workers <= jax.device_count()
-    return 'workers' if single else ('devices', 'workers')
-
-  def over_lanes(self, fn: Callable, *trees: Any) -> Any:
-    """Apply `fn` to each lane."""
-    if not self.lanes_at_once:
-      return jax.vmap(fn)(*trees)
-    return lax.map(lambda lane: fn(*lane), trees,
-                   batch_size=self.lanes_at_once)
-
-  def split(self, tree: Any) -> Any:
-    """Deal batches out: [orders, K, W·b, ...] to [W, K, orders, b, ...]."""
-    def deal(x):
-      orders, steps, size, *rest = x.shape
-      if size % self.num_workers:
-        raise ValueError(
-          f'batch_size={size}: must be a multiple of '
-          f'num_workers={self.num_workers}'
-        )
-      x = x.reshape(orders, steps, self.num_workers, -1, *rest)
-      return np.moveaxis(x, (2, 1, 0), (0, 1, 2))
-
-    return jax.tree.map(deal, tree)
-
-
-def key_for(seed: jax.Array, purpose: str) -> jax.Array:
-  """Make the key of a seed for one purpose; purposes do not share streams."""
-  tag = zlib.crc32(purpose.encode())
-  return jax.random.fold_in(jax.random.key(seed), tag)
 
 
 def train(
@@ -159,7 +58,8 @@ def train(
     title: For the progress line.
 
   Returns:
-    The final state: a dict of 'params' and 'opt_state', with lanes leading.
+    The final state: a dict of 'params' and 'opt_state', with lanes leading; of
+    what is private, that which `evaluate` and `read` see.
 
   Raises:
     OtherRunError: Where `workdir` holds a run of another config.
@@ -168,9 +68,9 @@ def train(
   stop = stopping.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
-  first, state = _begin(program, store, config)
+  first, state = _begin(program, workers, store, config)
   if first >= schedule.steps:
-    return state
+    return common(program, state)
   chunk, evaluate = _compile(program, workers)
   fetch = lambda at: workers.split(
     program.fetch(np.arange(at, at + schedule.every)))
@@ -194,25 +94,31 @@ def train(
         pending = None
         log.sync()
         store.save(at + schedule.every, state, {'config': config},
-                   finite=_can_go_on(state['params']))
+                   finite=_can_go_on(common(program, state)['params']))
         saved = time.monotonic()
       bar.update(schedule.every)
       if asked:
         stop.check()
-  return state
+  return common(program, state)
 
 
-def _begin(program, store, config):
+def _begin(program, workers, store, config):
   """Restore the newest state, or make the first."""
   def create(lane):
     params = program.init(lane)
     return {'params': params,
             'opt_state': program.make_optimizer(lane).init(params)}
 
-  create = jax.jit(jax.vmap(create))
-  restored = store.restore(jax.eval_shape(create, program.lanes))
+  @jax.jit
+  def create_all(lanes):
+    state = jax.vmap(create)(lanes)
+    return state | {
+      name: gradiv.replicate(state[name], workers.num_workers)
+      for name in program.private}
+
+  restored = store.restore(jax.eval_shape(create_all, program.lanes))
   if restored is None:
-    return 0, create(program.lanes)
+    return 0, create_all(program.lanes)
   _check_config(restored.meta['config'], config, store)
   return restored.step, restored.state
 
@@ -264,15 +170,18 @@ def _compile(program, workers):
     state, losses = lax.scan(step, state, (times, rows))
     return state, losses.mean(0)
 
+  state_axes = {name: 0 if name in program.private else None
+                for name in ('params', 'opt_state')}
   mapped = gradiv.map_workers(
-    steps, axis, in_axes=(0, None, None, None, None), out_axes=None,
-    backend=workers.backend)
+    steps, axis, in_axes=(0, None, None, state_axes, None),
+    out_axes=(state_axes, None), backend=workers.backend)
 
   @jax.jit
   def metrics(data, lanes, state):
     def one(lane, state):
       return program.read(state['opt_state']) | program.evaluate(
         data, lane, state['params'])
+    state = common(program, state)
     return workers.over_lanes(one, lanes, state) | program.compare(
       state['params'])
 

@@ -16,7 +16,7 @@ from gradiv import axes, checks, draws
 
 
 def drop_updates(
-  rate: float,
+  rate: float | jax.Array,
   *,
   key: jax.Array,
   axis_name: axes.AxisName | None = None,
@@ -101,6 +101,8 @@ def _drop(key, x, rate, rescale):
 
 
 def _check_rate(rate):
+  if isinstance(rate, jax.Array):
+    return
   checks.within('rate', rate, 0, 1)
   if rate == 1:
     raise ValueError(f'rate={rate!r}: must be below 1')

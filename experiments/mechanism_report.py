@@ -1,0 +1,250 @@
+"""What the records of `--study=mechanisms` say: the tables and three figures.
+
+Reads records only, so that figures can be drawn again without training.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from experiments import mechanisms, records
+
+# Of a step, in units of what one example's gradient costs one worker.
+COMMUNICATION = tuple(2**k for k in range(2, 15))
+# What the paper found the best batch of plain SGD to be, on its cluster.
+PAPER_BEST_BATCH = 256
+
+
+def load(config, part: str) -> dict[str, np.ndarray]:
+  """Read a run: name -> [strength, rate, seed, record]; and 'step'."""
+  rows = records.read(pathlib.Path(config.workdir) / part / 'metrics.jsonl')
+  names = set.intersection(*(set(row) for row in rows)) - {'step'}
+  rates = len(config.learning_rates)
+  seeds = config.bits_seeds if part.startswith('wires') else config.num_seeds
+  run = {name: np.array([row[name] for row in rows], float).T.reshape(
+    -1, rates, seeds, len(rows)) for name in names}
+  return run | {'step': np.array([row['step'] for row in rows])}
+
+
+def steps_to(target: float, step: np.ndarray, accuracy: np.ndarray):
+  """Count steps until an accuracy [..., record] reaches a target.
+
+  Linear between two records; infinite where it is never reached.
+  """
+  reached = accuracy >= target
+  first = np.argmax(reached, -1)
+  at = lambda i: np.take_along_axis(accuracy, i[..., None], -1)[..., 0]
+  before = np.maximum(first - 1, 0)
+  rise = at(first) - at(before)
+  share = np.where(rise > 0, (target - at(before)) / np.where(
+    rise > 0, rise, 1), 0.)
+  steps = step[before] + share * (step[first] - step[before])
+  return np.where(reached.any(-1), steps, np.inf)
+
+
+def rounds(config) -> list[dict]:
+  """Count the steps of each cell, at the rate with the fewest."""
+  cells = []
+  for mechanism in mechanisms.mechanisms(config):
+    for size in config.batch_sizes:
+      run = load(config, f'{mechanism.name}/batch_{size:05d}')
+      accuracy = np.nan_to_num(run['accuracy'])
+      for target in config.target_accuracies:
+        counts = steps_to(target, run['step'], accuracy)
+        best = counts.mean(-1).argmin(-1)
+        for i, strength in enumerate(mechanism.strengths):
+          cells.append({
+            'mechanism': mechanism.name, 'strength': strength,
+            'batch_size': size, 'target': target,
+            'learning_rate': config.learning_rates[best[i]],
+            'steps': [_finite(x) for x in counts[i, best[i]]]})
+  return cells
+
+
+def arms(config) -> list[tuple[str, float]]:
+  """List (mechanism, strength), the plain mean first."""
+  return [(m.name, s) for m in mechanisms.mechanisms(config)
+          for s in m.strengths]
+
+
+def find(cells, arm, target) -> dict[int, np.ndarray]:
+  """Find the steps of an arm: batch size -> [seed]; where it got there."""
+  found = {c['batch_size']: c['steps'] for c in cells
+           if (c['mechanism'], c['strength']) == arm
+           and c['target'] == target}
+  return {size: np.array(steps) for size, steps in found.items()
+          if None not in steps}
+
+
+def times(config, cells, arm, target, cost) -> dict[int, np.ndarray]:
+  """Model the time, steps × (communication + batch/workers): [seed]."""
+  return {size: steps * (cost + size / config.num_workers)
+          for size, steps in find(cells, arm, target).items()}
+
+
+def best_batch(times_of_arm: dict[int, np.ndarray]) -> int | None:
+  """Choose the batch of the least time."""
+  return min(times_of_arm, key=lambda size: times_of_arm[size].mean(),
+             default=None)
+
+
+def reference_cost(config, cells, target) -> int:
+  """Choose the cost of a step's communication that fits the paper's cluster.
+
+  That is, the middle one of those at which the best batch of the plain mean is
+  that of the paper, or, where there is none, is nearest to it.
+  """
+  plain = arms(config)[0]
+  sizes = {cost: best_batch(times(config, cells, plain, target, cost))
+           for cost in COMMUNICATION}
+  if None in sizes.values():
+    return COMMUNICATION[len(COMMUNICATION) // 2]
+  gap = {cost: abs(np.log2(size / PAPER_BEST_BATCH))
+         for cost, size in sizes.items()}
+  fits = [cost for cost in COMMUNICATION if gap[cost] == min(gap.values())]
+  return fits[len(fits) // 2]
+
+
+def compare(config, cells, cost) -> list[dict]:
+  """Compare the time of each arm, at its best batch, to the plain mean's."""
+  rows, plain = [], arms(config)[0]
+  for target in config.target_accuracies:
+    base = times(config, cells, plain, target, cost)
+    for arm in arms(config):
+      own = times(config, cells, arm, target, cost)
+      size = best_batch(own)
+      row = {'mechanism': arm[0], 'strength': arm[1], 'target': target,
+             'best_batch': size, 'share_of_plain': [None, None]}
+      if own and base:
+        row['share_of_plain'] = stats(own[size] / base[best_batch(base)])
+        row['steps'] = stats(find(cells, arm, target)[size])
+      rows.append(row)
+  return rows
+
+
+def chosen_lanes(config, name: str) -> np.ndarray:
+  """List the lanes of a wire at the rate of least training loss: [seed]."""
+  loss = np.nan_to_num(
+    load(config, f'wires/{name}')['loss'][0, :, :, -1], nan=np.inf)
+  best = int(loss.mean(-1).argmin())
+  return best * config.bits_seeds + np.arange(config.bits_seeds)
+
+
+def bits(config) -> list[dict]:
+  """Reduce the runs on each wire; differences are seed by seed."""
+  tests = json.loads(
+    (pathlib.Path(config.workdir) / 'test.json').read_text())
+  rows, plain = [], np.array(tests['float32']['accuracy'])
+  for arm in mechanisms.wires():
+    accuracy = np.array(tests[arm.name]['accuracy'])
+    lane = chosen_lanes(config, arm.name)[0] // config.bits_seeds
+    run = load(config, f'wires/{arm.name}')
+    rows.append({
+      'wire': arm.name, 'label': arm.label, 'is_sent': arm.is_sent,
+      'bits': tests[arm.name]['bits'],
+      'learning_rate': config.learning_rates[lane],
+      'loss': stats(run['loss'][0, lane, :, -1]), 'test': stats(accuracy),
+      'beyond_float32': stats(accuracy - plain)})
+  return rows
+
+
+def bounds(config) -> list[dict]:
+  """Read what was measured: 1/B_S with its error, beside the formula's."""
+  measured = json.loads(
+    (pathlib.Path(config.workdir) / 'bounds.json').read_text())
+  cells = []
+  for cell in measured:
+    signal, noise = (np.array(cell.pop(k)) for k in ('sq_norm', 'variance'))
+    total = (signal + noise).mean()
+    inverse = signal.mean() / total
+    # To first order, the error of a ratio of means over the batches.
+    error = np.std(signal - inverse * (signal + noise), ddof=1) / (
+      np.sqrt(len(signal)) * total)
+    cells.append(cell | {
+      'inverse': float(inverse), 'error': float(error),
+      'off': float((1 / cell['predicted'] - inverse) / error)})
+  return cells
+
+
+def report(config) -> dict:
+  """Print the tables, write the summary and draw the figures."""
+  from experiments import mechanism_figures
+  workdir = pathlib.Path(config.workdir)
+  summary = summarize(config)
+  records.write_whole(workdir / 'summary.json', summary)
+  print(table(config, summary))
+  for path in mechanism_figures.draw_all(config, summary):
+    print(f'figure: {path}')
+  print(f'records: {workdir}/*/*/metrics.jsonl, {workdir}/*.json')
+  return summary
+
+
+def summarize(config) -> dict:
+  """Reduce the records to what the tables and figures show."""
+  cells = rounds(config)
+  targets = config.target_accuracies
+  cost = reference_cost(config, cells, targets[len(targets) // 2])
+  return {'bounds': bounds(config), 'cells': cells, 'communication': cost,
+          'times': compare(config, cells, cost), 'bits': bits(config)}
+
+
+def stats(x: np.ndarray) -> list:
+  """Return mean and standard error over the seeds; None where unknown."""
+  if not np.isfinite(x).all():
+    return [None, None]
+  error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else None
+  return [float(x.mean()), None if error is None else float(error)]
+
+
+def table(config, summary) -> str:
+  """Lay out the three parts for a terminal."""
+  off = np.abs([c['off'] for c in summary['bounds']])
+  lines = [
+    '', f'B_S of {config.measured_examples} examples, measured on batches of '
+    f'{config.reference_batch_size}: {np.mean(off < 1.96):.0%} of {len(off)} '
+    f'95 % intervals hold the formula; the farthest is {off.max():.1f} '
+    'standard errors off', '',
+    f'steps to training accuracy, {config.num_workers} workers, '
+    f'{config.num_seeds} seeds; rates tuned for each cell', '',
+    f'{"":<18} {"target":>6} ' + ' '.join(
+      f'{f"B={size}":>8}' for size in config.batch_sizes)]
+  for target in config.target_accuracies:
+    for arm in arms(config):
+      steps = find(summary['cells'], arm, target)
+      lines.append(
+        f'{mechanisms.describe(*arm):<18} {target:>6.0%} ' + ' '.join(
+          f'{steps[size].mean():>8.1f}' if size in steps else f'{"-":>8}'
+          for size in config.batch_sizes))
+  lines += [
+    '', 'time by the model steps × (communication + batch/workers), with '
+    f'communication = {summary["communication"]} examples', '',
+    f'{"":<18} {"target":>6} {"best B":>7} {"of plain":>15}']
+  for row in summary['times']:
+    lines.append(
+      f'{mechanisms.describe(row["mechanism"], row["strength"]):<18} '
+      f'{row["target"]:>6.0%} {str(row["best_batch"] or "-"):>7} '
+      f'{_pm(row["share_of_plain"], ".2f"):>15}')
+  lines += [
+    '', f'wires, {config.bits_workers} workers, {config.bits_seeds} seeds, '
+    f'batch {config.batch_sizes[0]}', '',
+    f'{"":<18} {"bits":>6} {"rate":>6} {"training loss":>17} '
+    f'{"test accuracy":>15} {"beyond 32 bits":>17}']
+  for row in summary['bits']:
+    lines.append(
+      f'{row["label"]:<18} {row["bits"]:>6.2f} {row["learning_rate"]:>6g} '
+      f'{_pm(row["loss"], ".4f"):>17} {_pm(row["test"], ".4f"):>15} '
+      f'{_pm(row["beyond_float32"], "+.4f"):>17}')
+  return '\n'.join(lines) + '\n'
+
+
+def _finite(x):
+  return float(x) if np.isfinite(x) else None
+
+
+def _pm(pair, form):
+  mean, error = pair
+  if mean is None:
+    return 'not reached'
+  return format(mean, form) + (
+    '' if error is None else f' ± {format(error, form.lstrip("+"))}')
