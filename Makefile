@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo agreement overhead test test-slow lint
+.PHONY: demo mechanisms agreement overhead test test-slow lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
 	@echo '== the gradient diversity of a network on digits, into $(WORKDIR)'
 	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR)
+
+mechanisms: WORKDIR ?= runs/mechanisms
+mechanisms: $(VENV)/ready
+	@echo '== what masks, noise and rounding of gradients do, into $(WORKDIR)'
+	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR) \
+	  --flagfile=experiments/flags/gradient_diversity_digits_mechanisms.flags
 
 agreement: WORKDIR ?= runs/agreement_filtering
 agreement: $(VENV)/ready

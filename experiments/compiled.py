@@ -31,12 +31,6 @@ def collectives(text: str) -> list[Collective]:
           for name, arrays in _find(text)]
 
 
-def elements_sent(text: str, num_workers: int) -> float:
-  """Count the elements that each worker sends, on a ring of all of them."""
-  share = (num_workers - 1) / num_workers
-  return sum(_SENT[name] * share * size for name, size in collectives(text))
-
-
 def bytes_sent(text: str, num_workers: int) -> float:
   """Count the bytes that each worker sends, on a ring of all of them.
 
@@ -58,7 +52,7 @@ def _find(text):
       if match[3] and match[2] == 'all-gather':
         arrays = arrays[-1:]  # the first is the operand again
       found.append((match[2], [
-        (1 if kind == 'pred' else int(bits) // 8,
+        (1 if kind == 'pred' else int(bits) / 8,
          math.prod(int(d) for d in shape.split(',') if d))
         for kind, bits, shape in arrays]))
   return found

@@ -117,7 +117,9 @@ def compare(config, cells, cost) -> list[dict]:
       row = {'mechanism': arm[0], 'strength': arm[1], 'target': target,
              'best_batch': size, 'share_of_plain': [None, None]}
       if own and base:
-        row['share_of_plain'] = stats(own[size] / base[best_batch(base)])
+        with np.errstate(all='ignore'):  # of zero steps to a low target
+          share = own[size] / base[best_batch(base)]
+        row['share_of_plain'] = stats(share)
         row['steps'] = stats(find(cells, arm, target)[size])
       rows.append(row)
   return rows

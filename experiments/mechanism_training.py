@@ -89,9 +89,7 @@ def measure_bounds(config, problem, params, stop) -> list[dict]:
     jax.vmap(lambda g: gradiv.worker_moments(g, 'examples'),
              axis_name='examples', out_axes=None)(grads), num_examples=n)
   num_parameters = sum(g[0].size for g in jax.tree.leaves(grads))
-  rows = data.order(config.seed, range(config.measured_batches), size, n,
-                    sampling='replacement')
-  cells = []
+  cells, first = [], 0
   for mechanism in mechanisms.mechanisms(config):
     quantized = [jax.vmap(lambda g: gradiv.quantized_sq_norm(g, s))(
       grads).mean() if mechanism.name.startswith('quantize') else None
@@ -99,7 +97,14 @@ def measure_bounds(config, problem, params, stop) -> list[dict]:
     for draws in mechanism.draws:
       stop.check()
       key = trainer.key_for(config.seed, f'{draws} {mechanism.name}')
-      seen = mechanisms.measure_bounds(grads, mechanism, draws, rows, key)
+      # Batches of its own for each cell, that their errors be apart.
+      count = len(mechanism.strengths) * config.measured_batches
+      rows = data.order(config.seed, range(first, first + count), size, n,
+                        sampling='replacement')
+      first += count
+      seen = mechanisms.measure_bounds(
+        grads, mechanism, draws, rows.reshape(
+          len(mechanism.strengths), -1, size), key)
       for strength, q, signal, noise in zip(
           mechanism.strengths, quantized, *seen):
         cells.append({

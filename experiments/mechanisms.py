@@ -173,7 +173,8 @@ def measure_bounds(
     grads: [n, ...], of each example.
     mechanism: What disturbs them.
     draws: 'tied' to the example, 'fresh', or 'shared' by the batch.
-    rows: [batches, b], which examples each batch holds; some may be twice.
+    rows: [strengths, batches, b], which examples each batch holds; some may be
+      twice.
     key: Of the draws.
   """
   axis = 'examples'
@@ -196,6 +197,6 @@ def measure_bounds(
     return jax.lax.scan(step, start, rows)[1]
 
   strengths = jnp.asarray(mechanism.strengths, jnp.float32)
-  seen = jax.jit(lambda strengths, rows: jax.lax.map(
-    lambda strength: measure(strength, rows), strengths))(strengths, rows)
+  seen = jax.jit(lambda *both: jax.lax.map(
+    lambda each: measure(*each), both))(strengths, rows)
   return np.asarray(seen.sq_norm, float), np.asarray(seen.variance, float)

@@ -2,12 +2,12 @@
 
   python -m experiments.overhead --workdir=runs/overhead
 
-Three ways to give every worker the same update: the plain mean (one
-all-reduce), agreement filtering on the Gram exchange, and the same filter after
-each worker has gathered every gradient, as the peers do. For each number of
-parameters: the time of a step, the temporary memory of the compiled program,
-and what a worker sends on a ring. All come from one process, their steps taken
-in turn; only ratios mean anything elsewhere.
+Ways to give every worker the same update: the plain mean (one all-reduce), the
+mean over a wire of 8 and 4 bits, agreement filtering on the Gram exchange, and
+the same filter after each worker has gathered every gradient, as the peers do.
+For each number of parameters: the time of a step, the temporary memory of the
+compiled program, and the bytes that a worker sends on a ring. All come from
+one process, their steps taken in turn; only ratios mean anything elsewhere.
 """
 
 import dataclasses
@@ -78,9 +78,15 @@ def gather_everything(
 
 WAYS: dict[str, Callable[[], optax.GradientTransformation]] = {
   'mean': lambda: gradiv.aggregate_by_mean(AXIS),
+  'wire_8': lambda: gradiv.aggregate_by_quantized_mean(
+    8, AXIS, key=jax.random.key(0)),
+  'wire_4': lambda: gradiv.aggregate_by_quantized_mean(
+    4, AXIS, key=jax.random.key(0)),
   'exchange': lambda: gradiv.aggregate_by_agreement(0.97, AXIS),
   'gather': lambda: gather_everything(weightings.agreement(0.97), AXIS),
 }
+RATIOS = (('wire_8', 'mean'), ('wire_4', 'mean'), ('exchange', 'mean'),
+          ('exchange', 'gather'))
 
 
 def compile_step(tx, grads: dict, mesh: Mesh):
@@ -99,8 +105,8 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
   """Measure each way at one number of parameters.
 
   Returns:
-    way -> median milliseconds of a step, temporary memory and elements sent,
-    both in gradients.
+    way -> median milliseconds of a step, temporary memory and bytes sent, both
+    in gradients.
   """
   mesh = Mesh(np.array(jax.devices()[:config.num_workers]), (AXIS,))
   cuts = np.array_split(np.arange(size), config.num_leaves)
@@ -123,8 +129,8 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
   return {name: {
     'milliseconds': 1e3 * float(np.median(times[name])),
     'memory': step.memory_analysis().temp_size_in_bytes / width / size,
-    'sent': compiled.elements_sent(
-      step.as_text(), config.num_workers) / size,
+    'sent': compiled.bytes_sent(
+      step.as_text(), config.num_workers) / width / size,
   } for name, step in steps.items()}
 
 
@@ -138,17 +144,17 @@ def table(config: Config, results: dict) -> str:
     for name, way in ways.items():
       lines.append(f'{size:>10,}  {name:<18} {way["milliseconds"]:>9.2f} '
                    f'{way["memory"]:>8.2f} {way["sent"]:>8.2f}')
-    for other in ('mean', 'gather'):
-      shares = [ratio(ways, column, other) for column in COLUMNS]
-      lines.append(f'{"":>10}  {f"exchange / {other}":<18} '
+    for one, other in RATIOS:
+      shares = [ratio(ways, column, one, other) for column in COLUMNS]
+      lines.append(f'{"":>10}  {f"{one} / {other}":<18} '
                    + ' '.join(f'{share:>{width}.3f}' for share, width
                               in zip(shares, (9, 8, 8))))
   return '\n'.join(lines) + '\n'
 
 
-def ratio(ways: dict, column: str, other: str) -> float:
-  """Divide what the exchange costs by what another way does."""
-  return ways['exchange'][column] / ways[other][column]
+def ratio(ways: dict, column: str, one: str, other: str) -> float:
+  """Divide what one way costs by what another does."""
+  return ways[one][column] / ways[other][column]
 
 
 def describe_device() -> str:

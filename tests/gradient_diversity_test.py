@@ -11,7 +11,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments import diversity_report, gradient_diversity
+from experiments import (
+  diversity_report, diversity_training, gradient_diversity,
+)
 
 SMALL = gradient_diversity.Config(
   workdir='unset', train_examples=64, batch_sizes=(16, 32),
@@ -98,10 +100,10 @@ class FormulaTest(parameterized.TestCase):
     params = {'a': jnp.array([[1., 2.], [3., 0.], [1., 2.], [-3., 0.]]),
               'b': jnp.zeros((4, 1, 2))}
     np.testing.assert_allclose(
-      gradient_diversity.distances(params)['distance'], [0, np.sqrt(2)])
+      diversity_training.distances(params)['distance'], [0, np.sqrt(2)])
     apart = {'a': jnp.array([[3., 0.], [0., 4.]])}
     np.testing.assert_allclose(
-      gradient_diversity.distances(apart)['distance'], [1.])
+      diversity_training.distances(apart)['distance'], [1.])
 
 
 if __name__ == '__main__':

@@ -27,6 +27,9 @@ class OverheadTest(parameterized.TestCase):
     helpers.assert_close(result['exchange'], result['gather'], 1e-5, 1e-6)
     # All are within the threshold: so it is the mean, too.
     helpers.assert_close(result['exchange'], result['mean'], 1e-5, 1e-6)
+    # Each of two roundings by at most one of 127, and of 7, parts of 5.
+    for name, level in (('wire_8', 5 / 127), ('wire_4', 5 / 7)):
+      helpers.assert_close(result[name], result['mean'], 0, 2 * level)
 
   def test_record_and_ratios(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -40,9 +43,12 @@ class OverheadTest(parameterized.TestCase):
     for ways in record['results'].values():
       # What no clock decides: a fifth of the memory, a quarter of the traffic,
       # and the traffic of an all-reduce.
-      self.assertLess(overhead.ratio(ways, 'memory', 'gather'), 0.2)
-      self.assertAlmostEqual(overhead.ratio(ways, 'sent', 'gather'), 0.25, 2)
-      self.assertBetween(overhead.ratio(ways, 'sent', 'mean'), 0.99, 1.01)
+      ratio = lambda *pair: overhead.ratio(ways, *pair)
+      self.assertLess(ratio('memory', 'exchange', 'gather'), 0.2)
+      self.assertAlmostEqual(ratio('sent', 'exchange', 'gather'), 0.25, 2)
+      self.assertBetween(ratio('sent', 'exchange', 'mean'), 0.99, 1.01)
+      self.assertBetween(ratio('sent', 'wire_8', 'mean'), 0.25, 0.27)
+      self.assertBetween(ratio('sent', 'wire_4', 'mean'), 0.125, 0.14)
       self.assertTrue(all(way['milliseconds'] > 0 for way in ways.values()))
     for word in ('exchange / mean', 'exchange / gather', 'record: '):
       self.assertIn(word, out.getvalue())
@@ -78,7 +84,7 @@ class CompiledTest(absltest.TestCase):
     self.assertEqual(sorted(compiled.collectives(text)), [
       ('all-gather', 320), ('all-reduce', 40), ('all-to-all', 40)])
     self.assertAlmostEqual(
-      compiled.elements_sent(text, 8), 7 / 8 * (320 + 2 * 40 + 40))
+      compiled.bytes_sent(text, 8), 4 * 7 / 8 * (320 + 2 * 40 + 40))
 
   def test_asynchronous_collectives(self):
     found = compiled.collectives(
@@ -86,6 +92,12 @@ class CompiledTest(absltest.TestCase):
       '  %c = f32[32]{0} all-gather-done(%a)\n'
       '  %d = f32[3,4]{1,0} all-reduce-start(%e)')
     self.assertEqual(found, [('all-gather', 32), ('all-reduce', 12)])
+
+  def test_bytes_of_several_dtypes(self):
+    sent = lambda shapes: compiled.bytes_sent(
+      f'  %a = {shapes} all-to-all(%b)', 2)
+    self.assertEqual(sent('(f32[4]{0}, bf16[6]{0}, pred[2]{0})'), 15)
+    self.assertEqual(sent('f8e4m3fn[10]{0}'), 5)
 
 
 if __name__ == '__main__':

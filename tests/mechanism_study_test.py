@@ -1,0 +1,142 @@
+"""The study of mechanisms, small: records, tables, figures, their formulas."""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from PIL import Image
+
+from experiments import gradient_diversity, mechanism_report, mechanisms
+
+SMALL = gradient_diversity.Config(
+  workdir='unset', study='mechanisms', train_examples=64,
+  batch_sizes=(16, 32), learning_rates=(0.4, 1.6), passes=4, num_seeds=2,
+  reference_batch_size=16, num_workers=2, drop_rates=(0., 0.5),
+  noise_stddevs=(0.01,), num_levels=(2,), target_accuracies=(0.4, 0.5),
+  least_steps=12, measured_examples=32, measured_batches=60, bits_workers=4,
+  bits_seeds=2)
+
+
+class RunTest(absltest.TestCase):
+
+  def test_records_summary_and_figures(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    config = dataclasses.replace(
+      SMALL, workdir=str(folder / 'run'), data_dir=str(folder / 'data'))
+    # A part of the wires: each compiles a program of its own.
+    few = [arm for arm in mechanisms.wires()
+           if arm.name in ('float32', 'wire_4', 'top_10')]
+    self.enterContext(absltest.mock.patch.object(
+      mechanisms, 'wires', lambda: few))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      summary = gradient_diversity.run(config)
+    self.assertLen(summary['cells'], 4 * 2 * 2)
+    for cell in summary['cells']:
+      self.assertIn(cell['learning_rate'], config.learning_rates)
+    # Three conventions of two mechanisms, two of the third.
+    self.assertLen(summary['bounds'], 2 * 3 + 3 + 2)
+    for cell in summary['bounds']:
+      self.assertLess(abs(cell['off']), 4, cell)
+    self.assertEqual([row['wire'] for row in summary['bits']],
+                     [arm.name for arm in few])
+    for row in summary['bits']:
+      self.assertGreater(row['test'][0], 0.3)
+    self.assertEqual(summary['bits'][0]['beyond_float32'], [0., 0.])
+    for word in ('95 % intervals hold', 'plain mean', 'DropConnect p=0.5',
+                 'communication = ', '4-bit wire', 'figure: '):
+      self.assertIn(word, out.getvalue())
+    for name in ('bounds', 'rounds', 'bits'):
+      with Image.open(folder / 'run' / 'figures' / f'{name}.png') as image:
+        self.assertGreater(np.asarray(image.convert('L')).std(), 5)
+    # Again: nothing is trained or measured, all is drawn from the records.
+    logs = [*(folder / 'run').rglob('metrics.jsonl'),
+            folder / 'run' / 'bounds.json']
+    stamps = [log.stat().st_mtime_ns for log in logs]
+    with contextlib.redirect_stdout(io.StringIO()):
+      self.assertEqual(gradient_diversity.run(config), summary)
+    self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
+
+
+class FormulaTest(parameterized.TestCase):
+
+  def test_steps_to(self):
+    step = np.array([0, 4, 8, 16])
+    count = lambda accuracy, target: float(mechanism_report.steps_to(
+      target, step, np.asarray(accuracy)))
+    self.assertEqual(count([0., 0.5, 0.9, 1.], 0.7), 6)
+    self.assertEqual(count([0., 0.5, 0.9, 1.], 0.5), 4)
+    self.assertEqual(count([0., 0.5, 0.4, 1.], 0.5), 4)
+    self.assertEqual(count([0.8, 0.5, 0.4, 1.], 0.7), 0)
+    self.assertEqual(count([0., 0.5, 0.9, 0.9], 0.95), np.inf)
+
+  def cells(self, steps):
+    """Cells of the plain mean and of p = 0.5, for one target."""
+    return [
+      {'mechanism': 'drop', 'strength': p, 'batch_size': size, 'target': 0.3,
+       'steps': counts}
+      for p, by_size in steps.items() for size, counts in by_size.items()]
+
+  def test_time_and_best_batch(self):
+    config = dataclasses.replace(
+      SMALL, batch_sizes=(64, 256, 1024), reference_batch_size=64,
+      target_accuracies=(0.3,))
+    plain = {64: [400., 400.], 256: [150., 150.], 1024: [100., 100.]}
+    # Fewer steps on the largest, and never there on the middle one.
+    masked = {64: [400., 400.], 256: [150., None], 1024: [50., 60.]}
+    cells = self.cells({0.: plain, 0.5: masked})
+    times = mechanism_report.times(config, cells, ('drop', 0.), 0.3, 16)
+    np.testing.assert_array_equal(times[64], 400 * (16 + 32))
+    np.testing.assert_array_equal(times[256], 150 * (16 + 128))
+    best = lambda cost: mechanism_report.best_batch(
+      mechanism_report.times(config, cells, ('drop', 0.), 0.3, cost))
+    self.assertEqual([best(c) for c in (1, 64, 4096)], [64, 256, 1024])
+    cost = mechanism_report.reference_cost(config, cells, 0.3)
+    self.assertEqual(best(cost), 256)
+    self.assertNotIn(256, mechanism_report.find(cells, ('drop', 0.5), 0.3))
+    rows = mechanism_report.compare(config, cells, 10**6)
+    share = {row['strength']: row for row in rows
+             if row['mechanism'] == 'drop'}
+    self.assertEqual(share[0.5]['best_batch'], 1024)
+    np.testing.assert_allclose(
+      share[0.5]['share_of_plain'][0], 0.55, 1e-6)
+    self.assertEqual(share[0.]['share_of_plain'], [1., 0.])
+
+  def test_bits(self):
+    bits = {arm.name: arm.bits([(10, 20), (20,)])
+            for arm in mechanisms.wires()}
+    self.assertEqual(bits['float32'], 32)
+    self.assertEqual(bits['wire_8'], 8 + 32 / 256)
+    # 20 of 200 numbers, each with 8 bits for its place, and 2 of 20, with 5.
+    self.assertAlmostEqual(bits['top_10'], (20 * 40 + 2 * 37) / 220)
+    self.assertAlmostEqual(bits['low_rank'], 32 * (30 + 20) / 220)
+    self.assertAlmostEqual(bits['signs'], 1 + 64 / 220)
+
+
+class FlagsTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    (dict(study='both'), "--study='both'"),
+    (dict(drop_rates=(0.5,)), 'the first 0'),
+    (dict(drop_rates=(0., 1.)), 'below 1'),
+    (dict(noise_stddevs=(0.,)), '--noise_stddevs'),
+    (dict(num_levels=(0,)), '--num_levels'),
+    (dict(target_accuracies=(0.9, 0.8)), 'rising'),
+    (dict(target_accuracies=(1.1,)), '--target_accuracies'),
+    (dict(least_steps=0), '--least_steps=0'),
+    (dict(measured_batches=1), '--measured_batches=1'),
+    (dict(measured_examples=65), '--train_examples=64'),
+    (dict(batch_sizes=(32, 8)), 'rising'))
+  def test_bad_values(self, changed, message):
+    with self.assertRaisesRegex(ValueError, message):
+      dataclasses.replace(SMALL, **changed)
+
+  def test_batches_need_not_divide_the_set(self):
+    dataclasses.replace(SMALL, batch_sizes=(16, 100))
+
+
+if __name__ == '__main__':
+  absltest.main()
