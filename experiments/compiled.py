@@ -4,17 +4,22 @@ import math
 import re
 from typing import NamedTuple
 
-# Of a ring of n: what each worker sends, as a multiple of (n − 1)/n elements
-# of the operand (of the result, for an all-gather).
-_SENT = {'all-reduce': 2, 'all-to-all': 1, 'all-gather': 1,
-         'reduce-scatter': 1}
+# What each of n workers sends, on a ring, for each element of the operand; of
+# the result for an all-gather and a reduce-scatter.
+_SENT = {
+  'all-reduce': lambda n: 2 * (n - 1) / n,
+  'all-to-all': lambda n: (n - 1) / n,
+  'all-gather': lambda n: (n - 1) / n,
+  'reduce-scatter': lambda n: n - 1,
+  'collective-permute': lambda n: 1,
+}
 
 
 class Collective(NamedTuple):
   """A collective of a program: its name and how many elements it moves.
 
-  Of an all-gather the elements of the result, of all others those of the
-  operand, which for an all-reduce and an all-to-all are as many.
+  Those of the result; for all but an all-gather and a reduce-scatter, the
+  operand has as many.
   """
 
   name: str
@@ -37,8 +42,7 @@ def bytes_sent(text: str, num_workers: int) -> float:
   >>> bytes_sent('%a = u8[8,6]{1,0} all-to-all(%b), channel_id=1', 8)
   42.0
   """
-  share = (num_workers - 1) / num_workers
-  return sum(_SENT[name] * share * width * size
+  return sum(_SENT[name](num_workers) * width * size
              for name, arrays in _find(text) for width, size in arrays)
 
 
@@ -49,8 +53,8 @@ def _find(text):
     match = re.search(rf' = (.*?) ({"|".join(_SENT)})(-start)?\(', line)
     if match:
       arrays = re.findall(r'([a-z]+)([0-9]*)[a-z0-9]*\[([0-9,]*)\]', match[1])
-      if match[3] and match[2] == 'all-gather':
-        arrays = arrays[-1:]  # the first is the operand again
+      if match[3] and match[2] != 'all-reduce' and match[2] != 'all-to-all':
+        arrays = arrays[len(arrays) // 2:]  # the operands come first
       found.append((match[2], [
         (1 if kind == 'pred' else int(bits) / 8,
          math.prod(int(d) for d in shape.split(',') if d))

@@ -34,7 +34,8 @@ the gradients do (their section 4.4 and Table 1). Three more figures:
 
 What the paper leaves open, and this chooses: sampling with replacement (its
 equation 2), plain SGD, a learning rate on the *mean* gradient from a grid,
-tuned for each cell by what the figure shows; masks of each worker's own.
+tuned for each cell by what the figure shows; masks of each worker's own, or,
+with --per_example, of each example's.
 """
 
 import dataclasses
@@ -82,6 +83,9 @@ class Config(config_lib.Config):
     (0.005, 0.02, 0.05), 'of `add_langevin_noise`; mechanisms')
   num_levels: tuple[int, ...] = flag(
     (1, 4), 'of `quantize_updates`; mechanisms')
+  per_example: bool = flag(
+    False, 'let mechanisms act on the gradient of each example, not on that of '
+    'each worker; slow')
   target_accuracies: tuple[float, ...] = flag(
     (0.9, 0.95, 0.99), 'training accuracy to count the steps to; mechanisms')
   least_steps: int = flag(

@@ -16,44 +16,50 @@ def draw_all(config, summary) -> list[pathlib.Path]:
 
 
 def draw_bounds(config, summary):
-  """Draw B_S measured and predicted, by mechanism, strength, convention."""
+  """Draw B_S by mechanism, strength and convention; below, how far it is off.
+
+  Above as measured (points) and as the formula has it (lines); below the one
+  over the other with the 95 % interval of what was measured.
+  """
   groups = {}
   for cell in summary['bounds']:
     groups.setdefault(cell['mechanism'].split('_')[0], []).append(cell)
   labels = {'drop': ('drop rate p', 'DropConnect on gradients'),
             'noise': ('σ', 'Langevin noise'),
             'quantize': ('levels s', 'Stochastic rounding')}
-  figure, (axes,) = plots.subplots(len(groups), 4.6, 4.2, sharey=True)
-  for ax, (name, cells) in zip(axes, groups.items()):
-    conventions = dict.fromkeys(c['draws'] for c in cells)
-    for draws, colour, marker in zip(
-        conventions, plots.COLOURS, plots.MARKERS):
+  figure, (above, below) = plots.subplots(
+    len(groups), 4.6, 3.4, rows=2, sharey='row')
+  for top, bottom, (name, cells) in zip(above, below, groups.items()):
+    strengths = sorted({c['strength'] for c in cells})
+    for i, draws in enumerate(dict.fromkeys(c['draws'] for c in cells)):
       own = [c for c in cells if c['draws'] == draws]
-      places = np.array([c['strength'] for c in own])
+      style = dict(color=plots.COLOURS[i], marker=plots.MARKERS[i], ls='none',
+                   label=draws)
+      places = np.array([strengths.index(c['strength']) for c in own])
       measured, error, predicted = (np.array([c[k] for c in own]) for k in (
         'inverse', 'error', 'predicted'))
-      ax.plot(places, predicted, color=colour, lw=1.3)
-      low, high = (1 / np.maximum(measured + sign * 1.96 * error, 1e-9)
-                   for sign in (1, -1))
-      ax.errorbar(places, 1 / measured, (1 / measured - low,
-                                         high - 1 / measured),
-                  color=colour, marker=marker, ls='none', capsize=3,
-                  label=draws)
-    ax.axhline(config.measured_examples, color='black', lw=1, ls=':')
+      top.plot(places, predicted, color=plots.COLOURS[i], lw=1.3)
+      top.plot(places, 1 / measured, **style)
+      # Of the inverses, whose errors are even.
+      bottom.errorbar(
+        places + 0.12 * (i - 1), 100 * (measured * predicted - 1),
+        100 * 1.96 * error * predicted, capsize=3, **style)
+    top.axhline(config.measured_examples, color='black', lw=1, ls=':')
+    bottom.axhline(0, color='black', lw=1)
     xlabel, title = labels[name]
-    ax.set(xlabel=xlabel, title=title)
-    if name != 'drop':
-      ax.set_xscale('log')
-      ax.set_xticks(sorted({c['strength'] for c in cells}),
-                    [f'{s:g}' for s in sorted({c['strength'] for c in cells})])
-      ax.xaxis.set_minor_locator(plots.no_ticks())
-  plots.log_scale(axes[0]).set_ylabel(
-    'batch-size bound B_S (examples)')
-  plots.plain_numbers(axes[0])
-  axes[0].legend(title='draws; lines: the formula', fontsize=8)
-  axes[0].annotate(f'n = {config.measured_examples}',
-                   (0.98, config.measured_examples), ha='right', va='bottom',
-                   xycoords=('axes fraction', 'data'), fontsize=8)
+    top.set_title(title)
+    bottom.set_xlabel(xlabel)
+    for ax in (top, bottom):
+      ax.set_xticks(range(len(strengths)), [f'{s:g}' for s in strengths])
+  first = above[0]
+  plots.log_scale(first).set_ylabel('batch-size bound B_S')
+  plots.label_sizes(first, [b for b in (1, 2, 5, 10, 20, 50, 100, 200, 500,
+                                        1000) if _is_near(first, b)], 'y')
+  first.legend(title='draws', fontsize=8)
+  first.annotate(f'n = {config.measured_examples}',
+                 (0.98, config.measured_examples), ha='right', va='bottom',
+                 xycoords=('axes fraction', 'data'), fontsize=8)
+  below[0].set_ylabel('1/B_S, over the formula (% off)')
   return figure
 
 
@@ -76,6 +82,8 @@ def draw_rounds(config, summary):
   for ax in (*grid[0], grid[1, 0]):
     plots.label_sizes(ax, config.batch_sizes)
     plots.log_scale(ax).set(xlabel='batch size B (examples)')
+  for ax in (grid[0, 0], grid[1, 0]):
+    plots.plain_numbers(ax)
   ax = grid[1, 1]
   ax.axhline(1, color='black', lw=1, ls=':')
   ax.axvline(cost, color='black', lw=1, ls=':')
@@ -87,7 +95,7 @@ def draw_rounds(config, summary):
     ylabel=f'time {to} (example gradients)',
     title=f'Modelled time: steps × ({cost} + B/{config.num_workers})')
   ax.set(xlabel='communication of a step (example gradients)',
-         ylabel='time, over that of the plain mean',
+         ylim=(0.7, 1.8), ylabel='time, over that of the plain mean',
          title='Best time of each, by the price of communication')
   grid[0, 0].legend(fontsize=8)
   return figure
@@ -106,26 +114,32 @@ def _draw_gain(ax, config, cells, plain, arm, target, style):
 
 
 def draw_bits(config, summary):
-  """Draw test accuracy and training loss by bits a number."""
-  figure, (axes,) = plots.subplots(2, 5.8, 4.4)
-  for ax, name, scale in zip(axes, ('test', 'loss'), (100, 1)):
-    for row in summary['bits']:
+  """Draw test error and training loss by bits a number."""
+  figure, (axes,) = plots.subplots(2, 6.0, 4.4)
+  colours = len(plots.COLOURS)
+  for ax, name in zip(axes, ('test', 'loss')):
+    for i, row in enumerate(summary['bits']):
       mean, error = row[name]
       if mean is None:
         continue
-      colour = plots.COLOURS[0 if row['is_sent'] else 1]
-      ax.errorbar(row['bits'], scale * mean, scale * (error or 0),
-                  color=colour, marker='o' if row['is_sent'] else 's',
-                  mfc=colour if row['is_sent'] else 'white', capsize=3)
-      ax.annotate(row['label'], (row['bits'], scale * mean), (4, 5),
-                  textcoords='offset points', fontsize=8)
+      if name == 'test':
+        mean, error = 100 * (1 - mean), 100 * (error or 0)
+      colour = plots.COLOURS[i % colours]
+      ax.errorbar(
+        row['bits'], mean, error or 0, color=colour, capsize=3, ls='none',
+        marker=plots.MARKERS[(i + i // colours) % len(plots.MARKERS)],
+        mfc=colour if row['is_sent'] else 'white', label=row['label'])
     ax.set_xscale('log', base=2)
-    ax.margins(x=0.18)
-    ax.set(xlabel='bits a number (filled: what gradiv sends; open: as coded '
-                  'by its paper)')
-  axes[0].set(ylabel='test accuracy (%)', title='Test accuracy by bits')
-  plots.log_scale(axes[1]).set(
-    ylabel='training loss', title='Training loss by bits')
+    ax.set(xlabel='bits a number, each way (filled: as gradiv sends it; open: '
+                  'as its paper codes it)')
+    ax.xaxis.label.set_size(8)
+    ax.xaxis.set_major_formatter(
+      lambda x, _: f'{x:g}')
+    plots.log_scale(ax)
+  axes[0].set(ylabel='test error (%)', title='Test error by bits')
+  axes[1].set(ylabel='training loss', title='Training loss by bits')
+  plots.plain_numbers(axes[0])
+  axes[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
   return figure
 
 
@@ -134,9 +148,9 @@ def _strongest(config):
   by_name = {}
   for name, strength in mechanism_report.arms(config):
     by_name.setdefault(name, []).append((name, strength))
-  drop, noise, *rounded = by_name.values()
-  return [drop[0], *drop[1:][-2:], noise[len(noise) // 2],
-          *(arms[0] for arms in rounded)][:6]
+  drop = by_name.pop('drop')
+  return [drop[0], *drop[1:][-2:],
+          *(arms[len(arms) // 2] for arms in by_name.values())][:6]
 
 
 def _errorbar(ax, by_place, style):
@@ -144,3 +158,9 @@ def _errorbar(ax, by_place, style):
   pairs = [mechanism_report.stats(x) for x in by_place.values()]
   ax.errorbar(list(by_place), [m for m, _ in pairs],
               [e or 0 for _, e in pairs], **style)
+
+
+def _is_near(ax, value):
+  """Tell whether a value lies on the y-axis, or next to it."""
+  low, high = ax.dataLim.intervaly
+  return low / 2 <= value <= 2 * high

@@ -124,13 +124,28 @@ def train_mechanism(config, problem, mechanism, size, stop):
 
   def make_optimizer(lane, axis_name):
     key = trainer.key_for(lane['seed'], 'mechanism')
-    return optax.chain(
-      mechanism.make(lane['strength'], key, axis_name),
-      gradiv.aggregate_by_mean(axis_name), optax.sgd(lane['learning_rate']))
+    before = () if config.per_example else (
+      mechanism.make(lane['strength'], key, axis_name),)
+    return optax.chain(*before, gradiv.aggregate_by_mean(axis_name),
+                       optax.sgd(lane['learning_rate']))
+
+  def of_each_example(lane, params, batch, key):
+    """Average what the mechanism makes of each example's gradient."""
+    tx = mechanism.make(lane['strength'], key, 'examples')
+
+    def one(example):
+      loss, g = jax.value_and_grad(problem.loss)(
+        params, jax.tree.map(lambda x: x[None], example),
+        gradiv.worker_key(key, 'examples'))
+      return loss, tx.update(g, tx.init(g))[0]
+
+    return jax.tree.map(
+      lambda x: x.mean(0), jax.vmap(one, axis_name='examples')(batch))
 
   train(config, problem, f'{mechanism.name}/batch_{size:05d}', settings, size,
         trainer.Schedule(steps, every, config.save_seconds), make_optimizer,
-        stop, config.num_workers)
+        stop, config.num_workers,
+        gradient=of_each_example if config.per_example else None)
 
 
 def train_wires(config, problem, stop):

@@ -39,7 +39,7 @@ def mechanisms(config) -> list[Mechanism]:
 
   The number of levels shapes a program, so that each is one of its own.
   """
-  return [
+  listed = [
     Mechanism(
       'drop', config.drop_rates,
       lambda rate, key, axis: gradiv.drop_updates(
@@ -60,6 +60,7 @@ def mechanisms(config) -> list[Mechanism]:
         estimate, q, n, draws=draws), ('tied', 'fresh'))
       for levels in config.num_levels),
   ]
+  return [mechanism for mechanism in listed if mechanism.strengths]
 
 
 def describe(name: str, strength: float) -> str:

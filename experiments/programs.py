@@ -31,6 +31,8 @@ class Program:
     evaluate: (data, lane, params) -> dict of scalars.
     read: opt_state -> dict of scalars to record.
     compare: params of all lanes -> dict of arrays to record.
+    gradient: (lane, params, batch, key) -> (loss, gradient), where it is not
+      that of `loss`.
     private: Which of 'params' and 'opt_state' each worker has its own of, with
       a leading axis of workers. `read` sees that of the first worker,
       `evaluate` and `compare` the mean of the params.
@@ -46,6 +48,7 @@ class Program:
   evaluate: Callable
   read: Callable = lambda opt_state: {}
   compare: Callable = lambda params: {}
+  gradient: Callable | None = None
   private: tuple[str, ...] = ()
 
 

@@ -148,13 +148,15 @@ def _check_config(stored, wanted, store):
 def _compile(program, workers):
   """Build the two programs of a run: a chunk of steps, and the evaluation."""
   axis = workers.axis_name
+  gradient = program.gradient or (
+    lambda lane, *args: jax.value_and_grad(program.loss)(*args))
 
   def one_step(rows, data, t, lane, state):
     rows = jax.tree.map(lambda x: x[lane['order']], rows)
     batch = program.batch(data, lane, rows)
     key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
-    loss, grads = jax.value_and_grad(program.loss)(
-      state['params'], batch, gradiv.worker_key(key, axis))
+    loss, grads = gradient(
+      lane, state['params'], batch, gradiv.worker_key(key, axis))
     updates, opt_state = program.make_optimizer(lane).update(
       grads, state['opt_state'], state['params'])
     params = optax.apply_updates(state['params'], updates)

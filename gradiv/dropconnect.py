@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, checks, draws
+from gradiv import axes, checks, draws, moments
 
 
 def drop_updates(
@@ -21,6 +21,8 @@ def drop_updates(
   key: jax.Array,
   axis_name: axes.AxisName | None = None,
   rescale: bool = False,
+  sharded_over: axes.AxisName | None = None,
+  is_sharded: Callable[[tuple], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Set each coordinate to zero with probability `rate`.
 
@@ -43,18 +45,24 @@ def drop_updates(
     axis_name: The workers, or examples, each with a mask of its own. With the
       extra argument ``update(..., example_index=i)`` the mask is tied to
       example i instead. With neither, it is common to all.
-    rescale: Divide by 1 − p, so that the mean stays.
+    rescale: Divide by 1 − p, so that the mean stays, up to the rounding of the
+      update's dtype.
+    sharded_over: Axes over which leaves are cut up, by tensors or FSDP; each
+      shard draws apart.
+    is_sharded: Whether the leaf at a path is; by default each is.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, where jax knows of an
       axis along which updates differ and the mask would not.
   """
   _check_rate(rate)
+  shards = draws.Shards(sharded_over, is_sharded).check()
   return draws.transformation(
     'drop_updates',
     lambda key, updates, count: draws.map_leaves(
-      lambda key, g: _drop(key, g, rate, rescale), key, updates),
-    key, axis_name)
+      lambda key, g: _drop(key, g, rate, rescale), key, updates,
+      shards=shards),
+    key, axis_name, shards)
 
 
 def drop_connect(
@@ -97,7 +105,9 @@ def drop_connect(
 def _drop(key, x, rate, rescale):
   keep = jax.random.bernoulli(key, 1 - rate, x.shape)
   scale = 1 / (1 - rate) if rescale else 1.
-  return jnp.where(keep, x * jnp.asarray(scale, x.dtype), 0).astype(x.dtype)
+  # A product, so that what is not finite stays so; rounded once.
+  mask = jnp.where(keep, jnp.asarray(scale, moments.widen(x).dtype), 0)
+  return (x * mask).astype(x.dtype)
 
 
 def _check_rate(rate):

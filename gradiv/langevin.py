@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, checks, draws
+from gradiv import axes, checks, draws, moments
 
 Stddev = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -29,6 +29,8 @@ def add_langevin_noise(
   *,
   key: jax.Array,
   axis_name: axes.AxisName | None = None,
+  sharded_over: axes.AxisName | None = None,
+  is_sharded: Callable[[tuple], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Add Gaussian noise to each coordinate: u = g + σξ, ξ ~ N(0, 1).
 
@@ -50,18 +52,23 @@ def add_langevin_noise(
     axis_name: The workers, or examples, each with noise of its own. With the
       extra argument ``update(..., example_index=i)`` the noise is tied to
       example i instead. With neither it is common to all: behind the wire.
+    sharded_over: Axes over which leaves are cut up, by tensors or FSDP; each
+      shard draws apart.
+    is_sharded: Whether the leaf at a path is; by default each is.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, where jax knows of an
       axis along which updates differ and the noise would not.
   """
   _check_stddev(stddev)
+  shards = draws.Shards(sharded_over, is_sharded).check()
 
   def draw(key, updates, count):
-    return draws.map_leaves(
-      lambda key, g: _add(g, _noise(key, g, stddev, count)), key, updates)
+    add = lambda key, g: (g + _noise(key, g, stddev, count)).astype(g.dtype)
+    return draws.map_leaves(add, key, updates, shards=shards)
 
-  return draws.transformation('add_langevin_noise', draw, key, axis_name)
+  return draws.transformation(
+    'add_langevin_noise', draw, key, axis_name, shards)
 
 
 class PreconditionLangevinState(NamedTuple):
@@ -84,6 +91,8 @@ def precondition_langevin(
   key: jax.Array,
   decay: float = 0.99,
   eps: float = 1e-5,
+  sharded_over: axes.AxisName | None = None,
+  is_sharded: Callable[[tuple], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Precondition the gradient, and noise with it: u = P g + σ√P ξ.
 
@@ -104,6 +113,8 @@ def precondition_langevin(
       common to the workers.
     decay: α, from 0 to below 1.
     eps: ε, positive.
+    sharded_over: As in `add_langevin_noise`.
+    is_sharded: Likewise.
 
   Raises:
     ValueError: On a bad argument.
@@ -112,6 +123,8 @@ def precondition_langevin(
   checks.positive('eps', eps)
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay!r}: must be from 0 to below 1')
+  decay = float(decay)
+  shards = draws.Shards(sharded_over, is_sharded).check()
 
   def init_fn(params):
     nu = jax.tree.map(lambda x: jnp.zeros(
@@ -120,6 +133,8 @@ def precondition_langevin(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
+    moments.check_floating(updates, 'update')
+    draws.check_not_shared(updates, (), shards, 'behind the wire')
     nu = jax.tree.map(
       lambda nu, g: decay * nu + (1 - decay) * g.astype(nu.dtype)**2,
       state.nu, updates)
@@ -131,7 +146,8 @@ def precondition_langevin(
       return (scale * g + jnp.sqrt(scale) * noise).astype(g.dtype)
 
     updates = draws.map_leaves(
-      one, draws.key_of(drawn, 'precondition_langevin'), updates, nu)
+      one, draws.key_of(drawn, 'precondition_langevin'), updates, nu,
+      shards=shards)
     return updates, PreconditionLangevinState(*draws.next_step(drawn), nu)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -188,7 +204,3 @@ def _noise(key, g, stddev, count):
   wide = jnp.promote_types(g.dtype, jnp.float32)
   sigma = stddev(count) if callable(stddev) else stddev
   return jnp.asarray(sigma, wide) * jax.random.normal(key, g.shape, wide)
-
-
-def _add(g, noise):
-  return (g + noise).astype(g.dtype)

@@ -168,6 +168,14 @@ def check_batch_size(batch_size) -> None:
     raise ValueError(f'batch_size={batch_size!r}: must be positive')
 
 
+def check_floating(tree: optax.Updates, what: str = 'gradient') -> None:
+  """Raise ValueError on a leaf that is not floating."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
+                       f'{leaf.dtype}: must be floating')
+
+
 def check_reduction(reduction: str) -> None:
   """Raise ValueError unless the loss is declared as a mean or a sum."""
   if reduction not in ('mean', 'sum'):

@@ -120,10 +120,7 @@ def admit(grads: optax.Updates, wire: Wire) -> Admitted:
       gradient has been reduced over the axis already.
   """
   axes.check_private(grads, wire.names('axis_name', 'mean_over'))
-  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      raise ValueError(f'gradient{jax.tree_util.keystr(path)} has dtype '
-                       f'{leaf.dtype}: must be floating')
+  moments.check_floating(grads)
   finite = is_finite(grads, wire)
   grads = moments.leave_out(grads, finite)
   if wire.mean_over is not None:

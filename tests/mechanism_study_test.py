@@ -10,7 +10,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments import gradient_diversity, mechanism_report, mechanisms
+from experiments import (
+  diversity_problem, gradient_diversity, mechanism_report, mechanism_training,
+  mechanisms, stopping,
+)
 
 SMALL = gradient_diversity.Config(
   workdir='unset', study='mechanisms', train_examples=64,
@@ -59,6 +62,27 @@ class RunTest(absltest.TestCase):
     with contextlib.redirect_stdout(io.StringIO()):
       self.assertEqual(gradient_diversity.run(config), summary)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
+
+
+class ExampleTest(absltest.TestCase):
+
+  def test_of_each_example_and_of_each_worker(self):
+    """At a rate of 0 both are the plain mean; at 0.5 they are two things."""
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    runs = {}
+    for per_example in (False, True):
+      config = dataclasses.replace(
+        SMALL, workdir=str(folder / str(per_example)), noise_stddevs=(),
+        data_dir=str(folder / 'data'), per_example=per_example, num_levels=(),
+        num_seeds=1, learning_rates=(0.4,))
+      mechanism, = mechanisms.mechanisms(config)
+      problem = diversity_problem.Problem(config)
+      mechanism_training.train_mechanism(
+        config, problem, mechanism, 16, stopping.Stop())
+      runs[per_example] = mechanism_report.load(
+        config, 'drop/batch_00016')['loss'][:, 0, 0]
+    np.testing.assert_allclose(runs[True][0], runs[False][0], 1e-4)
+    self.assertTrue((runs[True][1, 1:] != runs[False][1, 1:]).all())
 
 
 class FormulaTest(parameterized.TestCase):

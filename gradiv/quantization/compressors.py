@@ -37,7 +37,7 @@ def keep_top_k(share: float) -> optax.GradientTransformation:
     kept = jnp.zeros_like(flat).at[places].set(flat[places])
     return kept.reshape(v.shape)
 
-  return optax.stateless(lambda updates, params: jax.tree.map(leaf, updates))
+  return _each_leaf(leaf)
 
 
 def keep_signs() -> optax.GradientTransformation:
@@ -56,4 +56,13 @@ def keep_signs() -> optax.GradientTransformation:
     mean = jnp.sum(jnp.abs(moments.widen(v))) / max(v.size, 1)
     return (mean * jnp.sign(v)).astype(v.dtype)
 
-  return optax.stateless(lambda updates, params: jax.tree.map(leaf, updates))
+  return _each_leaf(leaf)
+
+
+def _each_leaf(fn):
+  def apply(updates, params):
+    del params
+    moments.check_floating(updates, 'update')
+    return jax.tree.map(fn, updates)
+
+  return optax.stateless(apply)

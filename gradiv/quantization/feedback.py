@@ -21,6 +21,24 @@ class ErrorFeedbackState(NamedTuple):
   error: optax.Updates
 
 
+class WireCompressor(optax.GradientTransformationExtraArgs):
+  """A wire that is biased, and can tell what each worker has sent on it.
+
+  Attributes:
+    update_and_share: As `update`, with three results: the common update, the
+      part of this worker's gradient of which it is the mean, and the state.
+  """
+
+  def __new__(cls, init, update_and_share):
+    def update(updates, state, params=None, **extra_args):
+      common, _, state = update_and_share(updates, state, params, **extra_args)
+      return common, state
+
+    made = super().__new__(cls, init, update)
+    made.update_and_share = update_and_share
+    return made
+
+
 def with_error_feedback(
   compressor: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
@@ -30,9 +48,10 @@ def with_error_feedback(
   gradients is that of what was sent, plus e. So a compressor that is biased
   loses nothing, only time.
 
-  `compressor` may be one of a single worker, such as `keep_top_k`, in front of
-  the wire, or the wire itself, such as `aggregate_by_low_rank`. Either way e
-  differs by worker: give each a state of its own.
+  `compressor` is one of a single worker, such as `keep_top_k`, in front of the
+  wire, or `aggregate_by_low_rank`, the wire itself; there C(p) is this
+  worker's part, and what holds worker by worker holds of the means. Either way
+  e differs by worker: give each a state of its own.
 
   >>> import gradiv
   >>> tx = with_error_feedback(gradiv.keep_top_k(1 / 2))
@@ -61,14 +80,23 @@ def with_error_feedback(
     return ErrorFeedbackState(inner.init(params), error)
 
   def update_fn(updates, state, params=None, **extra_args):
+    moments.check_floating(updates)
     total = jax.tree.map(lambda g, e: g + e, updates, state.error)
     finite = moments.is_finite(sum(
       map(moments.sq_norm, jax.tree.leaves(total)), jnp.float32(0)))
-    sent, compressed = inner.update(
-      jax.tree.map(lambda p, g: p.astype(g.dtype), total, updates),
-      state.inner, params, **extra_args)
+    cast = lambda tree: jax.tree.map(
+      lambda x, g: x.astype(g.dtype), tree, updates)
+    if isinstance(compressor, WireCompressor):
+      # As wide as the errors: they are not to be rounded before the mean.
+      sent, own, compressed = compressor.update_and_share(
+        total, state.inner, params, **extra_args)
+      sent = cast(sent)
+    else:
+      sent, compressed = inner.update(
+        cast(total), state.inner, params, **extra_args)
+      own = sent
     error = jax.tree.map(
-      lambda p, s, e: jnp.where(finite, p - s, e), total, sent, state.error)
+      lambda p, s, e: jnp.where(finite, p - s, e), total, own, state.error)
     return sent, ErrorFeedbackState(compressed, error)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

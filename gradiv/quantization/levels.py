@@ -14,6 +14,7 @@ import optax
 from gradiv import axes, checks, draws, moments
 
 METHODS = ('norm', 'max', 'natural')
+_LARGEST_SCALE = 1e37
 
 
 class Levels(NamedTuple):
@@ -56,7 +57,9 @@ def stochastic_quantize(
 
   Args:
     key: Folded by the leaf.
-    tree: Of floating leaves. A norm that is not finite gives NaN.
+    tree: Of floating leaves. Below float32, levels are rounded to the dtype,
+      and the mean with them. A norm that is not finite, or above 1e37, gives
+      NaN.
     num_levels: s, beside zero; 1 with 'natural', which has no such number.
     method: 'norm', 'max' or 'natural'.
     bucket_size: How many neighbours within a leaf share a norm; the last
@@ -71,7 +74,7 @@ def stochastic_quantize(
   def leaf(key, v, levels):
     up = draws.round_up(key, levels.chance)
     magnitude = levels.low + levels.gap * up
-    return (jnp.sign(v) * magnitude).astype(v.dtype)
+    return jnp.where(v < 0, -magnitude, magnitude).astype(v.dtype)
 
   return draws.map_leaves(
     leaf, key, tree, _levels(tree, num_levels, method, bucket_size))
@@ -180,11 +183,13 @@ def _levels(tree, num_levels, method, bucket_size):
 
 def _multiples(v, scale, num_levels):
   """The multiples of scale/s around each v; zeros where all is zero."""
+  # Beyond, the reciprocal that XLA divides by would be flushed to zero.
+  scale = jnp.where(scale < _LARGEST_SCALE, scale, jnp.nan)
   safe = jnp.where(scale == 0, 1, scale)
   place = jnp.minimum(v / safe, 1) * num_levels
   low = jnp.floor(place)
   gap = jnp.broadcast_to(scale / num_levels, v.shape)
-  return Levels(low * scale / num_levels, gap, place - low)
+  return Levels(low * gap, gap, place - low)
 
 
 def _powers_of_two(v):

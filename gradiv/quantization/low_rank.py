@@ -9,6 +9,7 @@ from jax import lax
 
 from gradiv import axes, checks, draws, moments
 from gradiv import wire as wires
+from gradiv.quantization import feedback
 
 
 class AggregateByLowRankState(NamedTuple):
@@ -26,7 +27,7 @@ class AggregateByLowRankState(NamedTuple):
 
 def aggregate_by_low_rank(
   rank: int, axis_name: axes.AxisName, *, key: jax.Array, **layout: Any
-) -> optax.GradientTransformationExtraArgs:
+) -> feedback.WireCompressor:
   """Average the workers' gradients, each matrix to a low rank: u = P Qᵀ.
 
   With M_i of worker i, [rows, columns], and the Q of the last step: P is the
@@ -35,7 +36,9 @@ def aggregate_by_low_rank(
   rank·rows and rank·columns. A leaf [..., columns] is a matrix; what has no
   two dimensions, or would not get smaller, is averaged as it is.
 
-  Biased: it belongs into `with_error_feedback`.
+  Biased: it belongs into `with_error_feedback`. Of worker i's M_i, P PᵀM_i has
+  been sent then, whose mean is the update, and the rest is kept: not M_i less
+  the update, as in other implementations, which adds up how workers differ.
 
   >>> tx = aggregate_by_low_rank(1, 'workers', key=jax.random.key(0))
   >>> grads = jnp.arange(1., 3)[:, None, None] * jnp.ones((2, 3, 4))
@@ -75,7 +78,7 @@ def aggregate_by_low_rank(
     return AggregateByLowRankState(
       draws.map_leaves(factor, key, params), jnp.zeros((), jnp.int32))
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_and_share(updates, state, params=None, **extra_args):
     del params, extra_args
     admitted = wires.admit(updates, wire)
     grads, treedef = jax.tree.flatten(admitted.grads)
@@ -88,22 +91,25 @@ def aggregate_by_low_rank(
     count = jnp.maximum(present.sum(), 1)
     bases = [jnp.linalg.qr(s)[0] if q.size else None
              for s, q in zip(sums, factors)]
-    turned = [_dot(m.T, p) if q.size else q
-              for m, p, q in zip(matrices, bases, factors)]
+    own = [_dot(m.T, p) if q.size else q
+           for m, p, q in zip(matrices, bases, factors)]
     turned = wires.sum_over(
-      wire, [t for t, q in zip(turned, factors) if q.size])
-    new, results = [], []
-    for g, q, s, p in zip(grads, factors, sums, bases):
-      mean = s / count
+      wire, [t for t, q in zip(own, factors) if q.size])
+    new, results, shares = [], [], []
+    for g, q, s, p, t in zip(grads, factors, sums, bases, own):
+      mean, share = s / count, g
       if q.size:
-        q = turned.pop(0) / count
+        q = (turned.pop(0) / count).astype(q.dtype)
         mean = _dot(p, q.T).reshape(g.shape)
+        share = _dot(p, t.T).reshape(g.shape)
       new.append(q)
       results.append(mean.astype(g.dtype))
-    return treedef.unflatten(results), AggregateByLowRankState(
+      shares.append(share.astype(g.dtype))
+    new = AggregateByLowRankState(
       treedef.unflatten(new), state.num_left_out + left_out)
+    return treedef.unflatten(results), treedef.unflatten(shares), new
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return feedback.WireCompressor(init_fn, update_and_share)
 
 
 def _dot(x, y):

@@ -42,7 +42,7 @@ def aggregate_by_quantized_mean(
   E u = ḡ. Slices of each gradient are rounded at random and dealt out by an
   all-to-all; each worker adds up its slice in float32, rounds the sum, and an
   all-gather brings the sums together. Of the bytes of a float32 all-reduce
-  that is 1/4 + 1/block_size, or 1/8 + 1/block_size.
+  that is 1/4 + 1/block_size, or 1/8 + 1/block_size, and a little padding.
 
   The `Moments` in the state are not those of rounded gradients, whose norms
   are too large: the mean of ‖g_i‖² is exact, of norms that travel beside the
@@ -65,7 +65,7 @@ def aggregate_by_quantized_mean(
     axis_name: The axis, or axes, over which the workers lie. One worker alone
       sends nothing, and rounds nothing.
     key: Folded by the step, the worker and the part of the tree.
-    block_size: How many numbers share a scale; even.
+    block_size: How many numbers share a scale, at most; even.
     batch_size: Examples behind one worker's gradient, for `Moments`.
     **layout: `mean_over`, `sharded_over` and `is_sharded` of `gradiv.Wire`.
 
@@ -73,7 +73,7 @@ def aggregate_by_quantized_mean(
     ValueError: On a bad argument, and, while tracing, where the gradient has
       been reduced over the axis already.
   """
-  if num_bits not in packing.LARGEST:
+  if not isinstance(num_bits, int) or num_bits not in packing.LARGEST:
     raise ValueError(f'num_bits={num_bits!r}: must be 8 or 4')
   checks.count('block_size', block_size, 2)
   if block_size % 2:
@@ -96,11 +96,13 @@ def aggregate_by_quantized_mean(
     across = jnp.float32(0)
     met = slices.plan(admitted)
     for i, bucket in enumerate(met.buckets):
-      to, back = jax.random.split(jax.random.fold_in(step_key, i))
+      key = draws.shard_key(
+        jax.random.fold_in(step_key, i),
+        wire.names('sharded_over') if bucket.is_sharded else ())
+      to, back = jax.random.split(key)
       own = slices.pack(leaves, bucket, names).astype(jnp.float32)
       width = own.shape[1]
-      # Of what is small, no more is sent than there is.
-      size = min(block_size, width + width % 2)
+      size = packing.even_blocks(width, block_size)
       payload = packing.encode(
         axes.worker_key(to, names), own, num_bits, size)
       payload = lax.all_to_all(payload, names, 0, 0, tiled=True)

@@ -16,6 +16,14 @@ LARGEST = {8: 127, 4: 7}
 _TINY = 1e-35
 
 
+def even_blocks(width: int, block_size: int) -> int:
+  """Choose the size of blocks that are as full as can be: even, and so many
+  as blocks of `block_size` would be."""
+  count = -(-width // block_size)
+  size = -(-width // count)
+  return size + size % 2
+
+
 def encode(
   key: jax.Array, rows: jax.Array, num_bits: int, block_size: int
 ) -> jax.Array:
@@ -28,9 +36,11 @@ def encode(
   scale = jnp.where(scale > _TINY, scale, 0)
   place = blocks / jnp.where(scale == 0, 1, scale)[..., None]
   place = jnp.where((scale == 0)[..., None], 0, place)
-  low = jnp.floor(place)
-  whole = jnp.clip(low + draws.round_up(key, place - low), -largest, largest)
-  whole = whole.astype(jnp.int8)
+  # Magnitudes: of a small negative number the rest to the next would be one.
+  low = jnp.floor(jnp.abs(place))
+  up = draws.round_up(key, jnp.abs(place) - low)
+  whole = jnp.minimum(low + up, largest).astype(jnp.int8)
+  whole = jnp.where(place < 0, -whole, whole)
   if num_bits == 4:
     pairs = (whole + 8).astype(jnp.uint8)
     packed = pairs[..., 0::2] | (pairs[..., 1::2] << 4)
