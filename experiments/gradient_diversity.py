@@ -21,7 +21,7 @@ questions, a figure each:
   python -m experiments.gradient_diversity --workdir=runs/mechanisms \
     --flagfile=experiments/flags/gradient_diversity_digits_mechanisms.flags
 
-With --study=mechanisms, about six minutes: what masks, noise and rounding of
+With --study=mechanisms, some twelve minutes: what masks, noise and rounding of
 the gradients do (their section 4.4 and Table 1). Three more figures:
 
   bounds      How large is B_S of a trained network's gradients under each
@@ -127,6 +127,12 @@ class Config(config_lib.Config):
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.sampling, 'sampling', "'replacement' or 'epoch'",
           lambda s: s in ('replacement', 'epoch'))
+    if self.study == 'mechanisms':
+      check(self.batch_sizes, 'batch_sizes', f'multiples of --num_workers='
+            f'{workers}', lambda sizes: all(b % workers == 0 for b in sizes))
+      check(self.batch_sizes, 'batch_sizes', 'a multiple of --bits_workers='
+            f'{self.bits_workers} first',
+            lambda sizes: sizes[0] % self.bits_workers == 0)
     check(self.drop_rates, 'drop_rates', 'from 0 to below 1, the first 0',
           lambda ps: ps[:1] == (0,) and all(0 <= p < 1 for p in ps))
     check(self.noise_stddevs, 'noise_stddevs', 'positive',

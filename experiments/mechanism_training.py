@@ -11,7 +11,8 @@ import optax
 
 import gradiv
 from experiments import (
-  data, diversity_problem, mechanisms, models, records, stopping, trainer,
+  data, diversity_problem, mechanism_report, mechanisms, models, records,
+  stopping, trainer,
 )
 
 
@@ -150,7 +151,6 @@ def train_mechanism(config, problem, mechanism, size, stop):
 
 def train_wires(config, problem, stop):
   """Train on each wire; then read the test set, once for each rate chosen."""
-  from experiments import mechanism_report
   size = config.batch_sizes[0]
   steps, every = steps_of(config, size)
   seeds = range(config.seed, config.seed + config.bits_seeds)
@@ -175,5 +175,5 @@ def train_wires(config, problem, stop):
       'accuracy': problem.test_accuracy(jax.tree.map(
         lambda x: x[lanes], final[arm.name])).tolist(),
       'bits': arm.bits([x.shape[1:] for x in jax.tree.leaves(
-        final[arm.name])])}
+        final[arm.name])], config.bits_workers)}
   records.write_whole(pathlib.Path(config.workdir) / 'test.json', tests)

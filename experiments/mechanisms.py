@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import gradiv
+from experiments import compiled
 
 Transformation = optax.GradientTransformation
 
@@ -80,18 +81,28 @@ class WireArm:
     name: Of its folder.
     label: For a reader.
     make: (key, axis name) -> transformation, the mean included.
-    bits: Shapes of the parameters -> bits a number that a worker sends in, as
-      coded by its paper; a float is 32.
+    coded_bits: Shapes of the parameters -> bits that a worker sends, as its
+      paper codes them; None where gradiv itself sends so few, and they are
+      counted. The others only show what the rounding does.
     feeds_back: Whether it keeps an error, of each worker's own.
-    is_sent: Whether gradiv itself sends so few, or only shows what they do.
   """
 
   name: str
   label: str
   make: Callable[..., Transformation]
-  bits: Callable[[list[tuple[int, ...]]], float]
+  coded_bits: Callable[[list[tuple[int, ...]]], float] | None = None
   feeds_back: bool = False
-  is_sent: bool = False
+
+  def bits(self, shapes: list[tuple[int, ...]], num_workers: int) -> float:
+    """Count bits for each parameter: what is sent, of 32 of an all-reduce."""
+    size = sum(map(math.prod, shapes))
+    if self.coded_bits:
+      return self.coded_bits(shapes) / size
+    params = [jnp.zeros(shape) for shape in shapes]
+    tx = self.make(jax.random.key(0), 'workers')
+    sent = compiled.bytes_traced(
+      lambda g: tx.update(g, tx.init(g))[0], num_workers, params)
+    return 8 * sent / (2 * (num_workers - 1) / num_workers * size)
 
 
 def _fed_back(compress):
@@ -102,30 +113,19 @@ def _fed_back(compress):
   return make
 
 
-def _size(shapes):
-  return sum(map(math.prod, shapes))
-
-
 def _top_k_bits(share):
-  """A float and its place for each number that is kept."""
+  """A float, and a place within its leaf, for each number that is kept."""
   def bits(shapes):
-    kept = sum(math.ceil(share * math.prod(s))
-               * (32 + math.ceil(math.log2(max(math.prod(s), 2))))
-               for s in shapes)
-    return kept / _size(shapes)
+    sizes = [math.prod(shape) for shape in shapes]
+    return sum(math.ceil(share * n) * (32 + math.ceil(math.log2(max(n, 2))))
+               for n in sizes)
   return bits
 
 
-def _low_rank_bits(rank):
-  def bits(shapes):
-    total = 0
-    for shape in shapes:
-      size = math.prod(shape)
-      thin = (rank * (size // shape[-1] + shape[-1]) if len(shape) > 1
-              else size)
-      total += min(thin, size)
-    return 32 * total / _size(shapes)
-  return bits
+def _level_bits(bits, *, norm_of_each_leaf):
+  """So many for each number, and norms as floats."""
+  return lambda shapes: bits * sum(map(math.prod, shapes)) + 32 * (
+    len(shapes) if norm_of_each_leaf else 1)
 
 
 def wires() -> list[WireArm]:
@@ -136,31 +136,29 @@ def wires() -> list[WireArm]:
     mean(axis))
   quantized = lambda num_bits: lambda key, axis: (
     gradiv.aggregate_by_quantized_mean(num_bits, axis, key=key))
-  scaled = lambda num_bits: lambda shapes: num_bits + 32 / 256
+  ternary = math.log2(3)
   return [
-    WireArm('float32', '32 bits', lambda key, axis: mean(axis),
-            lambda shapes: 32., is_sent=True),
-    WireArm('wire_8', '8-bit wire', quantized(8), scaled(8), is_sent=True),
-    WireArm('wire_4', '4-bit wire', quantized(4), scaled(4), is_sent=True),
-    # log₂ 3 bits for each of three levels, and a norm.
+    WireArm('float32', '32 bits', lambda key, axis: mean(axis)),
+    WireArm('wire_8', '8-bit wire', quantized(8)),
+    WireArm('wire_4', '4-bit wire', quantized(4)),
     WireArm('terngrad', 'TernGrad', rounded(method='max', bucket_size=2**20),
-            lambda shapes: math.log2(3)),
-    WireArm('qsgd_1', 'QSGD, 1 level', rounded(), lambda shapes: math.log2(3)),
+            _level_bits(ternary, norm_of_each_leaf=True)),
+    WireArm('qsgd_1', 'QSGD, 1 level', rounded(),
+            _level_bits(ternary, norm_of_each_leaf=False)),
+    # Sign and exponent.
     WireArm('natural', 'powers of two', rounded(method='natural'),
-            lambda shapes: 9.),  # sign and exponent
+            lambda shapes: 9. * sum(map(math.prod, shapes))),
     WireArm('top_10', 'top 10 %, feedback',
-            _fed_back(lambda: gradiv.keep_top_k(0.1)), _top_k_bits(0.1),
-            feeds_back=True),
+            _fed_back(lambda: gradiv.keep_top_k(0.1)), _top_k_bits(0.1), True),
     WireArm('top_1', 'top 1 %, feedback',
             _fed_back(lambda: gradiv.keep_top_k(0.01)), _top_k_bits(0.01),
-            feeds_back=True),
+            True),
     WireArm('signs', 'signs, feedback', _fed_back(gradiv.keep_signs),
-            lambda shapes: 1 + 32 * len(shapes) / _size(shapes),
-            feeds_back=True),
+            _level_bits(1, norm_of_each_leaf=True), True),
     WireArm('low_rank', 'rank 1, feedback',
             lambda key, axis: gradiv.with_error_feedback(
               gradiv.aggregate_by_low_rank(1, axis, key=key)),
-            _low_rank_bits(1), feeds_back=True, is_sent=True),
+            feeds_back=True),
   ]
 
 
@@ -180,8 +178,10 @@ def measure_bounds(
   """
   axis = 'examples'
 
-  def measure(strength, rows):
-    tx = mechanism.make(strength, key, axis if draws == 'fresh' else None)
+  def measure(i, strength, rows):
+    # Draws of its own for each strength, that the errors be apart.
+    tx = mechanism.make(strength, jax.random.fold_in(key, i),
+                        axis if draws == 'fresh' else None)
 
     def one(state, place):
       g = jax.tree.map(lambda x: x[place], grads)
@@ -199,5 +199,6 @@ def measure_bounds(
 
   strengths = jnp.asarray(mechanism.strengths, jnp.float32)
   seen = jax.jit(lambda *both: jax.lax.map(
-    lambda each: measure(*each), both))(strengths, rows)
+    lambda each: measure(*each), both))(
+      jnp.arange(len(strengths)), strengths, rows)
   return np.asarray(seen.sq_norm, float), np.asarray(seen.variance, float)

@@ -55,7 +55,7 @@ def drop_updates(
     ValueError: On a bad argument; and, while tracing, where jax knows of an
       axis along which updates differ and the mask would not.
   """
-  _check_rate(rate)
+  checks.unless_array(checks.share, 'rate', rate)
   shards = draws.Shards(sharded_over, is_sharded).check()
   return draws.transformation(
     'drop_updates',
@@ -94,7 +94,7 @@ def drop_connect(
   Raises:
     ValueError: On a bad rate.
   """
-  _check_rate(rate)
+  checks.unless_array(checks.share, 'rate', rate)
   takes_part = jax.tree_util.tree_map_with_path(
     lambda path, x: mask is None or bool(mask(path)), params)
   return draws.map_leaves(
@@ -108,11 +108,3 @@ def _drop(key, x, rate, rescale):
   # A product, so that what is not finite stays so; rounded once.
   mask = jnp.where(keep, jnp.asarray(scale, moments.widen(x).dtype), 0)
   return (x * mask).astype(x.dtype)
-
-
-def _check_rate(rate):
-  if isinstance(rate, jax.Array):
-    return
-  checks.within('rate', rate, 0, 1)
-  if rate == 1:
-    raise ValueError(f'rate={rate!r}: must be below 1')

@@ -121,8 +121,7 @@ def precondition_langevin(
   """
   _check_stddev(stddev)
   checks.positive('eps', eps)
-  if not 0 <= decay < 1:
-    raise ValueError(f'decay={decay!r}: must be from 0 to below 1')
+  checks.share('decay', decay)
   decay = float(decay)
   shards = draws.Shards(sharded_over, is_sharded).check()
 
@@ -185,8 +184,7 @@ def langevin_stddev(
   """
   checks.within('temperature', temperature, 0, float('inf'))
   checks.count('num_workers', num_workers, 1)
-  if not 0 <= momentum < 1:
-    raise ValueError(f'momentum={momentum!r}: must be from 0 to below 1')
+  checks.share('momentum', momentum)
   variance = 2 * temperature * (1 - momentum) * num_workers
   if callable(learning_rate):
     return lambda count: jnp.sqrt(variance / learning_rate(count))
@@ -195,8 +193,8 @@ def langevin_stddev(
 
 
 def _check_stddev(stddev):
-  if not callable(stddev) and not isinstance(stddev, jax.Array):
-    checks.within('stddev', stddev, 0, float('inf'))
+  if not callable(stddev):
+    checks.unless_array(checks.within, 'stddev', stddev, 0, float('inf'))
 
 
 def _noise(key, g, stddev, count):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradiv import checks
 from gradiv.moments import Moments
 
 Scalar = jax.typing.ArrayLike
@@ -186,11 +187,9 @@ def norm_test_batch_size(estimate: Estimate, theta: Scalar) -> jax.Array:
   Optimization Methods for Machine Learning
   <https://doi.org/10.1007/s10107-012-0572-5>`_, 2012.
 
-  Raises:
-    ValueError: Where theta is known and not positive.
+  Raises ValueError where theta is known and not positive.
   """
-  if not isinstance(theta, jax.Array) and not theta > 0:
-    raise ValueError(f'theta={theta!r}: must be positive')
+  checks.unless_array(checks.positive, 'theta', theta)
   return noise_scale(estimate) / jnp.square(theta)
 
 
@@ -214,8 +213,9 @@ def drop_updates_bound(
       'shared' by the whole batch.
 
   Raises:
-    ValueError: On a bad `draws`.
+    ValueError: On a bad argument, where it is known.
   """
+  checks.unless_array(checks.share, 'rate', rate)
   square = estimate.sq_norm + estimate.variance
   odds = rate / (1 - jnp.asarray(rate, jnp.float32))
   return _noisy_bound(estimate, odds * square, num_examples, draws,
@@ -235,6 +235,8 @@ def langevin_noise_bound(
   >>> float(langevin_noise_bound(Estimate(1., 3.), 1., 6, 6))
   5.0
   """
+  checks.count('num_parameters', num_parameters, 1)
+  checks.unless_array(checks.at_least, 'stddev', stddev, 0)
   added = num_parameters * jnp.square(jnp.asarray(stddev, jnp.float32))
   return _noisy_bound(estimate, added, num_examples, draws, shared=added)
 
@@ -257,26 +259,26 @@ def quantized_bound(
     num_examples: n.
     draws: 'tied' or 'fresh', as there. Shared draws have no such form.
   """
+  checks.unless_array(checks.at_least, 'sq_norm', sq_norm, 0)
   added = sq_norm - (estimate.sq_norm + estimate.variance)
   return _noisy_bound(estimate, added, num_examples, draws)
 
 
 def _noisy_bound(estimate, added, num_examples, draws, shared=None):
   """B_S where noise of no bias adds to each ‖g_i‖², and this to ‖∇F‖²."""
+  checks.unless_array(checks.at_least, 'num_examples', num_examples, 1)
   in_common = {'tied': added / num_examples, 'fresh': 0.}
   if shared is not None:
     in_common['shared'] = shared
-  if draws not in in_common:
-    raise ValueError(f'draws={draws!r}: must be one of {tuple(in_common)}')
+  checks.choice('draws', draws, in_common)
   signal = estimate.sq_norm + in_common[draws]
   total = estimate.sq_norm + estimate.variance + added
   return 1 / _share(signal, total - signal)
 
 
 def _share(signal, noise):
-  """signal / (signal + noise) in [0, 1]; 1 where both are zero."""
+  """signal / (signal + noise) in [0, 1], also of a sum that overflows."""
   signal, noise = jnp.maximum(signal, 0.), jnp.maximum(noise, 0.)
-  # By the larger of the two: their sum could overflow.
   scale = jnp.maximum(signal, noise)
   safe = jnp.where(scale == 0, 1., scale)
   signal, noise = signal / safe, noise / safe

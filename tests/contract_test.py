@@ -297,24 +297,5 @@ class ContractTest(parameterized.TestCase):
       self.assertTrue(np.all(np.asarray(leaf) == 0))
 
 
-class MeanTest(parameterized.TestCase):
-
-  @parameterized.named_parameters(*helpers.ON_ALL)
-  def test_is_the_mean(self, backend, axis, workers):
-    grads = gradients(workers=workers)
-    updates, _ = update(TABLE[0], grads, axis, backend)
-    mean = jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), grads)
-    helpers.assert_close(updates, mean, 1e-5, 1e-7)
-
-  def test_bfloat16_rounds_once(self):
-    grads = {'layer': jnp.asarray(
-      np.r_[256., np.ones(255)], jnp.bfloat16)}
-    tx = gradiv.aggregate_by_mean('workers')
-    mean = jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
-                    axis_name='workers', out_axes=None)(grads)
-    # In bfloat16, 256 + 1 is 256: the sum would stay there.
-    self.assertEqual(mean['layer'], jnp.bfloat16(511 / 256))
-
-
 if __name__ == '__main__':
   absltest.main()

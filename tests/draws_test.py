@@ -96,6 +96,49 @@ class SharingTest(parameterized.TestCase):
     rows = np.asarray(run(('data', 'model'))).reshape(4, -1)
     self.assertLen({row.tobytes() for row in rows}, 4)
 
+  def mapped(self, fn, *args, specs):
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ('data', 'model'))
+    return jax.jit(jax.shard_map(
+      fn, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=True))(*args)
+
+  @parameterized.named_parameters(*EACH)
+  def test_so_is_an_example_index_that_is_the_same_on_shards(self, make):
+    tx = make()
+    fn = lambda g, i: update(tx, g, example_index=i[0])
+    both = P(('data', 'model'))
+    with self.assertRaisesRegex(ValueError, r"differs along \['model'\]"):
+      self.mapped(fn, jnp.ones((8, 9)), jnp.arange(2),
+                  specs=(both, P('data')))
+    rows = self.mapped(fn, jnp.ones((8, 9)), jnp.array([0, 1, 0, 1]),
+                       specs=(both, both)).reshape(4, -1)
+    np.testing.assert_array_equal(rows[0], rows[2])
+    self.assertTrue((rows[0] != rows[1]).any())
+
+  @parameterized.parameters(
+    lambda **kw: gradiv.drop_updates(0.5, key=KEY, **kw),
+    lambda **kw: gradiv.add_langevin_noise(1., key=KEY, **kw),
+    lambda **kw: gradiv.precondition_langevin(1., key=KEY, **kw))
+  def test_shards_behind_the_wire_draw_apart_and_copies_alike(self, make):
+    grads = {'cut': jnp.ones((8, 9)), 'whole': jnp.ones(9)}
+    spec = {'cut': P('model'), 'whole': P()}
+    run = lambda tx: self.mapped(
+      lambda g: update(tx, g), grads, specs=(spec,))
+    with self.assertRaisesRegex(ValueError, r"differs along \['model'\]"):
+      run(make())
+    seen = run(make(sharded_over='model',
+                    is_sharded=lambda path: path[-1].key == 'cut'))
+    self.assertTrue((seen['cut'][:4] != seen['cut'][4:]).any())
+    with self.assertRaisesRegex(ValueError, 'sharded_over=None'):
+      make(is_sharded=lambda path: True)
+
+  @parameterized.named_parameters(*EACH)
+  def test_bad_indices_and_leaves(self, make):
+    for index in (1.5, jnp.arange(3)):
+      with self.assertRaisesRegex(ValueError, 'example_index='):
+        update(make(), GRADS[0], example_index=index)
+    with self.assertRaisesRegex(ValueError, 'dtype int32'):
+      update(make(), jnp.arange(3))
+
   def test_purposes_of_one_key_are_apart(self):
     state = draws.init(KEY)
     keys = [draws.key_of(state, p) for p in ('drop_updates', 'noise')]
@@ -109,6 +152,11 @@ class SharingTest(parameterized.TestCase):
         256, dtype=jnp.uint32)):
       up = draws.round_up(KEY, jnp.full(256, 2.0**-25))
     np.testing.assert_array_equal(up, np.arange(256) < 128)
+    # And next to one, where bits as a float would be rounded up.
+    last = jnp.uint32(2**32 - 1) - jnp.arange(512, dtype=jnp.uint32)
+    with mock.patch.object(jax.random, 'bits', return_value=last):
+      up = draws.round_up(KEY, jnp.full(512, 1 - 2.0**-24))
+    np.testing.assert_array_equal(up, np.arange(512) >= 256)
 
 
 if __name__ == '__main__':

@@ -40,17 +40,20 @@ def start(tx, grads):
 
 class InvariantTest(parameterized.TestCase):
 
-  @parameterized.named_parameters(*COMPRESSORS)
-  def test_gradients_are_sent_plus_error(self, make):
-    tx = gradiv.with_error_feedback(make())
+  @parameterized.named_parameters(
+    *(row for row in COMPRESSORS if row[0] != 'low_rank'))
+  def test_what_is_sent_is_compressed_and_the_rest_is_kept(self, make):
+    compressor = make()
+    tx, inner = gradiv.with_error_feedback(compressor), stepper(compressor)
     step, state = stepper(tx), None
     given = sent_so_far = 0.
     for _ in range(6):
       grads = sample()
       state = start(tx, grads) if state is None else state
-      before = state.error
+      total = jax.tree.map(jnp.add, grads, state.error)
+      expected, _ = inner(total, state.inner)
       sent, state = step(grads, state)
-      total = jax.tree.map(jnp.add, grads, before)
+      helpers.assert_close(sent, expected, 1e-5, 1e-6)
       helpers.assert_close(
         total, jax.tree.map(jnp.add, sent, state.error), 1e-5, 1e-6)
       given += np.asarray(grads['kernel'], np.float64)
@@ -58,6 +61,43 @@ class InvariantTest(parameterized.TestCase):
     np.testing.assert_allclose(
       given, sent_so_far + state.error['kernel'], 1e-5, 1e-5)
     self.assertGreater(np.abs(state.error['kernel']).max(), 0.1)
+
+  def test_on_a_wire_it_holds_of_the_means(self):
+    tx = gradiv.with_error_feedback(gradiv.aggregate_by_low_rank(
+      2, 'workers', key=KEY))
+    step, state = stepper(tx), start(tx, sample())
+    mean = lambda tree: jax.tree.map(lambda x: x.mean(0), tree)
+    for _ in range(4):
+      grads = sample()
+      total = jax.tree.map(jnp.add, grads, state.error)
+      sent, state = step(grads, state)
+      helpers.assert_close(
+        mean(total), jax.tree.map(jnp.add, mean(sent), mean(state.error)),
+        1e-4, 1e-5)
+    # What is averaged as it is, is sent.
+    np.testing.assert_allclose(state.error['bias'], 0, atol=1e-6)
+    helpers.assert_close(
+      jax.tree.map(lambda x: x[1], sent), jax.tree.map(
+        lambda x: x[0], sent), 0)
+
+  @parameterized.named_parameters(*COMPRESSORS)
+  def test_errors_stay_bounded_where_workers_differ(self, make):
+    """Gradients that never change; their mean is short, their spread is not."""
+    tx, grads = gradiv.with_error_feedback(make()), sample()
+    grads = jax.tree.map(lambda g: g - g.mean(0, keepdims=True) + 1e-3, grads)
+
+    def steps(g, s):
+      return jax.lax.scan(lambda s, _: (tx.update(g, s)[1], None), s, None,
+                          length=500)[0]
+
+    run, state = gradiv.map_workers(steps, 'workers'), start(tx, grads)
+    seen = []
+    for _ in range(4):
+      state = run(grads, state)
+      seen.append(max(np.abs(leaf).max(initial=0)
+                      for leaf in jax.tree.leaves(state.error)))
+    # What drifts would have grown fourfold.
+    self.assertLess(seen[-1], 2 * seen[0] + 1)
 
   def test_errors_of_bfloat16_are_kept_in_float32(self):
     tx = gradiv.with_error_feedback(gradiv.keep_signs())

@@ -103,10 +103,9 @@ class ClosedFormTest(parameterized.TestCase):
       for new in (gradiv.drop_updates_bound(estimate, 0.3, N),
                   gradiv.langevin_noise_bound(estimate, 0.2, D, N),
                   gradiv.quantized_bound(estimate, 1.7 * square, N)):
-        if plain <= N:
-          self.assertBetween(float(new), plain, N)
-        else:
-          self.assertBetween(float(new), N, plain)
+        low, high = sorted((plain, N))
+        self.assertGreater(float(new), low * (1 + 1e-4))
+        self.assertLess(float(new), high * (1 - 1e-4))
 
   def test_rounds_do_not_get_fewer(self):
     # Case 44: steps at the bound go as M²/B_S, which masks raise.
@@ -132,6 +131,18 @@ class ClosedFormTest(parameterized.TestCase):
                       (gradiv.quantized_bound, 'shared')):
       with self.assertRaisesRegex(ValueError, f"draws='{draws}'"):
         fn(EXACT, 0.1, N, draws=draws)
+
+  @parameterized.parameters(
+    (lambda: gradiv.drop_updates_bound(EXACT, 1., N), 'rate=1.0'),
+    (lambda: gradiv.drop_updates_bound(EXACT, -.5, N), 'rate=-0.5'),
+    (lambda: gradiv.drop_updates_bound(EXACT, .5, 0), 'num_examples=0'),
+    (lambda: gradiv.langevin_noise_bound(EXACT, -1., D, N), 'stddev=-1.0'),
+    (lambda: gradiv.langevin_noise_bound(EXACT, 1., 0, N),
+     'num_parameters=0'),
+    (lambda: gradiv.quantized_bound(EXACT, -1., N), 'sq_norm=-1.0'))
+  def test_bad_numbers(self, call, message):
+    with self.assertRaisesRegex(ValueError, message):
+      call()
 
 
 class BatchTest(parameterized.TestCase):

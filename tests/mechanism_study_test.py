@@ -50,7 +50,7 @@ class RunTest(absltest.TestCase):
       self.assertGreater(row['test'][0], 0.3)
     self.assertEqual(summary['bits'][0]['beyond_float32'], [0., 0.])
     for word in ('95 % intervals hold', 'plain mean', 'DropConnect p=0.5',
-                 'communication = ', '4-bit wire', 'figure: '):
+                 'the best batch of the plain mean', '4-bit wire', 'figure: '):
       self.assertIn(word, out.getvalue())
     for name in ('bounds', 'rounds', 'bits'):
       with Image.open(folder / 'run' / 'figures' / f'{name}.png') as image:
@@ -118,26 +118,43 @@ class FormulaTest(parameterized.TestCase):
     best = lambda cost: mechanism_report.best_batch(
       mechanism_report.times(config, cells, ('drop', 0.), 0.3, cost))
     self.assertEqual([best(c) for c in (1, 64, 4096)], [64, 256, 1024])
-    cost = mechanism_report.reference_cost(config, cells, 0.3)
-    self.assertEqual(best(cost), 256)
+    costs = mechanism_report.fitting_costs(config, cells, 0.3)
+    self.assertEqual({best(cost) for cost in costs}, {256})
+    self.assertEqual([c for c in mechanism_report.COMMUNICATION
+                      if best(c) == 256], costs)
     self.assertNotIn(256, mechanism_report.find(cells, ('drop', 0.5), 0.3))
-    rows = mechanism_report.compare(config, cells, 10**6)
+    self.assertEqual(mechanism_report.fitting_costs(config, cells, 0.4), [])
+    rows = mechanism_report.compare(config, cells, 0.3, 10**6)
     share = {row['strength']: row for row in rows
              if row['mechanism'] == 'drop'}
     self.assertEqual(share[0.5]['best_batch'], 1024)
     np.testing.assert_allclose(
       share[0.5]['share_of_plain'][0], 0.55, 1e-6)
     self.assertEqual(share[0.]['share_of_plain'], [1., 0.])
+    self.assertEqual(share[0.5]['best_batches'], {'64': 0., '1024': 1.})
+
+  def test_best_rates(self):
+    inf = np.inf
+    counts = np.array([[[9., 9.], [1., inf], [5., 7.]],
+                       [[inf, inf], [inf, inf], [inf, 90.]],
+                       [[inf, inf], [8., inf], [inf, 6.]]])
+    np.testing.assert_array_equal(
+      mechanism_report.best_rates(counts), [2, 2, 2])
 
   def test_bits(self):
-    bits = {arm.name: arm.bits([(10, 20), (20,)])
-            for arm in mechanisms.wires()}
-    self.assertEqual(bits['float32'], 32)
-    self.assertEqual(bits['wire_8'], 8 + 32 / 256)
-    # 20 of 200 numbers, each with 8 bits for its place, and 2 of 20, with 5.
-    self.assertAlmostEqual(bits['top_10'], (20 * 40 + 2 * 37) / 220)
-    self.assertAlmostEqual(bits['low_rank'], 32 * (30 + 20) / 220)
-    self.assertAlmostEqual(bits['signs'], 1 + 64 / 220)
+    shapes = [(64, 32), (32,), (32, 10), (10,)]
+    size = 2410
+    bits = {arm.name: arm.bits(shapes, 8) for arm in mechanisms.wires()}
+    # And the count of gradients that are not finite.
+    self.assertAlmostEqual(bits['float32'], 32 * (size + 1) / size, 5)
+    self.assertBetween(bits['wire_8'], 8, 0.27 * 32)
+    self.assertBetween(bits['wire_4'], 4, 0.14 * 32)
+    self.assertAlmostEqual(
+      bits['low_rank'], 32 * (64 + 32 + 32 + 32 + 10 + 10 + 9) / size, 5)
+    # 205, 4, 32 and 1 numbers, with 11, 5, 9 and 4 bits for their places.
+    self.assertAlmostEqual(
+      bits['top_10'], (205 * 43 + 4 * 37 + 32 * 41 + 36) / size)
+    self.assertAlmostEqual(bits['signs'], (size + 4 * 32) / size)
 
 
 class FlagsTest(parameterized.TestCase):
@@ -153,7 +170,9 @@ class FlagsTest(parameterized.TestCase):
     (dict(least_steps=0), '--least_steps=0'),
     (dict(measured_batches=1), '--measured_batches=1'),
     (dict(measured_examples=65), '--train_examples=64'),
-    (dict(batch_sizes=(32, 8)), 'rising'))
+    (dict(batch_sizes=(32, 8)), 'rising'),
+    (dict(batch_sizes=(16, 31)), '--num_workers=2'),
+    (dict(bits_workers=5), '--bits_workers=5'))
   def test_bad_values(self, changed, message):
     with self.assertRaisesRegex(ValueError, message):
       dataclasses.replace(SMALL, **changed)

@@ -83,6 +83,38 @@ class MomentsTest(parameterized.TestCase):
       self.assertEqual(int(state.count), 1)
 
 
+class NumbersTest(parameterized.TestCase):
+
+  def test_masks_do_not_hide_what_is_not_finite(self):
+    for rescale in (False, True):
+      tx = drop(rescale=rescale)
+      for bad in (jnp.nan, jnp.inf):
+        update, _ = tx.update(jnp.full(50, bad), tx.init(jnp.zeros(50)))
+        self.assertFalse(np.isfinite(update).any())
+
+  def test_states_keep_their_dtypes_in_float64(self):
+    with jax.enable_x64(True):
+      grads = jnp.ones((4, 6, 5), jnp.float64)
+      common = (
+        drop('workers'), noise('workers'),
+        gradiv.quantize_updates(2, key=KEY, axis_name='workers'),
+        gradiv.aggregate_by_quantized_mean(8, 'workers', key=KEY),
+        gradiv.aggregate_by_low_rank(1, 'workers', key=KEY),
+        optax.chain(
+          gradiv.aggregate_by_mean('workers'), gradiv.precondition_langevin(
+            .1, key=KEY, decay=np.float64(0.9))))
+      for dtype in (jnp.float32, jnp.float64):
+        rows = grads.astype(dtype)
+        for tx in common:
+          start = tx.init(rows[0])
+          update, state = jax.vmap(
+            tx.update, (0, None), (0, None), axis_name='workers')(rows, start)
+          self.assertEqual(update.dtype, dtype)
+          spec = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(
+            tree)]
+          self.assertEqual(spec(state), spec(start))
+
+
 class LangevinTest(parameterized.TestCase):
 
   @parameterized.parameters(0.5, 1., 3.)
@@ -186,7 +218,7 @@ class DropConnectTest(parameterized.TestCase):
 class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-    (lambda: gradiv.drop_updates(1., key=KEY), 'rate=1.0: must be below 1'),
+    (lambda: gradiv.drop_updates(1., key=KEY), 'rate=1.0: must be from 0 to'),
     (lambda: gradiv.drop_updates(-.1, key=KEY), 'rate=-0.1'),
     (lambda: gradiv.drop_updates(.1, key=KEY, axis_name=''), "axis_name=''"),
     (lambda: gradiv.drop_connect(KEY, jnp.ones(2), 2.), 'rate=2.0'),

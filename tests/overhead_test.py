@@ -99,6 +99,16 @@ class CompiledTest(absltest.TestCase):
     self.assertEqual(sent('(f32[4]{0}, bf16[6]{0}, pred[2]{0})'), 15)
     self.assertEqual(sent('f8e4m3fn[10]{0}'), 5)
 
+  def test_bytes_of_each_collective(self):
+    sent = lambda name, shapes: compiled.bytes_sent(
+      f'  %a = {shapes} {name}(%b)', 8)
+    self.assertEqual(sent('reduce-scatter', 'f32[10]{0}'), 280)
+    self.assertEqual(sent('collective-permute', 'f32[10]{0}'), 40)
+    # Operands first, then results.
+    self.assertEqual(sent(
+      'all-gather-start', '((f32[2]{0}, u8[3]{0}), (f32[16]{0}, u8[24]{0}))'),
+      7 / 8 * (64 + 24))
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -109,11 +109,22 @@ class LevelsTest(parameterized.TestCase):
           KEY, VECTOR.at[0].set(bad), **options)
         self.assertTrue(np.isnan(seen[0]))
 
+  def test_beyond_what_can_be_divided(self):
+    for method in ('norm', 'max'):
+      seen = gradiv.stochastic_quantize(
+        KEY, jnp.float32([1e38, 2e37]), 2, method=method)
+      self.assertTrue(np.isnan(seen).all())
+
   def test_dtypes(self):
     for dtype in (jnp.bfloat16, jnp.float16):
       seen = draws_of(VECTOR.astype(dtype), method='natural')
       self.assertEqual(seen.dtype, dtype)
       helpers.assert_mean(seen, np.float32(VECTOR.astype(dtype)))
+      # Other levels are rounded to the dtype, and the mean with them.
+      helpers.assert_mean(
+        draws_of(VECTOR.astype(dtype), num_levels=3),
+        np.float32(VECTOR.astype(dtype)),
+        rounding=float(jnp.finfo(dtype).eps))
 
   @parameterized.named_parameters(*WAYS)
   def test_the_transformation_does_so_for_each_worker(self, options):

@@ -74,7 +74,7 @@ class MeanTest(parameterized.TestCase):
         helpers.assert_mean(of_rounded, exact.sq_norm_of_mean)
 
   def test_error_of_a_step(self):
-    """At most half a level each way, of the largest in its block."""
+    """By less than a level each way, of the largest in its block."""
     grads = {'w': jnp.float32(RNG.normal(size=(8, 4000)))}
     for num_bits in (8, 4):
       update, _ = step(make(num_bits, block_size=256), grads)
@@ -130,8 +130,10 @@ class MeanTest(parameterized.TestCase):
       self.assertEqual(state.num_left_out, 1)
       self.assertTrue(np.isnan(state.moments.sq_norm_of_mean))
       rest = np.delete(np.asarray(grads['kernel']), 2, 0).mean(0)
-      np.testing.assert_allclose(
-        update['kernel'], rest, atol=6 / packing.LARGEST[num_bits])
+      # Two roundings, by a third of a level of what is at most 3.5.
+      error = np.asarray(update['kernel']) - rest
+      self.assertLess(np.sqrt(np.mean(error**2)),
+                      1.2 / packing.LARGEST[num_bits])
 
   def test_bfloat16(self):
     grads = sample(4, jnp.bfloat16)
@@ -142,7 +144,8 @@ class MeanTest(parameterized.TestCase):
       atol=0.1)
 
   @parameterized.parameters(
-    (lambda: make(2), 'num_bits=2'), (lambda: make(8.5), 'num_bits=8.5'),
+    (lambda: make(2), 'num_bits=2'), (lambda: make(8.), 'num_bits=8.0'),
+    (lambda: make(8.5), 'num_bits=8.5'),
     (lambda: make(8, ''), "axis_name=''"),
     (lambda: make(8, block_size=7), 'block_size=7: must be even'),
     (lambda: make(8, block_size=0), 'block_size=0'),
@@ -176,6 +179,18 @@ class LayoutTest(parameterized.TestCase):
       lambda g, _: gradiv.worker_moments(g, 'workers'), whole)
     helpers.assert_close(state.moments, exact, 0.05)
 
+  def test_shards_round_apart(self):
+    """Where two shards hold the same numbers, their errors differ."""
+    rows = {'w': jnp.repeat(jnp.float32(RNG.normal(size=(4, 40))), 2, 0)}
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
+    tx = make(4, 'data', sharded_over='model')
+    update, _ = jax.jit(jax.shard_map(
+      lambda g, s: tx.update(jax.tree.map(lambda x: x[0], g), s), mesh=mesh,
+      in_specs=(P(('data', 'model')), P()), out_specs=(P('model'), P()),
+      check_vma=False))(rows, tx.init({'w': rows['w'][0]}))
+    one, other = update['w'].reshape(2, 40)
+    self.assertTrue((one != other).any())
+
   def test_mean_over_an_axis_first(self):
     grads = sample(8)
     tx = make(8, 'slow', mean_over='fast')
@@ -190,20 +205,23 @@ class LayoutTest(parameterized.TestCase):
 
 class CompiledTest(parameterized.TestCase):
 
-  @parameterized.parameters((8, 0.27), (4, 0.14))
-  def test_bytes_on_the_wire(self, num_bits, share):
-    params = {'a': jnp.zeros((300, 1000)), 'b': jnp.zeros(1001),
-              'c': jnp.zeros((7, 11))}
-    sent = lambda tx: lib.bytes_sent(compiled(tx, params).as_text(), 8)
-    plain = sent(gradiv.aggregate_by_mean('workers'))
-    size = sum(x.size for x in jax.tree.leaves(params))
-    self.assertAlmostEqual(plain / (2 * 7 / 8 * 4 * size), 1, 4)
-    tx = gradiv.aggregate_by_quantized_mean(num_bits, 'workers', key=KEY)
-    self.assertLess(sent(tx) / plain, share)
-    found = lib.collectives(compiled(tx, params).as_text())
+  @parameterized.product(wire=((8, 0.27), (4, 0.14)), shapes=(
+    ((300, 1000), (1001,), (7, 11)),
+    ((64, 32), (32,), (32, 10), (10,)),  # the network on digits
+    ((2056,),)))
+  def test_bytes_on_the_wire(self, wire, shapes):
+    num_bits, share = wire
+    params = [jnp.zeros(shape) for shape in shapes]
+    text = lambda tx: compiled(tx, params).as_text()
+    plain = lib.bytes_sent(text(gradiv.aggregate_by_mean('workers')), 8)
+    size = sum(x.size for x in params)
+    self.assertAlmostEqual(plain / (2 * 7 / 8 * 4 * size), 1, 2)
+    program = text(gradiv.aggregate_by_quantized_mean(
+      num_bits, 'workers', key=KEY))
+    self.assertLess(lib.bytes_sent(program, 8) / plain, share)
     # Who is present [8], how many are not, the norms and the products.
-    self.assertEqual(
-      [size for name, size in found if name == 'all-reduce'], [8 + 3])
+    self.assertEqual([size for name, size in lib.collectives(program)
+                      if name == 'all-reduce'], [8 + 3])
 
 
 class PackingTest(parameterized.TestCase):

@@ -183,8 +183,7 @@ def _levels(tree, num_levels, method, bucket_size):
 
 def _multiples(v, scale, num_levels):
   """The multiples of scale/s around each v; zeros where all is zero."""
-  # Beyond, the reciprocal that XLA divides by would be flushed to zero.
-  scale = jnp.where(scale < _LARGEST_SCALE, scale, jnp.nan)
+  scale = _divisor(scale)
   safe = jnp.where(scale == 0, 1, scale)
   place = jnp.minimum(v / safe, 1) * num_levels
   low = jnp.floor(place)
@@ -200,9 +199,14 @@ def _powers_of_two(v):
   return Levels(low, low, jnp.maximum(2 * mantissa - 1, 0))
 
 
+def _divisor(scale):
+  """NaN where the reciprocal, by which XLA divides, would be flushed to 0."""
+  return jnp.where(scale < _LARGEST_SCALE, scale, jnp.nan)
+
+
 def _largest(leaves):
-  return jnp.stack(
-    [jnp.max(v, initial=0) for v in leaves] or [jnp.float32(0)]).max()
+  return _divisor(jnp.stack(
+    [jnp.max(v, initial=0) for v in leaves] or [jnp.float32(0)]).max())
 
 
 def _norm(leaves):

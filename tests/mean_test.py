@@ -1,0 +1,36 @@
+"""The plain mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import gradiv
+from tests import helpers
+
+
+class MeanTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*helpers.ON_ALL)
+  def test_is_the_mean(self, backend, axis, workers):
+    rng = np.random.default_rng(4)
+    grads = {'w': jnp.float32(rng.normal(0.3, 1, (workers, 5, 3))),
+             'scale': jnp.float32(rng.normal(size=workers))}
+    tx = gradiv.aggregate_by_mean(axis)
+    updates = helpers.on_workers(
+      lambda g, s: tx.update(g, s)[0], grads, tx.init(grads), axis, backend)
+    mean = jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), grads)
+    helpers.assert_close(updates, mean, 1e-5, 1e-7)
+
+  def test_bfloat16_rounds_once(self):
+    grads = {'layer': jnp.asarray(
+      np.r_[256., np.ones(255)], jnp.bfloat16)}
+    tx = gradiv.aggregate_by_mean('workers')
+    mean = jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
+                    axis_name='workers', out_axes=None)(grads)
+    # In bfloat16, 256 + 1 is 256: the sum would stay there.
+    self.assertEqual(mean['layer'], jnp.bfloat16(511 / 256))
+
+
+if __name__ == '__main__':
+  absltest.main()
