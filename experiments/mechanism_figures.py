@@ -53,8 +53,10 @@ def draw_bounds(config, summary):
       ax.set_xticks(range(len(strengths)), [f'{s:g}' for s in strengths])
   first = above[0]
   plots.log_scale(first).set_ylabel('batch-size bound B_S')
-  plots.label_sizes(first, [b for b in (1, 2, 5, 10, 20, 50, 100, 200, 500,
-                                        1000) if _is_near(first, b)], 'y')
+  seen = [c['predicted'] for c in summary['bounds']]
+  plots.label_sizes(first, [
+    b for b in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+    if min(seen) / 2 < b < 2 * max(seen)], 'y')
   first.legend(title='draws', fontsize=8)
   first.annotate(f'n = {config.measured_examples}',
                  (0.98, config.measured_examples), ha='right', va='bottom',
@@ -161,9 +163,3 @@ def _errorbar(ax, by_place, style):
   pairs = [mechanism_report.stats(x) for x in by_place.values()]
   ax.errorbar(list(by_place), [m for m, _ in pairs],
               [e or 0 for _, e in pairs], **style)
-
-
-def _is_near(ax, value):
-  """Tell whether a value lies on the y-axis, or next to it."""
-  low, high = ax.dataLim.intervaly
-  return low / 2 <= value <= 2 * high

@@ -93,26 +93,27 @@ class NumbersTest(parameterized.TestCase):
         self.assertFalse(np.isfinite(update).any())
 
   def test_states_keep_their_dtypes_in_float64(self):
-    with jax.enable_x64(True):
-      grads = jnp.ones((4, 6, 5), jnp.float64)
-      common = (
-        drop('workers'), noise('workers'),
-        gradiv.quantize_updates(2, key=KEY, axis_name='workers'),
-        gradiv.aggregate_by_quantized_mean(8, 'workers', key=KEY),
-        gradiv.aggregate_by_low_rank(1, 'workers', key=KEY),
-        optax.chain(
-          gradiv.aggregate_by_mean('workers'), gradiv.precondition_langevin(
-            .1, key=KEY, decay=np.float64(0.9))))
-      for dtype in (jnp.float32, jnp.float64):
-        rows = grads.astype(dtype)
-        for tx in common:
-          start = tx.init(rows[0])
-          update, state = jax.vmap(
-            tx.update, (0, None), (0, None), axis_name='workers')(rows, start)
-          self.assertEqual(update.dtype, dtype)
-          spec = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(
-            tree)]
-          self.assertEqual(spec(state), spec(start))
+    jax.config.update('jax_enable_x64', True)
+    self.addCleanup(jax.config.update, 'jax_enable_x64', False)
+    grads = jnp.ones((4, 6, 5), jnp.float64)
+    common = (
+      drop('workers'), noise('workers'),
+      gradiv.quantize_updates(2, key=KEY, axis_name='workers'),
+      gradiv.aggregate_by_quantized_mean(8, 'workers', key=KEY),
+      gradiv.aggregate_by_low_rank(1, 'workers', key=KEY),
+      optax.chain(
+        gradiv.aggregate_by_mean('workers'), gradiv.precondition_langevin(
+          .1, key=KEY, decay=np.float64(0.9))))
+    for dtype in (jnp.float32, jnp.float64):
+      rows = grads.astype(dtype)
+      for tx in common:
+        start = tx.init(rows[0])
+        update, state = jax.vmap(
+          tx.update, (0, None), (0, None), axis_name='workers')(rows, start)
+        self.assertEqual(update.dtype, dtype)
+        spec = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(
+          tree)]
+        self.assertEqual(spec(state), spec(start))
 
 
 class LangevinTest(parameterized.TestCase):
