@@ -128,11 +128,15 @@ class Config(config_lib.Config):
     check(self.sampling, 'sampling', "'replacement' or 'epoch'",
           lambda s: s in ('replacement', 'epoch'))
     if self.study == 'mechanisms':
-      check(self.batch_sizes, 'batch_sizes', f'multiples of --num_workers='
-            f'{workers}', lambda sizes: all(b % workers == 0 for b in sizes))
-      check(self.batch_sizes, 'batch_sizes', 'a multiple of --bits_workers='
-            f'{self.bits_workers} first',
-            lambda sizes: sizes[0] % self.bits_workers == 0)
+      self._check_mechanisms()
+
+  def _check_mechanisms(self):
+    check, workers = config_lib.check, self.num_workers
+    check(self.batch_sizes, 'batch_sizes', f'multiples of --num_workers='
+          f'{workers}', lambda sizes: all(b % workers == 0 for b in sizes))
+    check(self.batch_sizes, 'batch_sizes', 'a multiple of --bits_workers='
+          f'{self.bits_workers} first',
+          lambda sizes: sizes[0] % self.bits_workers == 0)
     check(self.drop_rates, 'drop_rates', 'from 0 to below 1, the first 0',
           lambda ps: ps[:1] == (0,) and all(0 <= p < 1 for p in ps))
     check(self.noise_stddevs, 'noise_stddevs', 'positive',

@@ -108,8 +108,8 @@ class NumbersTest(parameterized.TestCase):
       rows = grads.astype(dtype)
       for tx in common:
         start = tx.init(rows[0])
-        update, state = jax.vmap(
-          tx.update, (0, None), (0, None), axis_name='workers')(rows, start)
+        update, state = jax.jit(jax.vmap(
+          tx.update, (0, None), (0, None), axis_name='workers'))(rows, start)
         self.assertEqual(update.dtype, dtype)
         spec = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(
           tree)]

@@ -85,14 +85,14 @@ class MeanTest(parameterized.TestCase):
       self.assertLess(np.sqrt(np.mean(error**2)), 0.5 * level)
 
   def test_the_same_numbers_on_every_backend(self):
-    for num_bits in (8, 4):
-      for axis, workers in (('workers', 8), (('devices', 'virtual'), 16)):
-        grads, expected = sample(workers), None
-        for backend in ('vmap', 'pmap', 'shard_map'):
-          tx = make(num_bits, axis)
-          seen = step(tx, grads, axis_name=axis, backend=backend)
-          expected = expected or seen
-          helpers.assert_close(seen, expected, 1e-5, 1e-6)
+    for num_bits, axis, workers in (
+        (8, 'workers', 8), (4, ('devices', 'virtual'), 16)):
+      grads, expected = sample(workers), None
+      for backend in ('vmap', 'pmap', 'shard_map'):
+        tx = make(num_bits, axis)
+        seen = step(tx, grads, axis_name=axis, backend=backend)
+        expected = expected or seen
+        helpers.assert_close(seen, expected, 1e-5, 1e-6)
 
   def test_steps_draw_apart(self):
     # That workers do shows in ‖ḡ‖², of the products of their errors.
@@ -207,21 +207,31 @@ class CompiledTest(parameterized.TestCase):
 
   @parameterized.product(wire=((8, 0.27), (4, 0.14)), shapes=(
     ((300, 1000), (1001,), (7, 11)),
-    ((64, 32), (32,), (32, 10), (10,)),  # the network on digits
-    ((2056,),)))
+    ((64, 32), (32,), (32, 10), (10,))))  # the network on digits
   def test_bytes_on_the_wire(self, wire, shapes):
     num_bits, share = wire
     params = [jnp.zeros(shape) for shape in shapes]
-    text = lambda tx: compiled(tx, params).as_text()
-    plain = lib.bytes_sent(text(gradiv.aggregate_by_mean('workers')), 8)
-    size = sum(x.size for x in params)
-    self.assertAlmostEqual(plain / (2 * 7 / 8 * 4 * size), 1, 2)
-    program = text(gradiv.aggregate_by_quantized_mean(
-      num_bits, 'workers', key=KEY))
-    self.assertLess(lib.bytes_sent(program, 8) / plain, share)
+    program = compiled(gradiv.aggregate_by_quantized_mean(
+      num_bits, 'workers', key=KEY), params).as_text()
+    all_reduce = 2 * 7 / 8 * 4 * sum(x.size for x in params)
+    self.assertLess(lib.bytes_sent(program, 8) / all_reduce, share)
     # Who is present [8], how many are not, the norms and the products.
     self.assertEqual([size for name, size in lib.collectives(program)
                       if name == 'all-reduce'], [8 + 3])
+
+  def test_bytes_of_all_sizes(self):
+    """As traced, which is what is compiled; with the mean's own flag."""
+    for size in (2056, 2305, 70_001):
+      params = jnp.zeros(size)
+      sent = lambda tx: lib.bytes_traced(
+        lambda g: tx.update(g, tx.init(g))[0], 8, params)
+      plain = sent(gradiv.aggregate_by_mean('workers'))
+      self.assertAlmostEqual(plain, 2 * 7 / 8 * 4 * (size + 1), 5)
+      for num_bits, share in ((8, 0.27), (4, 0.14)):
+        wire = sent(gradiv.aggregate_by_quantized_mean(
+          num_bits, 'workers', key=KEY))
+        flags = 2 * 7 / 8 * 4 * 11
+        self.assertLess((wire - flags) / plain, share)
 
 
 class PackingTest(parameterized.TestCase):

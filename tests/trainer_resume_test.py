@@ -37,7 +37,7 @@ class ResumeCase(parameterized.TestCase):
     workers = trainer.Workers(4)
     program = tiny_run.program(workers)
     store = checkpoints.Checkpoints(self.folder / name / 'checkpoints')
-    return trainer._begin(program, store, {'name': 'tiny'})
+    return trainer._begin(program, workers, store, {'name': 'tiny'})
 
 
 class ResumeTest(ResumeCase):
