@@ -27,7 +27,7 @@ overhead: $(VENV)/ready
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
-	@echo '== the tests (under ten minutes on two cores)'
+	@echo '== the tests (ten to thirteen minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready

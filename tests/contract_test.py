@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -32,6 +33,7 @@ class Row:
     keeps: Gives g where all gradients are g, up to `gain`.
     leaves_out: Acts as if a worker whose gradient is not finite was not there.
     rtol: Of what is compared to a permutation, a scaling or fewer workers.
+    is_weighed: Is `aggregate_by_weights`, with another weighting.
   """
 
   name: str
@@ -43,6 +45,7 @@ class Row:
   gain: float | None = 1.0
   leaves_out: bool = True
   rtol: float = 1e-4
+  is_weighed: bool = False
 
 
 WORKERS = 8
@@ -54,7 +57,7 @@ def weighed(name, weighting, **kwargs):
   options = {k: kwargs.pop(k) for k in ('key', 'num_workers', 'groups')
              if k in kwargs}
   make = lambda axis: gradiv.aggregate_by_weights(weighting, axis, **options)
-  return Row(name, make, **kwargs)
+  return Row(name, make, is_weighed=True, **kwargs)
 
 
 def agreed(name, **options):
@@ -202,16 +205,26 @@ def update(row, grads, axis='workers', backend='vmap'):
 
 class ContractTest(parameterized.TestCase):
 
-  @parameterized.named_parameters(*ROWS)
-  def test_backends_agree(self, row):
+  def compare(self, row, *backends):
     for kind in ('plain', 'zero', 'rank_one', 'tiny', 'huge', 'one_nan'):
       grads = gradients(kind)
       reference = update(row, grads)
-      for backend, axis in (('pmap', 'workers'),
-                            ('shard_map', ('devices', 'virtual'))):
+      for backend, axis in backends:
         helpers.assert_close(
           update(row, grads, axis, backend), reference, 1e-5, 1e-30,
           of_largest=1e-6)
+
+  @parameterized.named_parameters(*ROWS)
+  def test_backends_agree(self, row):
+    pmap = () if row.is_weighed else (('pmap', 'workers'),)
+    self.compare(row, ('shard_map', ('devices', 'virtual')), *pmap)
+
+  # All share one wire, of which other rows show that it is the same on pmap.
+  @pytest.mark.slow
+  @parameterized.named_parameters(
+    *[(row.name, row) for row in TABLE if row.is_weighed])
+  def test_so_does_pmap(self, row):
+    self.compare(row, ('pmap', 'workers'))
 
   @parameterized.named_parameters(*ROWS)
   def test_keeps_structure_shapes_and_dtypes(self, row):
