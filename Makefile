@@ -31,7 +31,7 @@ test: $(VENV)/ready
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready
-	@echo '== the long checks (half an hour on two cores)'
+	@echo '== the long checks (a minute on two cores)'
 	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/ready

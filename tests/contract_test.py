@@ -220,9 +220,9 @@ class ContractTest(parameterized.TestCase):
     self.compare(row, ('shard_map', ('devices', 'virtual')), *pmap)
 
   # All share one wire, of which other rows show that it is the same on pmap.
-  @pytest.mark.slow
   @parameterized.named_parameters(
     *[(row.name, row) for row in TABLE if row.is_weighed])
+  @pytest.mark.slow
   def test_so_does_pmap(self, row):
     self.compare(row, ('pmap', 'workers'))
 
