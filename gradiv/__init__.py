@@ -7,6 +7,7 @@ from it, as `optax.GradientTransformation` under a named axis of workers:
           per worker          the wire          common to all workers
 """
 
+from gradiv import topology as topology
 from gradiv import weightings as weightings
 from gradiv.aggregation import (
   AggregateByCoordinateState as AggregateByCoordinateState,
@@ -52,6 +53,10 @@ from gradiv.confidence import Interval as Interval
 from gradiv.draws import DrawState as DrawState
 from gradiv.dropconnect import drop_connect as drop_connect
 from gradiv.dropconnect import drop_updates as drop_updates
+from gradiv.gossip import MixByGossipState as MixByGossipState
+from gradiv.gossip import consensus_distance as consensus_distance
+from gradiv.gossip import mix as mix
+from gradiv.gossip import mix_by_gossip as mix_by_gossip
 from gradiv.gram import combine as combine
 from gradiv.gram import pairwise_cosine as pairwise_cosine
 from gradiv.gram import worker_gram as worker_gram
