@@ -149,9 +149,8 @@ def map_leaves(
   leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
   others = (treedef.flatten_up_to(other) for other in rest)
   return treedef.unflatten(
-    fn(shard_key(jax.random.fold_in(key, i), shards.names(path)), *each)
-    for i, ((path, _), *each) in enumerate(
-      zip(leaves, jax.tree.leaves(tree), *others)))
+    fn(shard_key(jax.random.fold_in(key, i), shards.names(path)), leaf, *each)
+    for i, ((path, leaf), *each) in enumerate(zip(leaves, *others)))
 
 
 def round_up(key: jax.Array, chance: jax.Array) -> jax.Array:

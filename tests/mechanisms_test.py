@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import axes
 from tests import helpers
 
 RNG = np.random.default_rng(10)
@@ -26,7 +27,7 @@ def noise(axis_name=None):
 EACH = (('drop', drop), ('noise', noise))
 
 
-def draws(make, grads, num_steps):
+def draws(make, grads, num_steps, backend='vmap'):
   """Updates [steps, workers, ...] of each worker's own draws."""
   tx = make('workers')
 
@@ -35,20 +36,22 @@ def draws(make, grads, num_steps):
       lambda s, _: tx.update(g, s)[::-1], tx.init(g), None,
       length=num_steps)[1]
 
-  return np.asarray(jax.jit(jax.vmap(
-    steps, axis_name='workers', out_axes=1))(grads))
+  mapped = gradiv.map_workers(steps, 'workers', backend=backend)
+  return np.moveaxis(np.asarray(mapped(grads)), 0, 1)
 
 
 class MomentsTest(parameterized.TestCase):
 
-  def test_means_and_variances(self):
+  @parameterized.parameters(*axes.BACKENDS)
+  def test_means_and_variances(self, backend):
     grads = jnp.float32(RNG.normal(size=(2, 5)))
     for rescale in (False, True):
-      seen = draws(lambda axis: drop(axis, rescale=rescale), grads, DRAWS)
+      seen = draws(lambda axis: drop(axis, rescale=rescale), grads, DRAWS,
+                   backend)
       scale = 1 / 0.7 if rescale else 1
       helpers.assert_mean(seen, 0.7 * scale * grads)
       helpers.assert_mean(seen**2, 0.7 * (scale * grads)**2)
-    seen = draws(noise, grads, DRAWS)
+    seen = draws(noise, grads, DRAWS, backend)
     helpers.assert_mean(seen, grads)
     helpers.assert_mean((seen - grads[None])**2, np.full((2, 5), 0.25))
 

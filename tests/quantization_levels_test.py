@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import axes
 from tests import helpers
 
 RNG = np.random.default_rng(13)
@@ -125,9 +126,9 @@ class LevelsTest(parameterized.TestCase):
         np.float32(VECTOR.astype(dtype)),
         rounding=float(jnp.finfo(dtype).eps))
 
-  @parameterized.named_parameters(*WAYS)
-  def test_the_transformation_does_so_for_each_worker(self, options):
-    options = {'num_levels': 1} | options
+  @parameterized.product(backend=axes.BACKENDS, way=(WAYS[2], WAYS[5]))
+  def test_the_transformation_does_so_for_each_worker(self, backend, way):
+    options = {'num_levels': 1} | way[1]
     tx = gradiv.quantize_updates(key=KEY, axis_name='workers', **options)
     rows = jnp.tile(VECTOR, (3, 1))
 
@@ -135,10 +136,13 @@ class LevelsTest(parameterized.TestCase):
       return jax.lax.scan(lambda s, _: tx.update(g, s)[::-1], tx.init(g),
                           None, length=2000)[1]
 
-    seen = np.asarray(jax.jit(jax.vmap(
-      steps, axis_name='workers', out_axes=1))(rows))
-    helpers.assert_mean(seen.reshape(6000, -1), VECTOR)
-    self.assertTrue((seen[:, 0] != seen[:, 1]).any())
+    mapped = gradiv.map_workers(steps, 'workers', backend=backend)
+    seen = np.asarray(mapped(rows), np.float64)
+    flat = seen.reshape(6000, -1)
+    helpers.assert_mean(flat, VECTOR)
+    helpers.assert_mean((flat**2).sum(1), gradiv.quantized_sq_norm(
+      VECTOR, **options))
+    self.assertTrue((seen[0] != seen[1]).any())
 
   @parameterized.parameters(
     (dict(num_levels=0), 'num_levels=0'),

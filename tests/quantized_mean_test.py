@@ -52,7 +52,8 @@ def many_steps(tx, grads, axis='workers', backend='vmap'):
 
 class MeanTest(parameterized.TestCase):
 
-  @parameterized.product(num_bits=(8, 4), backend=('vmap', 'shard_map'))
+  @parameterized.product(
+    num_bits=(8, 4), backend=('vmap', 'pmap', 'shard_map'))
   def test_no_bias(self, num_bits, backend):
     grads = sample(8)
     updates, moments = many_steps(make(num_bits), grads, backend=backend)
