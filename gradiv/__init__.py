@@ -53,10 +53,32 @@ from gradiv.confidence import Interval as Interval
 from gradiv.draws import DrawState as DrawState
 from gradiv.dropconnect import drop_connect as drop_connect
 from gradiv.dropconnect import drop_updates as drop_updates
+from gradiv.gossip import ChocoState as ChocoState
+from gradiv.gossip import CorrectedState as CorrectedState
 from gradiv.gossip import MixByGossipState as MixByGossipState
+from gradiv.gossip import OuterStepState as OuterStepState
+from gradiv.gossip import PushSumState as PushSumState
+from gradiv.gossip import QuasiGlobalState as QuasiGlobalState
+from gradiv.gossip import RelayState as RelayState
+from gradiv.gossip import TrackGradientsState as TrackGradientsState
 from gradiv.gossip import consensus_distance as consensus_distance
+from gradiv.gossip import diloco as diloco
+from gradiv.gossip import local_sgd as local_sgd
 from gradiv.gossip import mix as mix
+from gradiv.gossip import mix_by_choco as mix_by_choco
+from gradiv.gossip import mix_by_decentlam as mix_by_decentlam
+from gradiv.gossip import mix_by_exact_diffusion as mix_by_exact_diffusion
+from gradiv.gossip import mix_by_extra as mix_by_extra
 from gradiv.gossip import mix_by_gossip as mix_by_gossip
+from gradiv.gossip import mix_by_outer_step as mix_by_outer_step
+from gradiv.gossip import mix_by_push_sum as mix_by_push_sum
+from gradiv.gossip import (
+  mix_by_quasi_global_momentum as mix_by_quasi_global_momentum,
+)
+from gradiv.gossip import mix_by_relay as mix_by_relay
+from gradiv.gossip import slow_momentum as slow_momentum
+from gradiv.gossip import track_gradients as track_gradients
+from gradiv.gossip import tune_consensus_step as tune_consensus_step
 from gradiv.gram import combine as combine
 from gradiv.gram import pairwise_cosine as pairwise_cosine
 from gradiv.gram import worker_gram as worker_gram

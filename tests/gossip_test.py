@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 import gradiv
 from experiments import compiled
 from gradiv import gossip, topology
+from gradiv.gossip import mixing
 from tests import helpers
 
 RNG = np.random.default_rng(17)
@@ -78,7 +79,7 @@ class MixTest(parameterized.TestCase):
       rng = np.random.default_rng(seed)
       n = int(rng.integers(2, 12))
       w = sum(np.eye(n)[rng.permutation(n)] for _ in range(4)) / 4
-      _, hops = gossip._take_apart(w.reshape(n, 1, n, 1))
+      _, hops = mixing._take_apart(w.reshape(n, 1, n, 1))
       off = (w > 0) & ~np.eye(n, dtype=bool)
       degree = max(off.sum(0).max(), off.sum(1).max())
       self.assertLessEqual(len(hops), degree)
@@ -162,6 +163,19 @@ class GossipTest(parameterized.TestCase):
       np.testing.assert_allclose(x, expected, 1e-5, 1e-6)
       np.testing.assert_array_equal(state[-1].count, 50)
 
+  @parameterized.named_parameters(*(m for m in MATRICES if len(m[1]) == 8))
+  def test_stacked_is_sharded_after_50_steps(self, w):
+    centres = RNG.normal(size=(self.N, 3))
+    run = lambda backend: np.asarray(self.train(
+      w, 'awc', 0.9, centres, 50, 'workers', backend)[0])
+    np.testing.assert_allclose(run('shard_map'), run('vmap'), 0, 1e-6)
+
+  def test_equal_parameters_stay_as_they_are(self):
+    x = jnp.broadcast_to(jnp.float32(RNG.normal(size=40)), (8, 40))
+    for w in (topology.ring(8), topology.torus(4, 2), topology.exponential(8)):
+      mixed = run(lambda x: gossip.mix(x, w, 'workers'), x)
+      np.testing.assert_array_equal(mixed, x)
+
   def test_the_mean_moves_as_in_sgd(self):
     centres = RNG.normal(size=(self.N, 3))
     for order in gossip.ORDERS:
@@ -188,6 +202,50 @@ class GossipTest(parameterized.TestCase):
     x, _ = self.train(
       topology.ring(8), 'atc', 4., centres, 200, 'workers', 'vmap')
     self.assertLess(np.abs(x).max(), 10)
+
+  @parameterized.parameters(0.6, 0.66, 0.7)
+  def test_edge_of_awc(self, curvature_rate):
+    # The mode +-+- of the ring grows by |λ_min − αh| a step, λ_min = −1/3.
+    start = jnp.float32([1, -1] * 4)
+    tx = optax.chain(optax.sgd(1.0), gossip.mix_by_gossip(
+      topology.ring(8), 'workers'))
+
+    def steps(x):
+      def step(carry, _):
+        updates, state = tx.update(curvature_rate * carry[0], *carry[::-1])
+        return (carry[0] + updates, state), None
+
+      return jax.lax.scan(step, (x, tx.init(x)), None, length=40)[0][0]
+
+    np.testing.assert_allclose(
+      np.abs(run(steps, start)), (1 / 3 + curvature_rate)**40, 1e-4)
+
+  @parameterized.parameters(('awc', 0.09935), ('atc', 0.02574))
+  def test_consensus_variance(self, order, published):
+    # α = 0.3, h = 1, noise of variance 1 in each of d coordinates.
+    rate, d = 0.3, 4000
+    w, values = topology.ring(8), np.linalg.eigvalsh(topology.ring(8))[:-1]
+    exact = np.sum(
+      rate**2 / (1 - (values - rate)**2) if order == 'awc' else
+      (rate * values)**2 / (1 - (values * (1 - rate))**2)) / 8
+    self.assertAlmostEqual(exact, published, delta=1e-5)
+    tx = optax.chain(optax.sgd(rate), gossip.mix_by_gossip(
+      w, 'workers', order=order))
+
+    def steps(x):
+      key = gradiv.worker_key(jax.random.key(5), 'workers')
+
+      def step(carry, t):
+        x, state = carry
+        noise = jax.random.normal(jax.random.fold_in(key, t), x.shape)
+        updates, state = tx.update(x + noise, state, x)
+        return (x + updates, state), None
+
+      x = jax.lax.scan(step, (x, tx.init(x)), jnp.arange(60))[0][0]
+      gap = (x - jax.lax.pmean(x, 'workers'))**2
+      return jax.lax.pmean(gap, 'workers')
+
+    helpers.assert_mean(run(steps, jnp.zeros((8, d)))[0], exact)
 
   def test_one_worker_is_sgd(self):
     for order in gossip.ORDERS:

@@ -1,5 +1,6 @@
 """What several tests share: the backends, and trees that are close."""
 
+import contextlib
 import functools
 
 import jax
@@ -41,6 +42,16 @@ def moments_of(grads, backend='vmap', batch_size=1):
   return on_workers(
     lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=batch_size),
     np.asarray(grads, np.float32), backend=backend)
+
+
+@contextlib.contextmanager
+def double_precision():
+  """Compute in float64, on every jax."""
+  jax.config.update('jax_enable_x64', True)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_x64', False)
 
 
 def raw(x):

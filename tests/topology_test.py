@@ -84,6 +84,36 @@ class MatricesTest(parameterized.TestCase):
       self.assertAlmostEqual(count(topology.complete(5), decay), 5)
       self.assertAlmostEqual(count(np.eye(5), decay), 1)
 
+  @parameterized.parameters(
+    ('ring', .17, .200), ('hypercube', .21, .233), ('complete', .28, .276))
+  def test_rate_on_isotropic_quadratics(self, name, best_rate, best):
+    # E x xᵀ of the workers moves by C ← W ((1 − η)² C + M η² diag C) Wᵀ.
+    w, noise = getattr(topology, name)(8), 21
+    rates = np.arange(0.01, 0.4, 0.01)
+    seen = [topology.isotropic_rate(w, rate, noise) for rate in rates]
+    self.assertAlmostEqual(max(seen), best, delta=6e-4)
+    self.assertAlmostEqual(rates[np.argmax(seen)], best_rate)
+    for rate in (best_rate, 0.05):
+      c = np.eye(8)
+      for _ in range(3000):
+        c = w @ ((1 - rate)**2 * c + noise * rate**2 * np.diag(
+          np.diag(c))) @ w.T
+        last, c = np.trace(c), c / np.trace(c)
+      self.assertAlmostEqual(
+        topology.isotropic_rate(w, rate, noise), 1 - last, places=7)
+    # Neighbours act as a batch: η = n/(n + M) is best, and removes as much.
+    self.assertAlmostEqual(
+      topology.isotropic_rate(topology.complete(8), 8 / 29, 21), 8 / 29)
+
+  def test_trees(self):
+    for make in (topology.chain, topology.binary_tree):
+      for n in (1, 2, 3, 7, 10):
+        tree = make(n)
+        self.assertEqual(tree.sum(), 2 * (n - 1))
+        np.testing.assert_array_equal(tree, tree.T)
+        reach = np.linalg.matrix_power(np.eye(n) + tree, n)
+        self.assertTrue((reach > 0).all())
+
   def test_metropolis(self):
     chain = np.diag(np.ones(3), 1) + np.diag(np.ones(3), -1)
     w = topology.check(topology.metropolis(chain))[0]
@@ -137,6 +167,11 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: topology.effective_neighbours(topology.ring(4), 1.), 'decay=1.0'),
     (lambda: topology.metropolis(np.triu(np.ones((3, 3)))), 'symmetric'),
     (lambda: topology.check(np.ones((3, 3))), 'not doubly stochastic'),
+    (lambda: topology.chain(0), 'n=0'),
+    (lambda: topology.binary_tree(-1), 'n=-1'),
+    (lambda: topology.isotropic_rate(np.eye(2), -1., 1), 'learning_rate=-1.0'),
+    (lambda: topology.isotropic_rate(np.eye(2), 1., -1), 'noise_scale=-1'),
+    (lambda: topology.check_columns(2 * np.eye(2)), 'not column-stochastic'),
     (lambda: topology.check(np.ones((3, 2))), r'shape \(1, 3, 2\)'),
     (lambda: topology.check(2 * np.eye(2) - 1 / 2), 'not doubly stochastic'))
   def test_bad(self, call, message):

@@ -1,31 +1,24 @@
-"""Workers with parameters of their own, which average with their neighbours.
-
-`mix` computes Σ_k W_ik x_k by permutations: each worker sends to its
-neighbours and to nobody else. `mix_by_gossip` makes a step of decentralised
-SGD of it, for parameters that are private to each worker.
+"""Averages with the neighbours: each worker sends to them, and to nobody else.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
-from gradiv import axes, checks, moments, topology
-
-ORDERS = ('awc', 'atc', 'cta')
+from gradiv import axes, moments, topology
 
 
 def mix(tree: Any, mixing_matrix: np.ndarray, axis_name: axes.AxisName) -> Any:
   """Average with the neighbours: x_i ← Σ_k W_ik x_k.
 
   Costs as many collective-permutes as the graph needs: two on a ring, one for
-  a matching. With several workers on a device, ('devices', 'virtual'), only
-  what crosses to another device is sent.
+  a matching; on the complete graph an all-reduce. With several workers on a
+  device, ('devices', 'virtual'), only what crosses to another device is sent.
 
   >>> w = topology.ring(4)
   >>> jax.vmap(lambda x: mix(x, w, 'workers'), axis_name='workers')(
@@ -46,10 +39,31 @@ def mix(tree: Any, mixing_matrix: np.ndarray, axis_name: axes.AxisName) -> Any:
   if len(w) != 1:
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [n, n]; '
                      'mix_by_gossip takes a sequence')
-  return _mix(tree, w[0], axis_name)
+  return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), tree,
+                      pull(w[0], tree, axis_name))
 
 
-def _mix(tree, w, axis_name):
+def pull_in_turn(
+  bank: np.ndarray, axis_name: axes.AxisName
+) -> Callable[[Any, jax.Array], Any]:
+  """Make ``(tree, turn) -> (W_turn − I) tree`` of a sequence [t, n, n].
+
+  All workers count alike, and take the same branch.
+  """
+  branches = [functools.partial(pull, w, axis_name=axis_name) for w in bank]
+  if len(bank) == 1:
+    return lambda tree, turn: branches[0](tree)
+  return lambda tree, turn: lax.switch(turn % len(bank), branches, tree)
+
+
+def pull(w: np.ndarray, tree: Any, axis_name: axes.AxisName) -> Any:
+  """Compute ((W − I) x)_i, how the others pull at a worker: for any matrix.
+
+  As Σ_k W_ik (x_k − x_i), so that rounding is in proportion to how far apart
+  workers are, and nothing moves once they agree (on the complete graph, an
+  all-reduce, but for rounding). In at least float32; what is sent keeps its
+  dtype.
+  """
   names = axes.names_of(axis_name)
   n = axes.num_workers(names)
   if len(names) > 2:
@@ -58,6 +72,9 @@ def _mix(tree, w, axis_name):
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [{n}, {n}], '
                      f'for {n} workers')
   moments.check_floating(tree, 'tree')
+  if np.allclose(w, 1 / n, rtol=0, atol=1e-9):
+    return jax.tree.map(
+      lambda mean, x: mean - x, mean(tree, names), tree)
   sizes = [lax.axis_size(name) for name in names] + [1]
   plan = _take_apart(w.reshape(sizes[0], sizes[1], sizes[0], sizes[1]))
 
@@ -69,14 +86,21 @@ def _mix(tree, w, axis_name):
 
   # One message for all leaves of a dtype.
   leaves, treedef = jax.tree.flatten(tree)
-  mixed = [None] * len(leaves)
+  pulls = [None] * len(leaves)
   for dtype in dict.fromkeys(x.dtype for x in leaves):
     places = [i for i, x in enumerate(leaves) if x.dtype == dtype]
     flat = one(jnp.concatenate([leaves[i].ravel() for i in places]))
     ends = np.cumsum([leaves[i].size for i in places])
     for i, part in zip(places, jnp.split(flat, ends[:-1])):
-      mixed[i] = part.reshape(leaves[i].shape)
-  return treedef.unflatten(mixed)
+      pulls[i] = part.reshape(leaves[i].shape)
+  return treedef.unflatten(pulls)
+
+
+def mean(tree: Any, axis_name: axes.AxisName) -> Any:
+  """Average over all workers, in at least float32; of each worker's own."""
+  means = jax.tree.map(
+    lambda x: lax.pmean(moments.widen(x), axis_name), tree)
+  return axes.as_private(means, axis_name)
 
 
 class _Hop(NamedTuple):
@@ -166,119 +190,19 @@ def _matchings(edges, n):
 
 
 def _apply(plan, rows, name):
-  """Mix the rows [local, ...] of this device with those of others."""
+  """Compute the pulls at the rows [local, ...] of this device."""
   own, hops = plan
   me = lax.axis_index(name)
-  wide = moments.widen(rows)
+  # What is mixed are differences from one row of this device.
+  origin = moments.widen(rows[:1])
   weigh = lambda weights, x: jnp.tensordot(
-    jnp.asarray(weights, wide.dtype)[me], x, 1,
+    jnp.asarray(weights, origin.dtype)[me], moments.widen(x) - origin, 1,
     precision=lax.Precision.HIGHEST)
-  total = weigh(own, wide)
+  total = weigh(own - np.eye(own.shape[1]), rows)
+  sums = own.sum(2) + sum(hop.weights.sum(2) for hop in hops)
+  if np.abs(sums - 1).max() > 1e-9:  # rows that do not add up to 1
+    total += jnp.asarray(sums - 1, origin.dtype)[me][:, None] * origin
   for hop in hops:
     arrived = lax.ppermute(rows[jnp.asarray(hop.rows)[me]], name, hop.pairs)
-    total += weigh(hop.weights, moments.widen(arrived))
-  return total.astype(rows.dtype)
-
-
-class MixByGossipState(NamedTuple):
-  """State of `mix_by_gossip`.
-
-  Attributes:
-    count: Steps so far, whose turn in the sequence it is.
-  """
-
-  count: jax.Array
-
-
-def mix_by_gossip(
-  mixing_matrix: np.ndarray | Sequence[np.ndarray],
-  axis_name: axes.AxisName,
-  *,
-  order: str = 'awc',
-) -> optax.GradientTransformationExtraArgs:
-  """Make the last step of an optimizer one of decentralised SGD.
-
-  With the parameters x of all workers, their updates u and W:
-
-    awc  x ← W x + u      mixing runs beside the gradient (Lian et al., and
-                          Zhang et al.); stable for αh < 1 + λ_min(W)
-    atc  x ← W (x + u)    adapt, then combine: for αh < 2
-    cta  x ← W' (x + u)   combine, then adapt, W' the next of the sequence: x
-                          are the combined parameters, where the gradient is
-                          taken, so that a run is that of 'atc' half a step on
-
-  Parameters and state are each worker's own: start from
-  ``replicate(params, n)``. The mean over the workers moves as in SGD, by the
-  mean of u.
-
-  >>> import gradiv
-  >>> tx = optax.chain(optax.sgd(0.5), mix_by_gossip(
-  ...     topology.complete(2), 'workers', order='atc'))
-  >>> def step(x, c):  # a worker's loss is (x − c)²/2
-  ...   updates, _ = tx.update(x - c, tx.init(x), x)
-  ...   return optax.apply_updates(x, updates)
-  >>> gradiv.map_workers(step, 'workers')(
-  ...     jnp.zeros(2), jnp.array([2., 6.])).tolist()
-  [2.0, 2.0]
-
-  Lian et al., `Can Decentralized Algorithms Outperform Centralized Algorithms?
-  <https://arxiv.org/abs/1705.09056>`_, 2017; Zhang et al., `Loss Landscape
-  Dependent Self-Adjusting Learning Rates
-  <https://arxiv.org/abs/2112.01433>`_, 2021.
-
-  Args:
-    mixing_matrix: W [n, n], or a sequence [t, n, n] that is taken in turn.
-    axis_name: The axis over which the workers lie; see `mix`.
-    order: 'awc', 'atc' or 'cta'.
-
-  Raises:
-    ValueError: On a bad argument, and, while tracing, where the matrix is not
-      of as many workers as there are, or no parameters are given.
-  """
-  bank = topology.check(mixing_matrix, 'mixing_matrix')
-  axes.names_of(axis_name)
-  checks.choice('order', order, ORDERS)
-
-  def init_fn(params):
-    del params
-    return MixByGossipState(jnp.zeros((), jnp.int32))
-
-  def mix_in_turn(tree, turn):
-    branches = [functools.partial(_mix, w=w, axis_name=axis_name)
-                for w in bank]
-    if len(bank) == 1:
-      return branches[0](tree)
-    # All workers count alike, and take the same branch.
-    return lax.switch(turn % len(bank), branches, tree)
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
-    if params is None:
-      raise ValueError('params=None: must be given, as they are mixed')
-    if order == 'awc':
-      mixed = mix_in_turn(params, state.count)
-      result = jax.tree.map(
-        lambda u, m, x: u + (m - x), updates, mixed, params)
-    else:
-      stepped = jax.tree.map(lambda x, u: x + u, params, updates)
-      mixed = mix_in_turn(stepped, state.count + (order == 'cta'))
-      result = jax.tree.map(lambda m, x: m - x, mixed, params)
-    return result, MixByGossipState(optax.safe_increment(state.count))
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def consensus_distance(params: Any, axis_name: axes.AxisName) -> jax.Array:
-  """Compute (1/n) Σ ‖x_i − x̄‖², how far workers are from their mean.
-
-  Costs an all-reduce of the parameters: look now and then.
-
-  >>> jax.vmap(lambda x: consensus_distance(x, 'workers'),
-  ...          axis_name='workers')(jnp.array([1., 3.])).tolist()
-  [1.0, 1.0]
-  """
-  names = axes.names_of(axis_name)
-  wide = jax.tree.map(moments.widen, params)
-  own = [moments.sq_norm(x - lax.pmean(x, names))
-         for x in jax.tree.leaves(wide)]
-  return lax.pmean(sum(own, jnp.float32(0)), names)
+    total += weigh(hop.weights, arrived)
+  return total
