@@ -7,6 +7,7 @@ from it, as `optax.GradientTransformation` under a named axis of workers:
           per worker          the wire          common to all workers
 """
 
+from gradiv import staleness as staleness
 from gradiv import topology as topology
 from gradiv import weightings as weightings
 from gradiv.aggregation import (
@@ -128,6 +129,10 @@ from gradiv.quantization import stochastic_quantize as stochastic_quantize
 from gradiv.quantization import with_error_feedback as with_error_feedback
 from gradiv.slices import gather_leaves as gather_leaves
 from gradiv.slices import slice_leaves as slice_leaves
+from gradiv.staleness import DelayUpdatesState as DelayUpdatesState
+from gradiv.staleness import compensate_delay as compensate_delay
+from gradiv.staleness import delay_updates as delay_updates
+from gradiv.staleness import scale_by_staleness as scale_by_staleness
 from gradiv.tracking import TrackMomentsState as TrackMomentsState
 from gradiv.tracking import track_moments as track_moments
 from gradiv.wire import Wire as Wire

@@ -1,0 +1,172 @@
+"""How stale an update is: as all, by worker, by leaf, drawn or recorded.
+
+A model tells how many rows the buffer needs, and which staleness has its turn.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gradiv import axes, checks, draws
+
+SCHEDULES = ('pipedream', 'pipedream_2bw')
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """A staleness that is drawn each step.
+
+  Attributes:
+    probabilities: Of a staleness of 0, 1, 2 ... steps; they add up to 1.
+  """
+
+  probabilities: Sequence[float]
+
+  def __post_init__(self):
+    chances = np.asarray(self.probabilities, float)
+    if chances.ndim != 1 or not chances.size or not (
+        (chances >= 0).all() and abs(chances.sum() - 1) < 1e-6):
+      raise ValueError(f'probabilities={self.probabilities!r}: must be at '
+                       'least one, none negative, and add up to 1')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded:
+  """A staleness that is read from a record, and again from its start.
+
+  Attributes:
+    trace: [T], of all workers, or [T, n], of each. Step t reads row t mod T.
+  """
+
+  trace: np.ndarray
+
+  def __post_init__(self):
+    trace = np.asarray(self.trace)
+    if trace.ndim not in (1, 2) or not trace.size or not np.issubdtype(
+        trace.dtype, np.integer) or trace.min() < 0:
+      raise ValueError(
+        f'trace of shape {trace.shape} and dtype {trace.dtype}: must be [T] '
+        'or [T, n], of whole numbers of at least 0')
+    object.__setattr__(self, 'trace', trace)
+
+
+Staleness = int | Sequence[int] | Callable[[tuple], int] | Drawn | Recorded
+
+
+def pipeline_staleness(
+  stage_of: Callable[[tuple], int],
+  num_stages: int,
+  *,
+  schedule: str = 'pipedream',
+) -> Callable[[tuple], int]:
+  """Make the staleness of each leaf, as pipeline parallelism has it.
+
+    pipedream      stage s of P: P − 1 − s, none for the last
+    pipedream_2bw  1 for each: the gradient is of one version before
+
+  >>> import gradiv
+  >>> by_stage = pipeline_staleness(lambda path: path[0].idx, 3)
+  >>> state = gradiv.delay_updates(by_stage).init([jnp.zeros(1)] * 3)
+  >>> [int(steps) for steps in state.staleness]
+  [2, 1, 0]
+
+  Narayanan et al., `PipeDream <https://arxiv.org/abs/1806.03377>`_, 2018, and
+  `Memory-Efficient Pipeline-Parallel DNN Training
+  <https://arxiv.org/abs/2006.09503>`_, 2020.
+
+  Args:
+    stage_of: The stage of the leaf at a path, from 0, the input, to P − 1.
+    num_stages: P.
+    schedule: 'pipedream' or 'pipedream_2bw'.
+
+  Raises:
+    ValueError: On a bad argument, and on a stage that there is not.
+  """
+  checks.count('num_stages', num_stages, 1)
+  checks.choice('schedule', schedule, SCHEDULES)
+
+  def staleness(path):
+    stage = stage_of(path)
+    if stage not in range(num_stages):
+      raise ValueError(f'stage_of{jax.tree_util.keystr(path)}={stage!r}: must '
+                       f'be from 0 to {num_stages - 1}')
+    return num_stages - 1 - stage if schedule == 'pipedream' else 1
+
+  return staleness
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What `delay_updates` makes of its argument.
+
+  Attributes:
+    rows_of: How many rows the leaf at a path needs.
+    at_start: What the state shows before the first step, for a leaf.
+    now: State → this worker's staleness; None where it stays as it is.
+    is_by_leaf: Whether leaves differ.
+  """
+
+  rows_of: Callable[[tuple], int]
+  at_start: Callable[[tuple], int]
+  now: Callable[[Any], jax.Array] | None = None
+  is_by_leaf: bool = False
+
+
+def check(staleness: Staleness, axis_name, key) -> Model:
+  """Make a model, or raise ValueError."""
+  names = None if axis_name is None else axes.names_of(axis_name)
+  if (key is None) == isinstance(staleness, Drawn):
+    raise ValueError(f'key={key!r}: must be given with a staleness that is '
+                     f'Drawn, and with no other; not with {staleness!r}')
+  if isinstance(staleness, Drawn):
+    return _drawn(staleness, names)
+  if isinstance(staleness, Recorded):
+    return _listed('trace', staleness.trace, names)
+  if callable(staleness):
+    def at(path):
+      steps = staleness(path)
+      checks.count(f'staleness{jax.tree_util.keystr(path)}', steps, 0)
+      return int(steps)
+    return Model(at, at, is_by_leaf=True)
+  if np.ndim(staleness):
+    if not len(staleness):
+      raise ValueError(f'staleness={staleness!r}: must be of a worker or more')
+    for steps in staleness:
+      checks.count('staleness', steps, 0)
+    return _listed('staleness', np.asarray(staleness)[None], names)
+  checks.count('staleness', staleness, 0)
+  same = lambda path: int(staleness)
+  return Model(same, same)
+
+
+def _drawn(staleness, names):
+  chances = np.asarray(staleness.probabilities, float)
+
+  def now(state):
+    key = draws.key_of(state, 'delay_updates')
+    key = key if names is None else axes.worker_key(key, names)
+    below = jax.random.uniform(key) >= jnp.asarray(chances.cumsum()[:-1])
+    return jnp.sum(below, dtype=jnp.int32)
+
+  return Model(lambda path: len(chances) - 1, lambda path: 0, now)
+
+
+def _listed(name, trace, names):
+  if trace.ndim == 2 and names is None:
+    raise ValueError(f'axis_name=None: must be given with a {name} by worker')
+
+  def now(state):
+    row = jnp.asarray(trace, jnp.int32)[state.count % len(trace)]
+    if trace.ndim == 1:
+      return row
+    n = axes.num_workers(names)
+    if trace.shape[1] != n:
+      raise ValueError(f'{name} of {trace.shape[1]} workers: must be of {n}')
+    return row[lax.axis_index(names)]
+
+  return Model(lambda path: int(trace.max()), lambda path: 0, now)

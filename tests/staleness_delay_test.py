@@ -1,0 +1,259 @@
+"""Delayed updates, against the record of all updates."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+from jax.sharding import Mesh, PartitionSpec as P
+
+import gradiv
+from gradiv import staleness
+from tests import helpers
+
+N, T = 8, 12
+KEY = jax.random.key(3)
+RNG = np.random.default_rng(5)
+TRACE = RNG.integers(0, 4, (5, N))
+MODELS = (
+  ('constant', 3), ('fresh', 0), ('by_worker', list(range(N))),
+  ('recorded', staleness.Recorded(TRACE[:, 0])),
+  ('recorded_by_worker', staleness.Recorded(TRACE)),
+  ('drawn', staleness.Drawn([0.2, 0.5, 0.0, 0.3])),
+)
+LAYOUTS = (('vmap', 'workers'), ('shard_map', 'workers'),
+           ('shard_map', ('devices', 'virtual')))
+
+
+def gradients():
+  draw = lambda *shape: jnp.float32(RNG.normal(size=(N, T, *shape)))
+  return {'kernel': draw(3, 2), 'none': None, 'scale': draw(),
+          'half': draw(4).astype(jnp.bfloat16)}
+
+
+def make(model, axis='workers'):
+  key = KEY if isinstance(model, staleness.Drawn) else None
+  return staleness.delay_updates(model, axis_name=axis, key=key)
+
+
+def run(tx, grads, axis='workers', backend='vmap'):
+  """All updates and what the states showed, [n, T, ...]."""
+  def worker(grads):
+    def step(state, g):
+      update, state = tx.update(g, state, None, unknown=1)
+      return state, (update, state.staleness)
+
+    start = tx.init(jax.tree.map(lambda g: g[0], grads))
+    return jax.lax.scan(step, start, grads)[1]
+
+  devices = jax.devices()[:4] if isinstance(axis, tuple) else None
+  return gradiv.map_workers(worker, axis, backend=backend, devices=devices)(
+    grads)
+
+
+def twin(grads, taus):
+  """u_t = g_{t−τ}, 0 while t < τ, of one leaf [n, T, ...]; taus [n, T]."""
+  grads = np.asarray(grads)
+  expected = np.zeros_like(grads)
+  for i in range(grads.shape[0]):
+    for t in range(grads.shape[1]):
+      if t >= taus[i, t]:
+        expected[i, t] = grads[i, t - taus[i, t]]
+  return expected
+
+
+class DelayTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*MODELS)
+  def test_hands_on_what_was_then(self, model):
+    grads, seen = gradients(), {}
+    for backend, axis in LAYOUTS:
+      updates, taus = run(make(model, axis), grads, axis, backend)
+      helpers.assert_same(
+        updates, jax.tree.map(lambda g: twin(g, np.asarray(taus)), grads))
+      seen[backend, axis] = np.asarray(taus)
+    # That drawn ones are from their distribution, another test asks.
+    turn = np.arange(T) % len(TRACE)
+    expected = {
+      int: lambda: np.full((N, T), model),
+      list: lambda: np.repeat(np.arange(N)[:, None], T, 1),
+      staleness.Recorded: lambda: (
+        TRACE[turn].T if model.trace.ndim == 2 else
+        np.broadcast_to(TRACE[turn, 0], (N, T))),
+      staleness.Drawn: lambda: seen['vmap', 'workers'],
+    }[type(model)]()
+    for taus in seen.values():
+      np.testing.assert_array_equal(taus, expected)
+
+  def test_on_pmap(self):
+    model = staleness.Drawn([0.5, 0.5])
+    grads = gradients()
+    helpers.assert_same(run(make(model), grads, backend='pmap'),
+                        run(make(model), grads))
+
+  def test_by_leaf(self):
+    steps = {'kernel': 2, 'scale': 0, 'half': 5}
+    tx = staleness.delay_updates(lambda path: steps[path[0].key])
+    grads = gradients()
+    updates, taus = run(tx, grads)
+    for name, tau in steps.items():
+      np.testing.assert_array_equal(taus[name], np.full((N, T), tau))
+      np.testing.assert_array_equal(
+        updates[name], twin(grads[name], np.full((N, T), tau)))
+    # Each leaf pays for its own.
+    like = jax.tree.map(lambda g: g[0, 0], grads)
+    shapes = jax.tree.map(jnp.shape, tx.init(like).buffer,
+                          is_leaf=lambda x: isinstance(x, jax.Array))
+    self.assertEqual(shapes, {'kernel': (2, 3, 2), 'none': None, 'scale': (),
+                              'half': (5, 4)})
+
+  def test_fresh_is_no_transformation(self):
+    tx, g = staleness.delay_updates(0), {'x': jnp.array([-0., jnp.nan, 1e-42])}
+    state = tx.init(g)
+    self.assertEmpty(jax.tree.leaves(state.buffer))
+    helpers.assert_same(jax.jit(tx.update)(g, state)[0], g)
+
+  def test_what_is_not_finite_stays_in_its_turn(self):
+    tx = staleness.delay_updates(2)
+    state, seen = tx.init(jnp.zeros(())), []
+    for g in (1., jnp.nan, 3., 4., 5., 6.):
+      update, state = tx.update(jnp.float32(g), state)
+      seen.append(float(update))
+    np.testing.assert_array_equal(seen, [0, 0, 1, np.nan, 3, 4])
+
+  @parameterized.named_parameters(*MODELS)
+  def test_state_is_fixed_and_dtypes_stay(self, model):
+    tx = make(model)
+    like = jax.tree.map(lambda g: g[0, 0], gradients())
+    spec = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    start = tx.init(like)
+    state = jax.eval_shape(
+      gradiv.map_workers(lambda g: tx.update(g, start)[1], 'workers'),
+      gradiv.replicate(like, N))
+    self.assertEqual(spec(state), spec(
+      jax.eval_shape(lambda: gradiv.replicate(start, N))))
+    # Of parameters in half precision and gradients in full.
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), like)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), like)
+    updates = jax.eval_shape(
+      gradiv.map_workers(lambda g: tx.update(g, tx.init(half))[0], 'workers'),
+      gradiv.replicate(wide, N))
+    self.assertEqual({x.dtype for x in jax.tree.leaves(updates)},
+                     {jnp.dtype('float32')})
+
+  def test_under_check_vma(self):
+    model = staleness.Recorded(TRACE)
+    tx, g = make(model), gradients()['kernel']
+    state = gradiv.replicate(tx.init(g[0, 0]), N)
+
+    def worker(g, state):
+      pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
+      updates = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1],
+                             pick(state), g[0])[1]
+      return updates[None]
+
+    mesh = Mesh(np.array(jax.devices()[:N]), ('workers',))
+    fn = jax.jit(jax.shard_map(worker, mesh=mesh, in_specs=P('workers'),
+                               out_specs=P('workers'), check_vma=True))
+    np.testing.assert_array_equal(
+      fn(g, state), twin(g, TRACE[np.arange(T) % len(TRACE)].T))
+
+
+class DrawnTest(parameterized.TestCase):
+
+  def draw(self, axis, workers=64, steps=100):
+    chances = [0.1, 0.6, 0.0, 0.3]
+    tx = staleness.delay_updates(
+      staleness.Drawn(chances), axis_name=axis, key=KEY)
+    taus = run(tx, jnp.zeros((workers, steps)))[1]
+    return np.asarray(taus), chances
+
+  def test_frequencies(self):
+    taus, chances = self.draw('workers')
+    for tau, chance in enumerate(chances):
+      helpers.assert_mean((taus == tau).ravel(), chance)
+    self.assertEqual(taus.max(), 3)
+    # Workers and steps apart: no two rows, and no two columns, are alike.
+    self.assertLen(np.unique(taus, axis=0), 64)
+    self.assertLen(np.unique(taus, axis=1)[0], 100)
+
+  def test_common_without_an_axis(self):
+    taus, _ = self.draw(None)
+    np.testing.assert_array_equal(taus, np.broadcast_to(taus[:1], taus.shape))
+    self.assertGreater(taus.std(), 0)
+
+
+class PipelineTest(parameterized.TestCase):
+
+  def test_profiles(self):
+    params = [jnp.zeros(1)] * 4
+    stage_of = lambda path: path[0].idx
+    profile = lambda **options: [int(s) for s in staleness.delay_updates(
+      staleness.pipeline_staleness(stage_of, 4, **options)).init(
+        params).staleness]
+    self.assertEqual(profile(), [3, 2, 1, 0])
+    self.assertEqual(profile(schedule='pipedream_2bw'), [1, 1, 1, 1])
+    with self.assertRaisesRegex(ValueError, r'stage_of\[3\]=3: must be from'):
+      staleness.delay_updates(
+        staleness.pipeline_staleness(stage_of, 3)).init(params)
+
+  def test_is_sgd_with_each_stage_on_its_clock(self):
+    # Separable quadratics: stage s is delayed SGD with τ = P − 1 − s.
+    tx = optax.chain(staleness.delay_updates(staleness.pipeline_staleness(
+      lambda path: path[0].idx, 3)), optax.sgd(0.1))
+    params = [jnp.ones(()) for _ in range(3)]
+    state = tx.init(params)
+    for _ in range(10):
+      updates, state = tx.update(params, state)
+      params = optax.apply_updates(params, updates)
+    for stage, x in enumerate(params):
+      past, tau = [1.], 2 - stage
+      for t in range(10):
+        past.append(past[-1] - (0.1 * past[t - tau] if t >= tau else 0))
+      np.testing.assert_allclose(x, past[-1], 1e-5)
+
+
+class ArgumentsTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    (dict(staleness=-1), 'staleness=-1: must be a whole number'),
+    (dict(staleness=1.5), 'staleness=1.5'),
+    (dict(staleness=True), 'staleness=True'),
+    (dict(staleness=[1, -2], axis_name='workers'), 'staleness=-2'),
+    (dict(staleness=[], axis_name='workers'), r'staleness=\[\]'),
+    (dict(staleness=[1, 2]), 'axis_name=None: must be given'),
+    (dict(staleness=staleness.Recorded(TRACE)), 'axis_name=None'),
+    (dict(staleness=1, axis_name=''), "axis_name=''"),
+    (dict(staleness=1, key=KEY), '(?s)key=.*: must be given with'),
+    (dict(staleness=staleness.Drawn([1.])), 'key=None: must be given with'))
+  def test_at_construction(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      staleness.delay_updates(**options)
+
+  @parameterized.parameters(
+    (staleness.Drawn, []), (staleness.Drawn, [0.5, 0.6]),
+    (staleness.Drawn, [1.5, -0.5]), (staleness.Drawn, [[1.]]),
+    (staleness.Recorded, []), (staleness.Recorded, [0.5]),
+    (staleness.Recorded, [-1, 2]), (staleness.Recorded, [[[1]]]))
+  def test_of_models(self, model, value):
+    with self.assertRaisesRegex(ValueError, 'must be'):
+      model(value)
+
+  def test_of_profiles(self):
+    with self.assertRaisesRegex(ValueError, 'num_stages=0'):
+      staleness.pipeline_staleness(lambda path: 0, 0)
+    with self.assertRaisesRegex(ValueError, "schedule='gpipe'"):
+      staleness.pipeline_staleness(lambda path: 0, 1, schedule='gpipe')
+
+  def test_later(self):
+    with self.assertRaisesRegex(ValueError, r"staleness\['x'\]=-1"):
+      staleness.delay_updates(lambda path: -1).init({'x': jnp.zeros(2)})
+    with self.assertRaisesRegex(ValueError, 'of 3 workers: must be of 8'):
+      run(staleness.delay_updates([1, 2, 3], axis_name='workers'),
+          gradients())
+
+
+if __name__ == '__main__':
+  absltest.main()
