@@ -101,11 +101,11 @@ def _ringleader(num_workers, threshold, batch_size):
     counts[at, worker] += 1
     if not due and counts[bank].all():
       due = set(range(num_workers))
-    steps = worker in due
+    receipt = Receipt(at, worker, 1 / counts[at, worker], worker in due)
     due.discard(worker)
-    if steps and not due:
+    if receipt.steps and not due:
       counts[bank], bank = 0, 1 - bank
-    return Receipt(at, worker, 1 / counts[at, worker], steps)
+    return receipt
 
   return Server(receive, (2, num_workers))
 
