@@ -85,6 +85,26 @@ class ReplayTest(parameterized.TestCase):
     plain, scaled = naive(trace, weights), naive(trace, weights, scale)
     self.assertGreater(np.abs(plain - scaled).max(), 1e-3)
 
+  def test_is_a_recorded_delay(self):
+    # Where nothing is drawn: all that asynchrony does is in the staleness.
+    trace = trace_of('asynchronous', steps=STEPS)
+    tx = optax.chain(
+      staleness.delay_updates(staleness.Recorded(trace.staleness)),
+      optax.sgd(RATE))
+    common = lambda x, worker=0, index=0: gradient(x, 1, 2)
+
+    def step(carry, _):
+      x, state = carry
+      updates, state = tx.update(common(x), state)
+      x = optax.apply_updates(x, updates)
+      return (x, state), x
+
+    x = jnp.asarray(START)
+    delayed = jax.lax.scan(step, (x, tx.init(x)), None, length=STEPS)[1]
+    replayed = staleness.replay(
+      trace, common, optax.sgd(RATE), x, measure=lambda x: x).measured
+    np.testing.assert_allclose(delayed, replayed, 1e-12)
+
   def test_derivatives(self):
     # Linear in x_0 on quadratics: the derivative is the product of all steps.
     trace = trace_of('ringleader', steps=30)
@@ -95,19 +115,14 @@ class ReplayTest(parameterized.TestCase):
     np.testing.assert_allclose(slope, value / 2, 1e-12)
     self.assertLess(value, 1.9)
 
-  def test_seeds_of_one_trace_by_vmap(self):
+  def test_rates_side_by_side(self):
     trace = trace_of('rennala', steps=20, batch_size=4)
-
-    def train_on(seed):
-      noise = lambda index: jax.random.normal(
-        jax.random.fold_in(jax.random.key(seed), index))
-      return staleness.replay(
-        trace, lambda x, worker, index: x - noise(index), optax.sgd(0.1),
-        jnp.asarray(1.)).params
-
+    train = lambda rate: staleness.replay(
+      trace, lambda x, worker, index: x, optax.sgd(rate),
+      jnp.asarray(1.)).params
+    rates = np.array([0.01, 0.1, 0.5])
     np.testing.assert_allclose(
-      jax.vmap(train_on)(jnp.arange(3)),
-      [train_on(seed) for seed in range(3)], 1e-12)
+      jax.vmap(train)(jnp.asarray(rates)), (1 - rates)**20, 1e-12)
 
 
 class StructureTest(parameterized.TestCase):

@@ -41,6 +41,7 @@ class Recorded:
 
   Attributes:
     trace: [T], of all workers, or [T, n], of each. Step t reads row t mod T.
+      Such as the staleness of a `Trace`.
   """
 
   trace: np.ndarray
