@@ -82,16 +82,15 @@ def delay_updates(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    now = model.now(state) if model.now else state.staleness
+    now = model.now(state) if model.now else None
     leaves, treedef = jax.tree.flatten(updates)
-    each = (treedef.flatten_up_to(now) if model.is_by_leaf
-            else [now] * len(leaves))
-    pairs = [_exchange(*args, state.count) for args in zip(
-      leaves, treedef.flatten_up_to(state.buffer), each)]
+    pairs = [_exchange(*leaf, now, state.count) for leaf in zip(
+      leaves, treedef.flatten_up_to(state.buffer))]
     stale, buffer = (treedef.unflatten(pair[i] for pair in pairs)
                      for i in (0, 1))
     return stale, DelayUpdatesState(
-      optax.safe_increment(state.count), now, state.rng_key, buffer)
+      optax.safe_increment(state.count),
+      state.staleness if now is None else now, state.rng_key, buffer)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -101,6 +100,8 @@ def _exchange(update, rows, staleness, count):
   if isinstance(rows, tuple):
     return update, rows
   depth = len(rows)
+  if staleness is None:  # always the same: there are as many rows
+    staleness = depth
   past = rows[(count - staleness) % depth].astype(update.dtype)
   rows = lax.dynamic_update_index_in_dim(
     rows, update.astype(rows.dtype), count % depth, 0)
