@@ -100,8 +100,8 @@ class DelayTest(parameterized.TestCase):
     like = jax.tree.map(lambda g: g[0, 0], grads)
     shapes = jax.tree.map(jnp.shape, tx.init(like).buffer,
                           is_leaf=lambda x: isinstance(x, jax.Array))
-    self.assertEqual(shapes, {'kernel': (2, 3, 2), 'none': None, 'scale': (),
-                              'half': (5, 4)})
+    self.assertEqual(shapes, {'kernel': (3, 3, 2), 'none': None, 'scale': (),
+                              'half': (6, 4)})
 
   def test_fresh_is_no_transformation(self):
     tx, g = staleness.delay_updates(0), {'x': jnp.array([-0., jnp.nan, 1e-42])}

@@ -99,7 +99,9 @@ class IdentitiesTest(parameterized.TestCase):
     xs, states = train(optax.chain(
       staleness.delay_updates(tau), optax.sgd(rate)))
     gs = jax.vmap(gradient)(xs, jnp.asarray(BATCHES))
-    under_way = states[0].buffer.sum(1)  # after step t
+    due = (np.arange(STEPS) - tau) % (tau + 1)  # the row just handed on
+    under_way = np.sum(states[0].buffer, 1) - np.asarray(
+      states[0].buffer)[np.arange(STEPS), due]
     virtual = START - rate * np.cumsum(np.asarray(gs), 0)
     np.testing.assert_allclose(
       xs[1:] - virtual[:-1], rate * under_way[:-1], 1e-11, 1e-13)

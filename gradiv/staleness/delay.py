@@ -19,8 +19,8 @@ class DelayUpdatesState(NamedTuple):
     staleness: τ of what was handed on last: one number, or, by leaf, a tree
       of them. What does not change shows from `init` on; else it starts at 0.
     rng_key: The key, of what is drawn; else None.
-    buffer: By leaf, what came in the last steps, [largest τ, ...]: that of
-      step t in row t mod τ. Of a leaf that is never stale, ().
+    buffer: By leaf, what came in the last steps, [largest τ + 1, ...]: that
+      of step t in row t mod (τ + 1). Of a leaf that is never stale, ().
   """
 
   count: jax.Array
@@ -39,7 +39,8 @@ def delay_updates(
 
   In front of an optimizer that is delayed SGD, x_{t+1} = x_t − γ g(x_{t−τ});
   in front of the wire, each worker's own. It costs the memory of the largest
-  τ updates; for parameters in their place, see `history`.
+  τ updates, and one, and the time to write one and read one; for parameters in
+  their place, see `history`.
 
   >>> tx = optax.chain(delay_updates(2), optax.sgd(1.))
   >>> state = tx.init(jnp.zeros(()))
@@ -73,8 +74,8 @@ def delay_updates(
   def init_fn(params):
     by_leaf = lambda fn: jax.tree_util.tree_map_with_path(fn, params)
     rows = lambda path, x: (jnp.zeros(
-      (model.rows_of(path), *jnp.shape(x)), x.dtype)
-      if model.rows_of(path) else ())
+      (model.most(path) + 1, *jnp.shape(x)), x.dtype)
+      if model.most(path) else ())
     start = lambda path, x=None: jnp.int32(model.at_start(path))
     return DelayUpdatesState(
       jnp.zeros((), jnp.int32),
@@ -100,9 +101,10 @@ def _exchange(update, rows, staleness, count):
   if isinstance(rows, tuple):
     return update, rows
   depth = len(rows)
-  if staleness is None:  # always the same: there are as many rows
-    staleness = depth
-  past = rows[(count - staleness) % depth].astype(update.dtype)
+  if staleness is None:  # always the same: the most that there is room for
+    staleness = depth - 1
+  # Read after the write, from one row more: XLA then writes in place, and else
+  # copies all rows in every step.
   rows = lax.dynamic_update_index_in_dim(
     rows, update.astype(rows.dtype), count % depth, 0)
-  return jnp.where(staleness == 0, update, past), rows
+  return rows[(count - staleness) % depth].astype(update.dtype), rows

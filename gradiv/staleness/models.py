@@ -1,6 +1,6 @@
 """How stale an update is: as all, by worker, by leaf, drawn or recorded.
 
-A model tells how many rows the buffer needs, and which staleness has its turn.
+A model tells the largest staleness, and which has its turn.
 """
 
 import dataclasses
@@ -106,13 +106,13 @@ class Model:
   """What `delay_updates` makes of its argument.
 
   Attributes:
-    rows_of: How many rows the leaf at a path needs.
+    most: The largest staleness of the leaf at a path.
     at_start: What the state shows before the first step, for a leaf.
     now: State → this worker's staleness; None where it stays as it is.
     is_by_leaf: Whether leaves differ.
   """
 
-  rows_of: Callable[[tuple], int]
+  most: Callable[[tuple], int]
   at_start: Callable[[tuple], int]
   now: Callable[[Any], jax.Array] | None = None
   is_by_leaf: bool = False

@@ -61,36 +61,40 @@ def replay(
   used = np.flatnonzero(trace.share)
   at = lambda column, dtype=jnp.int32: jnp.asarray(column[used], dtype)
   arrivals = (at(trace.worker), jnp.asarray(used, jnp.int32),
-              at(trace.staleness), at(trace.bank), at(trace.row),
-              at(trace.share, float), at(trace.steps, bool))
+              at(trace.version), at(trace.staleness), at(trace.bank),
+              at(trace.row), at(trace.share, float), at(trace.steps, bool))
 
-  def step(past, state, direction, staleness, stale_params):
-    latest = history.read(past)
-    updates, state = tx.update(direction, state, latest, staleness=staleness,
-                               stale_params=stale_params)
-    return history.push(past, optax.apply_updates(latest, updates)), state
+  def step(params, state, direction, **extra_args):
+    updates, state = tx.update(direction, state, params, **extra_args)
+    return optax.apply_updates(params, updates), state
 
   def arrive(carry, arrival):
-    past, state, table = carry
-    worker, index, staleness, bank, row, share, steps = arrival
+    params, state, rows, table = carry
+    worker, index, version, staleness, bank, row, share, steps = arrival
+    # The latest version is written once more: what is written first and read
+    # then, XLA need not copy.
+    past = history.push(
+      history.History(version + staleness - 1, rows), params)
     stale_params = history.read(past, staleness)
     grad = gradient(stale_params, worker, index)
     enter = lambda x, g: x.at[bank, row].set(
       ((1 - share) * x[bank, row] + share * g).astype(x.dtype))
     table = jax.tree.map(enter, table, grad)
-    past, state = lax.cond(
+    params, state = lax.cond(
       steps,
-      lambda: step(past, state, jax.tree.map(
-        lambda x: x[bank].mean(0), table), staleness, stale_params),
-      lambda: (past, state))
-    measured = measure(history.read(past)) if measure else None
-    return (past, state, table), measured
+      lambda: step(params, state, jax.tree.map(
+        lambda x: x[bank].mean(0), table), staleness=staleness,
+        stale_params=stale_params),
+      lambda: (params, state))
+    measured = measure(params) if measure else None
+    return (params, state, past.rows, table), measured
 
   depth = 1 + int(trace.staleness[used].max())
   table = jax.tree.map(
     lambda x: jnp.zeros((*trace.table, *jnp.shape(x)), x.dtype), params)
-  carry = (history.init(params, depth), tx.init(params), table)
-  (past, state, _), measured = lax.scan(arrive, carry, arrivals)
+  rows = history.init(params, depth).rows
+  (params, state, _, _), measured = lax.scan(
+    arrive, (params, tx.init(params), rows, table), arrivals)
   places = np.flatnonzero(trace.steps[used])
-  return Replay(history.read(past), state,
+  return Replay(params, state,
                 jax.tree.map(lambda x: x[places], measured))
