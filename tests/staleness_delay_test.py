@@ -109,6 +109,27 @@ class DelayTest(parameterized.TestCase):
     self.assertEmpty(jax.tree.leaves(state.buffer))
     helpers.assert_same(jax.jit(tx.update)(g, state)[0], g)
 
+  @parameterized.parameters(5, staleness.Recorded(TRACE[:, 0] + 2))
+  def test_rows_are_not_copied(self, model):
+    # The time of a step is that of a row, not of all.
+    tx = optax.chain(make(model), optax.sgd(0.1))
+
+    def step(carry, _):
+      x, state = carry
+      updates, state = tx.update(2 * x, state)
+      return (optax.apply_updates(x, updates), state), None
+
+    def train(x, state):
+      return jax.lax.scan(step, (x, state), None, length=9)[0]
+
+    x = jnp.ones((7, 11))
+    text = jax.jit(train, donate_argnums=(0, 1)).lower(
+      x, tx.init(x)).compile().as_text()
+    self.assertIn('f32[6,7,11]', text)
+    copies = [line for line in text.splitlines()
+              if ' copy(' in line and 'f32[6,7,11]' in line]
+    self.assertEmpty(copies)
+
   def test_what_is_not_finite_stays_in_its_turn(self):
     tx = staleness.delay_updates(2)
     state, seen = tx.init(jnp.zeros(())), []

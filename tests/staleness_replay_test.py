@@ -137,6 +137,17 @@ class StructureTest(parameterized.TestCase):
       self.assertIn(f'f32[{depth},17]', program)
       self.assertNotIn(f'f32[{depth + 1},17]', program)
 
+  def test_versions_are_not_copied(self):
+    for rule, options in RULES[:2]:
+      trace = trace_of(rule, steps=STEPS, **options)
+      rows = f'f32[{1 + trace.staleness.max()},17]'
+      text = jax.jit(lambda x: staleness.replay(
+        trace, lambda x, worker, index: 2 * x, optax.sgd(0.1), x).params
+        ).lower(jnp.zeros(17)).compile().as_text()
+      self.assertIn(rows, text)
+      self.assertEmpty([line for line in text.splitlines()
+                        if ' copy(' in line and rows in line])
+
   def test_keeps_dtypes(self):
     trace = trace_of('ringleader', steps=10)
     params = {'half': jnp.ones(2, jnp.bfloat16), 'none': None,
