@@ -3,6 +3,9 @@
 The gradient of step t is taken at x_{t−τ}, on the batch of step t − τ, when it
 is due. For a constant τ that is what `delay_updates` hands on, and a tree may
 hold the batch, or its index, beside the parameters.
+
+In a scan, push before you read: XLA then writes one row in place, and else
+copies all.
 """
 
 from typing import Any, NamedTuple
