@@ -7,6 +7,7 @@ from it, as `optax.GradientTransformation` under a named axis of workers:
           per worker          the wire          common to all workers
 """
 
+from gradiv import scaling as scaling
 from gradiv import staleness as staleness
 from gradiv import topology as topology
 from gradiv import weightings as weightings
@@ -127,6 +128,8 @@ from gradiv.quantization import quantize_updates as quantize_updates
 from gradiv.quantization import quantized_sq_norm as quantized_sq_norm
 from gradiv.quantization import stochastic_quantize as stochastic_quantize
 from gradiv.quantization import with_error_feedback as with_error_feedback
+from gradiv.scaling import critical_batch_size as critical_batch_size
+from gradiv.scaling import critical_delay as critical_delay
 from gradiv.slices import gather_leaves as gather_leaves
 from gradiv.slices import slice_leaves as slice_leaves
 from gradiv.staleness import DelayUpdatesState as DelayUpdatesState

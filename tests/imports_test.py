@@ -38,11 +38,11 @@ class ImportsTest(parameterized.TestCase):
     self.assertEqual(out.stdout.strip(), '[]')
 
   def test_imports_go_one_way(self):
-    """From checks to staleness; none imports one that comes later."""
+    """From checks to scaling; none imports one that comes later."""
     order = ('checks', 'compat', 'backends', 'axes', 'moments', 'metrics',
              'confidence', 'tracking', 'wire', 'slices', 'weightings', 'gram',
              'aggregation', 'agreement', 'draws', 'dropconnect', 'langevin',
-             'quantization', 'topology', 'gossip', 'staleness')
+             'quantization', 'topology', 'gossip', 'staleness', 'scaling')
     named = {p.relative_to(ROOT / 'gradiv').parts[0].removesuffix('.py')
              for p in FILES}
     self.assertEqual(named, {*order, '__init__'})
