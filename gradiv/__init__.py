@@ -60,7 +60,7 @@ from gradiv.gossip import CorrectedState as CorrectedState
 from gradiv.gossip import MixByGossipState as MixByGossipState
 from gradiv.gossip import OuterStepState as OuterStepState
 from gradiv.gossip import PushSumState as PushSumState
-from gradiv.gossip import QuasiGlobalState as QuasiGlobalState
+from gradiv.gossip import MixByMomentumState as MixByMomentumState
 from gradiv.gossip import RelayState as RelayState
 from gradiv.gossip import TrackGradientsState as TrackGradientsState
 from gradiv.gossip import consensus_distance as consensus_distance

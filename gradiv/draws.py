@@ -69,8 +69,8 @@ class Shards(NamedTuple):
 
 
 def init(key: jax.Array) -> DrawState:
-  """Start at step 0."""
-  return DrawState(jnp.zeros((), jnp.int32), key)
+  """Start at step 0, with a key of its own: the state may be donated."""
+  return DrawState(jnp.zeros((), jnp.int32), jnp.array(key, copy=True))
 
 
 def transformation(

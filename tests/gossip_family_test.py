@@ -9,7 +9,7 @@ import gradiv
 from gradiv import topology
 from tests import gossip_runs, helpers
 from tests.gossip_runs import (
-  DIGRAPH, EXACT, LAZY, N, RATE, START, TRACKED, W, chain, gradient, train,
+  DIGRAPH, EXACT, LAZY, N, RATE, START, W, chain, gradient, train,
 )
 
 
@@ -76,12 +76,15 @@ class RecursionTest(parameterized.TestCase):
       LAZY, 'workers', schedule=schedule)), x)
 
   def test_gradient_tracking(self):
+    bank = topology.random_matching(N, 3, seed=6)
     x, y = START, gradient(START)
-    for _ in range(self.STEPS):
+    for t in range(self.STEPS):
       last, x = x, W @ x - RATE * y
-      y = W @ y + gradient(x) - gradient(last)
+      y = bank[t % 3] @ y + gradient(x) - gradient(last)
       np.testing.assert_allclose(y.mean(0), gradient(x).mean(0), atol=1e-12)
-    state = self.check(TRACKED(RATE), x)
+    state = self.check(optax.chain(
+      gradiv.track_gradients(bank, 'workers'), optax.sgd(RATE),
+      gradiv.mix_by_gossip(W, 'workers')), x)
     # The invariant in our state: the mean of W y − g is zero.
     np.testing.assert_allclose(
       state[0].offset['b'].mean(0), 0, atol=1e-12)
@@ -99,20 +102,34 @@ class RecursionTest(parameterized.TestCase):
     self.check(chain(RATE, gradiv.mix_by_quasi_global_momentum(
       W, 'workers', momentum=beta, share=share, nesterov=nesterov)), x)
 
-  def test_decentlam(self):
+  def test_rates_that_change(self):
+    # Momentum in units of gradients, as in the papers; matrices in turn.
+    schedule = lambda count: 0.2 / (1 + count)
+    bank = topology.random_matching(N, 3, seed=5)
     x, m, beta = START, 0 * START, 0.7
-    for _ in range(self.STEPS):
-      m = beta * m + (x - W @ (x - RATE * gradient(x))) / RATE
-      x = x - RATE * m
-    self.check(chain(RATE, gradiv.mix_by_decentlam(
-      W, 'workers', momentum=beta)), x)
+    for t in range(self.STEPS):
+      rate, w = 0.2 / (1 + t), bank[t % 3]
+      m = beta * m + (x - w @ (x - rate * gradient(x))) / rate
+      x = x - rate * m
+    self.check(chain(schedule, gradiv.mix_by_decentlam(
+      bank, 'workers', momentum=beta, schedule=schedule)), x)
+    x, m = START, 0 * START
+    for t in range(self.STEPS):
+      rate, w = 0.2 / (1 + t), bank[t % 3]
+      mixed = w @ (x - rate * (beta * m + gradient(x)))
+      m = beta * m + (1 - beta) * (x - mixed) / rate
+      x = mixed
+    self.check(chain(schedule, gradiv.mix_by_quasi_global_momentum(
+      bank, 'workers', momentum=beta, schedule=schedule)), x)
 
   def test_push_sum(self):
+    bank = np.stack([DIGRAPH, np.eye(N), DIGRAPH @ DIGRAPH])
     s, v = START, np.ones((N, 1))
-    for _ in range(self.STEPS):
-      s, v = DIGRAPH @ (s - RATE * gradient(s / v)), DIGRAPH @ v
+    for t in range(self.STEPS):
+      a = bank[t % 3]
+      s, v = a @ (s - RATE * gradient(s / v)), a @ v
     state = self.check(chain(RATE, gradiv.mix_by_push_sum(
-      DIGRAPH, 'workers')), s / v)
+      bank, 'workers')), s / v)
     self.assertGreater(np.ptp(state[-1].weight), 0.1)
     np.testing.assert_allclose(np.mean(state[-1].weight), 1)
 
@@ -187,6 +204,18 @@ class OneWorkerTest(parameterized.TestCase):
     x, _ = train(chain(RATE, make(np.ones((1, 1)), 'workers')), 7,
                  centres=centres, curvatures=curvatures)
     np.testing.assert_allclose(x, centres * (1 - (1 - RATE)**7), 1e-5)
+
+  def test_slow_momentum(self):
+    x = anchor = u = np.zeros((1, 3))
+    for t in range(1, 10):
+      x = x - RATE * (x - 1)
+      if t % 3 == 0:
+        u = 0.5 * u + anchor - x
+        x = anchor = anchor - 0.8 * u
+    seen, _ = train(chain(RATE, gradiv.slow_momentum(
+      3, 'workers', momentum=0.5, learning_rate=0.8)), 9,
+      centres=np.ones((1, 3)), curvatures=np.ones((1, 1)))
+    np.testing.assert_allclose(seen, x, 1e-5)
 
   def test_quasi_global_momentum(self):
     x, m, beta, share = 0 * START[:1], 0 * START[:1], 0.8, 0.1

@@ -70,6 +70,18 @@ class OracleTest(parameterized.TestCase):
     for x in self.fragments('vmap', delay=delay, blend=1.0):
       np.testing.assert_array_equal(x[:, :15], [ALONE[:15]] * 2)
 
+  def test_fragments_are_of_about_equal_size(self):
+    sizes = lambda params, count: [
+      sum(x.size for x in jax.tree.leaves(state)) for state in
+      gradiv.mix_by_outer_step(
+        optax.trace(0.9), 12, 'workers', num_fragments=count).init(
+          [jnp.zeros(size) for size in params]).outer]
+    self.assertEqual(sizes([60, 10, 10, 10, 10], 2), [60, 40])
+    self.assertEqual(sizes([10, 10, 10, 10, 60], 2), [40, 60])
+    self.assertEqual(sizes([5] * 12, 3), [20, 20, 20])
+    self.assertEqual(sizes([0, 3, 3], 2), [3, 3])
+    self.assertEqual(sizes([7], 2), [0, 7])
+
   def test_fragments_by_path(self):
     first, second = self.fragments(
       'vmap', fragment_of=lambda path: int(path[0].key == 'first'))
@@ -198,6 +210,11 @@ class ArgumentsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       gradiv.mix_by_outer_step(
         optax.sgd(1.0), **dict(period=6, axis_name='workers') | options)
+
+  def test_rates(self):
+    for rate in (-3.0, float('nan')):
+      with self.assertRaisesRegex(ValueError, f'learning_rate={rate}'):
+        gradiv.diloco(4, 'workers', learning_rate=rate)
 
   def test_others(self):
     with self.assertRaisesRegex(ValueError, 'momentum=1.0'):

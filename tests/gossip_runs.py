@@ -55,35 +55,37 @@ def chain(rate, last, **sgd):
   return optax.chain(optax.sgd(rate, **sgd), last)
 
 
+# Along which the transformations mix; a test patches it.
+AXIS = 'workers'
 W = topology.ring(N)
 LAZY = topology.lazy(W)
 RATE = 0.2
 START = np.broadcast_to([0.5, -1.0, 2.0], (N, 3))
 TRACKED = lambda rate: optax.chain(
-  gradiv.track_gradients(W, 'workers'), optax.sgd(rate),
-  gradiv.mix_by_gossip(W, 'workers'))
+  gradiv.track_gradients(W, AXIS), optax.sgd(rate),
+  gradiv.mix_by_gossip(W, AXIS))
 EXACT = (
   ('exact_diffusion', lambda rate: chain(
-    rate, gradiv.mix_by_exact_diffusion(LAZY, 'workers'))),
-  ('extra', lambda rate: chain(rate, gradiv.mix_by_extra(W, 'workers'))),
+    rate, gradiv.mix_by_exact_diffusion(LAZY, AXIS))),
+  ('extra', lambda rate: chain(rate, gradiv.mix_by_extra(W, AXIS))),
   ('gradient_tracking', TRACKED),
   ('push_diging', lambda rate: optax.chain(
-    gradiv.track_gradients(DIGRAPH, 'workers'), optax.sgd(rate),
-    gradiv.mix_by_push_sum(DIGRAPH, 'workers'))),
+    gradiv.track_gradients(DIGRAPH, AXIS), optax.sgd(rate),
+    gradiv.mix_by_push_sum(DIGRAPH, AXIS))),
   ('relay_chain', lambda rate: chain(
-    rate, gradiv.mix_by_relay(topology.chain(N), 'workers'))),
+    rate, gradiv.mix_by_relay(topology.chain(N), AXIS))),
   ('relay_tree', lambda rate: chain(
-    rate, gradiv.mix_by_relay(topology.binary_tree(N), 'workers'))),
+    rate, gradiv.mix_by_relay(topology.binary_tree(N), AXIS))),
 )
 BIASED = (
   ('quasi_global', lambda rate: chain(
-    rate, gradiv.mix_by_quasi_global_momentum(W, 'workers', nesterov=True))),
+    rate, gradiv.mix_by_quasi_global_momentum(W, AXIS, nesterov=True))),
   ('decentlam', lambda rate: chain(
-    rate, gradiv.mix_by_decentlam(W, 'workers'))),
+    rate, gradiv.mix_by_decentlam(W, AXIS))),
   ('choco', lambda rate: chain(rate, gradiv.mix_by_choco(
-    W, 'workers', gradiv.keep_top_k(0.5), consensus_step=0.4))),
+    W, AXIS, gradiv.keep_top_k(0.5), consensus_step=0.4))),
   ('push_sum', lambda rate: chain(
-    rate, gradiv.mix_by_push_sum(DIGRAPH, 'workers'))),
+    rate, gradiv.mix_by_push_sum(DIGRAPH, AXIS))),
   ('diloco', lambda rate: chain(rate, gradiv.diloco(
-    4, 'workers', num_fragments=2, delay=1, blend=0.5))),
+    4, AXIS, num_fragments=2, delay=1, blend=0.5))),
 )

@@ -105,6 +105,15 @@ class MatricesTest(parameterized.TestCase):
     self.assertAlmostEqual(
       topology.isotropic_rate(topology.complete(8), 8 / 29, 21), 8 / 29)
 
+  def test_connected(self):
+    self.assertTrue(topology.is_connected(topology.check(topology.ring(9))))
+    self.assertFalse(topology.is_connected(topology.check(np.eye(2))))
+    self.assertFalse(topology.is_connected(
+      topology.check_columns([[.5, 0], [.5, 1]])))  # one way alone
+    bank = topology.one_peer_hypercube(8)
+    self.assertTrue(topology.is_connected(bank))
+    self.assertFalse(topology.is_connected(bank[:2]))
+
   def test_trees(self):
     for make in (topology.chain, topology.binary_tree):
       for n in (1, 2, 3, 7, 10):
@@ -167,10 +176,17 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: topology.effective_neighbours(topology.ring(4), 1.), 'decay=1.0'),
     (lambda: topology.metropolis(np.triu(np.ones((3, 3)))), 'symmetric'),
     (lambda: topology.check(np.ones((3, 3))), 'not doubly stochastic'),
+    (lambda: topology.effective_neighbours(topology.exponential(8), .9),
+     'must be one symmetric matrix'),
+    (lambda: topology.isotropic_rate(topology.one_peer_hypercube(8), .1, 9),
+     'must be one symmetric matrix'),
+    (lambda: topology.least_eigenvalue(topology.exponential(8)), 'symmetric'),
+    (lambda: topology.metropolis(np.ones(3)), r'shape \(3,\)'),
+    (lambda: topology.circulant(0, ()), 'n=0'),
     (lambda: topology.chain(0), 'n=0'),
     (lambda: topology.binary_tree(-1), 'n=-1'),
     (lambda: topology.isotropic_rate(np.eye(2), -1., 1), 'learning_rate=-1.0'),
-    (lambda: topology.isotropic_rate(np.eye(2), 1., -1), 'noise_scale=-1'),
+    (lambda: topology.isotropic_rate(np.eye(2), 1., -1), 'noise_ratio=-1'),
     (lambda: topology.check_columns(2 * np.eye(2)), 'not column-stochastic'),
     (lambda: topology.check(np.ones((3, 2))), r'shape \(1, 3, 2\)'),
     (lambda: topology.check(2 * np.eye(2) - 1 / 2), 'not doubly stochastic'))

@@ -3,6 +3,8 @@
 Each transformation stands last in a worker's chain, takes the step that the
 chain before it would make, and hands on the one that leads to where mixing
 ends. Parameters and state are each worker's own: ``gradiv.replicate(..., n)``.
+All workers must take part in each step: a wrapper that skips the steps of some,
+such as `optax.apply_if_finite`, belongs around what stands before the mixing.
 
   plain       mix_by_gossip: decentralised SGD, in three orders
   corrected   exact where workers' data differ: exact diffusion (D²), EXTRA,
@@ -27,7 +29,7 @@ from gradiv.gossip.corrected import track_gradients as track_gradients
 from gradiv.gossip.directed import PushSumState as PushSumState
 from gradiv.gossip.directed import mix_by_push_sum as mix_by_push_sum
 from gradiv.gossip.mixing import mix as mix
-from gradiv.gossip.momentum import QuasiGlobalState as QuasiGlobalState
+from gradiv.gossip.momentum import MixByMomentumState as MixByMomentumState
 from gradiv.gossip.momentum import mix_by_decentlam as mix_by_decentlam
 from gradiv.gossip.momentum import (
   mix_by_quasi_global_momentum as mix_by_quasi_global_momentum,

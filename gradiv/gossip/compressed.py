@@ -70,10 +70,9 @@ def mix_by_choco(
     ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
   """
   w = corrected.single(mixing_matrix)
-  axes.names_of(axis_name)
-  if not isinstance(consensus_step, jax.Array):
-    checks.positive('consensus_step', consensus_step)
-    checks.within('consensus_step', consensus_step, 0, 1)
+  mixing.names_of(axis_name)
+  checks.unless_array(checks.positive, 'consensus_step', consensus_step)
+  checks.unless_array(checks.within, 'consensus_step', consensus_step, 0, 1)
   compressor = optax.with_extra_args_support(compressor)
 
   def init_fn(params):
@@ -87,9 +86,10 @@ def mix_by_choco(
     gap = jax.tree.map(
       lambda x, known, p: (x - known).astype(p.dtype), x, state.public, params)
     sent, inner = compressor.update(gap, state.inner, params, **extra_args)
-    public = jax.tree.map(jnp.add, state.public, sent)
+    add = lambda x, d: (x + d).astype(x.dtype)
+    public = jax.tree.map(add, state.public, sent)
     apart = jax.tree.map(
-      jnp.add, state.apart, mixing.pull(w, sent, axis_name))
+      add, state.apart, mixing.pull(w, sent, axis_name))
     moved = jax.tree.map(
       lambda x, apart, p: (x + consensus_step * apart - p).astype(p.dtype),
       x, apart, params)
@@ -106,13 +106,22 @@ def tune_consensus_step(
   *,
   key: jax.Array,
   num_steps: int = 100,
+  aim: float = 1e-6,
   candidates: Sequence[float] = tuple(2.0**-np.arange(0, 8.5, 0.5)),
 ) -> float:
   """Find the step γ of `mix_by_choco` by which workers agree soonest.
 
   Lets n simulated workers with normal parameters average by each candidate, and
-  takes that with the least distance from their mean after `num_steps`. The
-  steps that are proved to converge are a hundred times too small in practice.
+  takes that by which the squared distance from their mean falls soonest to
+  `aim` times what it was; of those that do not get there in `num_steps`, the
+  closest. Steps that are proved to converge are far smaller.
+
+  >>> import gradiv
+  >>> from gradiv import topology
+  >>> tune_consensus_step(
+  ...     topology.ring(4), 'workers', optax.identity(), jnp.zeros(50),
+  ...     key=jax.random.key(0), candidates=(1.0, 0.5, 0.25))
+  1.0
 
   Args:
     mixing_matrix: W [n, n].
@@ -122,6 +131,7 @@ def tune_consensus_step(
     params: Shapes and dtypes of one worker's parameters.
     key: Draws the parameters.
     num_steps: How long to average.
+    aim: What is as good as agreement; well above float32's squared rounding.
     candidates: Steps to try, above 0 and at most 1.
 
   Raises:
@@ -129,10 +139,13 @@ def tune_consensus_step(
   """
   n = len(corrected.single(mixing_matrix))
   checks.count('num_steps', num_steps, 1)
+  checks.positive('aim', aim)
   shapes = jax.eval_shape(lambda: params)
   start = optax.tree.random_like(key, jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), shapes))
 
+  if not len(candidates):
+    raise ValueError('candidates=(): must be one or more')
   for step_size in candidates:
     checks.positive('candidates', step_size)
     checks.within('candidates', step_size, 0, 1)
@@ -145,18 +158,23 @@ def tune_consensus_step(
     def step(carry, _):
       x, state = carry
       updates, state = tx.update(zeros, state, x)
-      return (optax.apply_updates(x, updates), state), None
+      x = optax.apply_updates(x, updates)
+      return (x, state), plain.consensus_distance(x, axis_name)
 
-    (end, _), _ = jax.lax.scan(step, (x, tx.init(x)), None, length=num_steps)
-    return [plain.consensus_distance(y, axis_name) for y in (x, end)]
+    _, path = jax.lax.scan(step, (x, tx.init(x)), None, length=num_steps)
+    return path / plain.consensus_distance(x, axis_name)
 
   average = axes.map_workers(
     distances, axis_name, in_axes=(None, 0), out_axes=None)
-  before, after = np.array([
-    average(jnp.float32(step_size), start) for step_size in candidates]).T
-  after = np.where(np.isfinite(after), after, np.inf)
-  best = int(np.argmin(after))
-  if n > 1 and not after[best] < before[best]:
-    raise ValueError(f'candidates={tuple(candidates)!r}: none brings the '
-                     f'workers closer together in num_steps={num_steps}')
-  return float(candidates[best])
+
+  def merit(step_size):
+    path = np.asarray(average(jnp.float32(step_size), start))
+    path = np.where(np.isfinite(path), path, np.inf)
+    return np.sum(path > aim), path[-1]
+
+  best = min(candidates, key=merit)
+  if n > 1 and not merit(best)[1] < 1:
+    raise ValueError(f'candidates={[float(c) for c in candidates]}: none '
+                     'brings the workers closer together in '
+                     f'num_steps={num_steps}')
+  return float(best)

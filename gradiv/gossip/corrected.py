@@ -63,8 +63,9 @@ def mix_by_exact_diffusion(
   Training over Decentralized Data <https://arxiv.org/abs/1803.07068>`_, 2018.
 
   Args:
-    mixing_matrix: W [n, n], doubly stochastic, with eigenvalues above −1/3:
-      `topology.lazy` makes it so.
+    mixing_matrix: W [n, n], doubly stochastic, of a connected graph, with
+      eigenvalues above −1/3: `topology.lazy` makes those of a symmetric one
+      so. Of directed graphs hardly any will do.
     axis_name: The axis over which the workers lie; see `mix`.
     schedule: The learning rate by step, where it changes: c is rescaled with
       it, as it balances a step.
@@ -74,12 +75,7 @@ def mix_by_exact_diffusion(
   """
   w = single(mixing_matrix)
   # Without gradients a mode of eigenvalue λ moves by z² − 2λz + λ = 0.
-  largest = _largest_root(w, lambda value: (1, -2 * value, value))
-  if largest > 1 - 1e-9:
-    raise ValueError('mixing_matrix with eigenvalues from '
-                     f'{np.linalg.eigvals(w).real.min():g}: must be of a '
-                     'connected graph, and above -1/3, as those of '
-                     'topology.lazy(mixing_matrix)')
+  _check_modes(w, lambda value: (1, -2 * value, value))
 
   def step(x, u, c):
     phi = _add(x, u, c)
@@ -101,14 +97,26 @@ def mix_by_extra(
 
     X_{t+2} = (I + W) X_{t+1} − (I + W)/2 X_t − α (∇f(X_{t+1}) − ∇f(X_t)).
 
+  >>> import gradiv
   >>> tx = optax.chain(optax.sgd(0.5), mix_by_extra(
   ...     topology.ring(4), 'workers'))
+  >>> def run(c):  # a worker's loss is (x − c)²/2
+  ...   def step(carry, _):
+  ...     x, state = carry
+  ...     updates, state = tx.update(x - c, state, x)
+  ...     return (optax.apply_updates(x, updates), state), None
+  ...   x = jnp.zeros(())
+  ...   return jax.lax.scan(step, (x, tx.init(x)), None, length=60)[0][0]
+  >>> gradiv.map_workers(run, 'workers')(
+  ...     jnp.array([0., 0., 2., 6.])).round(4).tolist()
+  [2.0, 2.0, 2.0, 2.0]
 
   Shi et al., `EXTRA: An Exact First-Order Algorithm for Decentralized
   Consensus Optimization <https://arxiv.org/abs/1404.6264>`_, 2014.
 
   Args:
-    mixing_matrix: W [n, n], doubly stochastic, of a connected graph.
+    mixing_matrix: W [n, n], doubly stochastic, of a connected graph; of
+      directed ones hardly any will do.
     axis_name: The axis over which the workers lie; see `mix`.
     schedule: As for `mix_by_exact_diffusion`.
 
@@ -116,9 +124,7 @@ def mix_by_extra(
     ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
   """
   w = single(mixing_matrix)
-  if _largest_root(w, lambda value: (
-      1, -(1 + value), (1 + value) / 2)) > 1 - 1e-9:
-    raise ValueError('mixing_matrix is not of a connected graph')
+  _check_modes(w, lambda value: (1, -(1 + value), (1 + value) / 2))
 
   def step(x, u, c):
     pull = mixing.pull(w, x, axis_name)
@@ -130,7 +136,7 @@ def mix_by_extra(
 
 def _corrected(step, axis_name, schedule):
   """Make a transformation of ``(x, u, c) -> (x, c)``."""
-  axes.names_of(axis_name)
+  mixing.names_of(axis_name)
 
   def init_fn(params):
     return CorrectedState(jnp.zeros((), jnp.int32), wide_zeros(params))
@@ -192,7 +198,7 @@ def track_gradients(
   """
   bank = topology.check_columns(mixing_matrix, 'mixing_matrix')
   pull = mixing.pull_in_turn(bank, axis_name)
-  axes.names_of(axis_name)
+  mixing.names_of(axis_name)
 
   def init_fn(params):
     return TrackGradientsState(jnp.zeros((), jnp.int32), wide_zeros(params))
@@ -229,11 +235,19 @@ def rescale(
   return jax.tree.map(lambda x: (ratio * x).astype(x.dtype), tree)
 
 
-def _largest_root(w, polynomial):
-  """Largest root over the modes that are not the consensus."""
+def _check_modes(w, polynomial):
+  """Raise ValueError unless all modes but the consensus die out."""
+  if not topology.is_connected(w[None]):
+    raise ValueError('mixing_matrix is not of a connected graph: the workers '
+                     'cannot agree')
   values = np.linalg.eigvals(w - 1 / len(w))
-  return max((np.abs(np.roots(polynomial(v))).max(initial=0) for v in values),
-             default=0)
+  roots = [np.abs(np.roots(polynomial(v))).max(initial=0) for v in values]
+  worst = int(np.argmax(roots))
+  if roots[worst] > 1 - 1e-9:
+    raise ValueError(
+      f'mixing_matrix with an eigenvalue of {values[worst]:.6g}, of which the '
+      f'mode is multiplied by {roots[worst]:g} a step: must be below 1; '
+      'topology.lazy helps where the matrix is symmetric')
 
 
 def wide_zeros(params: optax.Params) -> optax.Updates:

@@ -62,12 +62,15 @@ def mix_by_push_sum(
   if bank.diagonal(axis1=1, axis2=2).min() <= 0:
     raise ValueError('mixing_matrix with 0 on its diagonal: each worker must '
                      'keep something, or its weight v is 0')
-  axes.names_of(axis_name)
+  if not topology.is_connected(bank):
+    raise ValueError('mixing_matrix of a graph that is not strongly connected: '
+                     'who hears of nobody is left with a weight v of 0')
+  mixing.names_of(axis_name)
   pull = mixing.pull_in_turn(bank, axis_name)
 
   def init_fn(params):
-    del params
-    return PushSumState(jnp.zeros((), jnp.int32), jnp.ones(()))
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+    return PushSumState(jnp.zeros((), jnp.int32), jnp.ones((), dtype))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -79,6 +82,7 @@ def mix_by_push_sum(
     pushed, weight = jax.tree.map(jnp.add, held, pull(held, state.count))
     moved = jax.tree.map(
       lambda s, z: (s / weight - z).astype(z.dtype), pushed, params)
-    return moved, PushSumState(optax.safe_increment(state.count), weight)
+    return moved, PushSumState(
+      optax.safe_increment(state.count), weight.astype(state.weight.dtype))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

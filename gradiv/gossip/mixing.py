@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradiv import axes, moments, topology
+from gradiv import axes, compat, moments, topology
 
 
 def mix(tree: Any, mixing_matrix: np.ndarray, axis_name: axes.AxisName) -> Any:
@@ -43,12 +43,20 @@ def mix(tree: Any, mixing_matrix: np.ndarray, axis_name: axes.AxisName) -> Any:
                       pull(w[0], tree, axis_name))
 
 
+def names_of(axis_name: axes.AxisName) -> tuple[str, ...]:
+  """List the one or two names of an axis to mix along, or raise ValueError."""
+  names = axes.names_of(axis_name)
+  if len(names) > 2:
+    raise ValueError(f'axis_name={axis_name!r}: must be at most two names')
+  return names
+
+
 def pull_in_turn(
   bank: np.ndarray, axis_name: axes.AxisName
 ) -> Callable[[Any, jax.Array], Any]:
   """Make ``(tree, turn) -> (W_turn − I) tree`` of a sequence [t, n, n].
 
-  All workers count alike, and take the same branch.
+  All workers are to count alike, and so take the same branch.
   """
   branches = [functools.partial(pull, w, axis_name=axis_name) for w in bank]
   if len(bank) == 1:
@@ -64,10 +72,8 @@ def pull(w: np.ndarray, tree: Any, axis_name: axes.AxisName) -> Any:
   all-reduce, but for rounding). In at least float32; what is sent keeps its
   dtype.
   """
-  names = axes.names_of(axis_name)
+  names = names_of(axis_name)
   n = axes.num_workers(names)
-  if len(names) > 2:
-    raise ValueError(f'axis_name={axis_name!r}: must be at most two names')
   if w.shape != (n, n):
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [{n}, {n}], '
                      f'for {n} workers')
@@ -75,6 +81,11 @@ def pull(w: np.ndarray, tree: Any, axis_name: axes.AxisName) -> Any:
   if np.allclose(w, 1 / n, rtol=0, atol=1e-9):
     return jax.tree.map(
       lambda mean, x: mean - x, mean(tree, names), tree)
+  if [compat.is_tracked(name) for name in names] == [True, False]:
+    raise ValueError(f'axis_name={axis_name!r}: under shard_map('
+                     'check_vma=True) both must be axes of the mesh; let '
+                     'gradiv.map_workers do the mapping, or pass '
+                     'check_vma=False')
   sizes = [lax.axis_size(name) for name in names] + [1]
   plan = _take_apart(w.reshape(sizes[0], sizes[1], sizes[0], sizes[1]))
 
@@ -193,16 +204,36 @@ def _apply(plan, rows, name):
   """Compute the pulls at the rows [local, ...] of this device."""
   own, hops = plan
   me = lax.axis_index(name)
-  # What is mixed are differences from one row of this device.
-  origin = moments.widen(rows[:1])
-  weigh = lambda weights, x: jnp.tensordot(
-    jnp.asarray(weights, origin.dtype)[me], moments.widen(x) - origin, 1,
-    precision=lax.Precision.HIGHEST)
-  total = weigh(own - np.eye(own.shape[1]), rows)
-  sums = own.sum(2) + sum(hop.weights.sum(2) for hop in hops)
-  if np.abs(sums - 1).max() > 1e-9:  # rows that do not add up to 1
-    total += jnp.asarray(sums - 1, origin.dtype)[me][:, None] * origin
+  wide = moments.widen(rows)
+  at_me = lambda table: jnp.asarray(table, wide.dtype)[me]
+  weigh = _weigh_one if len(rows) == 1 else _weigh_several
+  total = weigh(at_me(own - np.eye(own.shape[1])), wide, wide)
   for hop in hops:
     arrived = lax.ppermute(rows[jnp.asarray(hop.rows)[me]], name, hop.pairs)
-    total += weigh(hop.weights, arrived)
+    total += weigh(at_me(hop.weights), moments.widen(arrived), wide)
+  excess = own.sum(2) + sum(hop.weights.sum(2) for hop in hops) - 1
+  if np.abs(excess).max() > 1e-6:  # rows that do not add up to 1
+    total += at_me(excess).reshape(-1, *(1,) * (wide.ndim - 1)) * wide
   return total
+
+
+def _weigh_one(weights, arrived, rows):
+  """Compute w (x' − x); of no weight, 0, whatever arrived."""
+  weight = weights[0, 0]
+  return jnp.where(weight == 0, 0, weight * (arrived - rows))
+
+
+def _weigh_several(weights, arrived, rows):
+  """Compute Σ_k w_ik (x'_k − x_i), NaN only where what is bad has a weight.
+
+  As a product with differences from one row of this device, which are small
+  where workers agree.
+  """
+  known = lambda x: jnp.where(jnp.isfinite(x), x, 0)
+  dot = functools.partial(jnp.tensordot, axes=1,
+                          precision=lax.Precision.HIGHEST)
+  origin = known(rows[:1])
+  sums = weights.sum(1).reshape(-1, *(1,) * (rows.ndim - 1))
+  total = dot(weights, known(arrived) - origin) - sums * (rows - origin)
+  bad = dot(jnp.abs(weights), 1 - jnp.isfinite(arrived).astype(rows.dtype))
+  return jnp.where(bad > 0, jnp.nan, total)

@@ -16,12 +16,13 @@ from gradiv import axes, checks, topology
 from gradiv.gossip import corrected, mixing, plain
 
 
-class QuasiGlobalState(NamedTuple):
-  """State of `mix_by_quasi_global_momentum`.
+class MixByMomentumState(NamedTuple):
+  """State of `mix_by_quasi_global_momentum` and of `mix_by_decentlam`.
 
   Attributes:
     count: Steps so far.
-    momentum: Average of the steps that were taken, mixing included.
+    momentum: m, an average or a sum of steps, mixing included; at least
+      float32.
   """
 
   count: jax.Array
@@ -47,10 +48,16 @@ def mix_by_quasi_global_momentum(
   >>> import gradiv
   >>> tx = optax.chain(optax.sgd(0.5), mix_by_quasi_global_momentum(
   ...     topology.ring(4), 'workers', momentum=0.9))
-  >>> x = jnp.ones(4)
-  >>> gradiv.map_workers(lambda x: tx.update(x, tx.init(x), x)[0], 'workers')(
-  ...     x).round(4).tolist()
-  [-0.5, -0.5, -0.5, -0.5]
+  >>> def run(x):  # a worker's loss is x²/2
+  ...   updates, state = tx.update(x, tx.init(x), x)
+  ...   x = optax.apply_updates(x, updates)
+  ...   return x, x + tx.update(0 * x, state, x)[0]
+  >>> first, then = gradiv.map_workers(run, 'workers')(
+  ...     jnp.array([6., 6., 0., 0.]))
+  >>> first.round(4).tolist()
+  [2.0, 2.0, 1.0, 1.0]
+  >>> [round(x, 4) for x in then.tolist()]  # on by 0.9 · 0.1 of that, mixed
+  [1.4567, 1.4567, 1.2733, 1.2733]
 
   Lin et al., `Quasi-Global Momentum <https://arxiv.org/abs/2102.04761>`_, 2021.
 
@@ -66,15 +73,15 @@ def mix_by_quasi_global_momentum(
     ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  axes.names_of(axis_name)
-  checks.share('momentum', momentum)
+  mixing.names_of(axis_name)
+  checks.unless_array(checks.share, 'momentum', momentum)
   share = 1 - momentum if share is None else share
-  checks.positive('share', share)
-  checks.within('share', share, 0, 1)
+  checks.unless_array(checks.positive, 'share', share)
+  checks.unless_array(checks.within, 'share', share, 0, 1)
   pull = mixing.pull_in_turn(bank, axis_name)
 
   def init_fn(params):
-    return QuasiGlobalState(
+    return MixByMomentumState(
       jnp.zeros((), jnp.int32), corrected.wide_zeros(params))
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -84,14 +91,11 @@ def mix_by_quasi_global_momentum(
     heavy = jax.tree.map(lambda u, m: u + momentum * m, updates, m)
     if nesterov:
       heavy = jax.tree.map(lambda u, v: u + momentum * v, updates, heavy)
-    stepped = jax.tree.map(
-      lambda x, v: (x + v).astype(x.dtype), params, heavy)
-    moved = jax.tree.map(
-      lambda x, d, p: ((x - p) + d).astype(p.dtype), stepped,
-      pull(stepped, state.count), params)
+    moved = plain.step_and_pull(
+      params, heavy, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: ((1 - share) * m + share * d).astype(m.dtype), m, moved)
-    return moved, QuasiGlobalState(optax.safe_increment(state.count), m)
+    return moved, MixByMomentumState(optax.safe_increment(state.count), m)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -101,14 +105,21 @@ def mix_by_decentlam(
   axis_name: axes.AxisName,
   *,
   momentum: float = 0.9,
+  schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Mix, and put the momentum behind: DecentLaM.
 
   m ← β m + W (x + u) − x,  x ← x + m: heavy ball on the step of 'atc', so that
   it ends where decentralised SGD without momentum ends.
 
-  >>> tx = optax.chain(optax.sgd(0.1), mix_by_decentlam(
-  ...     topology.ring(4), 'workers', momentum=0.9))
+  >>> import gradiv
+  >>> tx = mix_by_decentlam(topology.complete(2), 'workers', momentum=0.5)
+  >>> def run(x):
+  ...   updates, state = tx.update(0 * x, tx.init(x), x)
+  ...   x = x + updates
+  ...   return x + tx.update(0 * x, state, x)[0]
+  >>> gradiv.map_workers(run, 'workers')(jnp.array([0., 4.])).tolist()
+  [3.0, 1.0]
 
   Yuan et al., `DecentLaM: Decentralized Momentum SGD for Large-batch Deep
   Training <https://arxiv.org/abs/2104.11981>`_, 2021.
@@ -117,11 +128,29 @@ def mix_by_decentlam(
     mixing_matrix: W [n, n], or a sequence that is taken in turn.
     axis_name: The axis over which the workers lie; see `mix`.
     momentum: β, from 0 to below 1.
+    schedule: The learning rate by step, where it changes: m is rescaled.
 
   Raises:
     ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
   """
-  checks.share('momentum', momentum)
-  return optax.with_extra_args_support(optax.chain(
-    plain.mix_by_gossip(mixing_matrix, axis_name, order='atc'),
-    optax.trace(momentum)))
+  bank = topology.check(mixing_matrix, 'mixing_matrix')
+  mixing.names_of(axis_name)
+  checks.unless_array(checks.share, 'momentum', momentum)
+  pull = mixing.pull_in_turn(bank, axis_name)
+
+  def init_fn(params):
+    return MixByMomentumState(
+      jnp.zeros((), jnp.int32), corrected.wide_zeros(params))
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    plain.check_given(params)
+    moved = plain.step_and_pull(
+      params, updates, lambda stepped: pull(stepped, state.count))
+    m = jax.tree.map(
+      lambda m, d: (momentum * m + d).astype(m.dtype),
+      corrected.rescale(state.momentum, schedule, state.count), moved)
+    return optax.tree.cast_like(m, params), MixByMomentumState(
+      optax.safe_increment(state.count), m)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -14,7 +14,7 @@ from gradiv.gossip import mixing, plain
 
 
 class OuterStepState(NamedTuple):
-  """State of `mix_by_outer_step`; but for `anchor` in flight, of all alike.
+  """State of `mix_by_outer_step`; the same for all workers.
 
   Attributes:
     count: Steps so far.
@@ -46,7 +46,8 @@ def mix_by_outer_step(
 
     Δ = θ − (1/n) Σ x_i,   θ ← θ + outer(Δ),   x_i ← (1 − a) θ + a x_i
 
-  It stands last in each worker's chain. Streamed: of F fragments of the
+  It stands last in each worker's chain, and all workers start alike: θ is what
+  `init` is given. Streamed: of F fragments of the
   parameters one is synchronized every H/F steps, in turn, and Δ is taken
   `delay` steps before it is used, so that the all-reduce of a fragment has that
   long, and a share a of the steps made meanwhile is kept.
@@ -106,8 +107,10 @@ def mix_by_outer_step(
         raise ValueError(f'fragment_of gives {sorted({*where}, key=str)}: must '
                          f'be from 0 to {num_fragments - 1}')
     else:
-      ends = np.cumsum([x.size for _, x in leaves])
-      where = [(end - 1) * num_fragments // max(ends[-1], 1) for end in ends]
+      sizes = np.array([x.size for _, x in leaves], int)
+      middles = 2 * sizes.cumsum() - sizes
+      where = np.minimum(middles * num_fragments // max(2 * sizes.sum(), 1),
+                         num_fragments - 1)
     return [[i for i, f in enumerate(where) if f == fragment]
             for fragment in range(num_fragments)]
 
@@ -123,8 +126,9 @@ def mix_by_outer_step(
   def update_fn(updates, state, params=None, **extra_args):
     plain.check_given(params)
     count = optax.safe_increment(state.count)
-    x = jax.tree.leaves(
-      jax.tree.map(lambda x, u: moments.widen(x) + u, params, updates))
+    x = jax.tree.leaves(jax.tree.map(
+      lambda x, u, anchor: (x + u).astype(anchor.dtype), params, updates,
+      state.anchor))
     anchor, treedef = jax.tree.flatten(state.anchor)
     pending, states = jax.tree.leaves(state.pending), list(state.outer)
     private = lambda tree: axes.as_private(tree, axis_name)
@@ -177,10 +181,21 @@ def local_sgd(
 ) -> optax.GradientTransformationExtraArgs:
   """Average all workers' parameters every so many steps.
 
-  With neighbours in place of all, give `mix_by_gossip` a sequence of identities
-  and one mixing matrix.
+  They are to start alike: see `mix_by_outer_step`. With neighbours in place of
+  all, give `mix_by_gossip` a sequence of identities and one mixing matrix.
 
-  >>> tx = optax.chain(optax.sgd(0.1), local_sgd(8, 'workers'))
+  >>> import gradiv
+  >>> tx = local_sgd(2, 'workers')
+  >>> def run(u):
+  ...   x, path = jnp.zeros(()), []
+  ...   state = tx.init(x)
+  ...   for _ in range(4):
+  ...     updates, state = tx.update(u, state, x)
+  ...     x = x + updates
+  ...     path.append(x)
+  ...   return jnp.stack(path)
+  >>> gradiv.map_workers(run, 'workers')(jnp.array([1., 3.])).tolist()
+  [[1.0, 4.0, 5.0, 8.0], [3.0, 4.0, 7.0, 8.0]]
 
   Stich, `Local SGD Converges Fast and Communicates Little
   <https://arxiv.org/abs/1805.09767>`_, 2018.
@@ -193,15 +208,21 @@ def slow_momentum(
   axis_name: axes.AxisName,
   *,
   momentum: float,
-  learning_rate: float = 1.0,
+  learning_rate: optax.ScalarOrSchedule = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
   """Add momentum from one average to the next: SlowMo.
 
   u ← β u + Δ,  θ ← θ − a u, with u in units of parameters; where the inner
   learning rate changes, the paper's u, in units of gradients, differs.
 
-  >>> tx = optax.chain(optax.sgd(0.1),
-  ...                  slow_momentum(12, 'workers', momentum=0.5))
+  >>> import gradiv
+  >>> tx = slow_momentum(1, 'workers', momentum=0.5)
+  >>> def run(u):
+  ...   updates, state = tx.update(u, tx.init(0 * u), 0 * u)
+  ...   return updates, tx.update(u, state, updates)[0]
+  >>> jax.tree.map(lambda x: x.tolist(), gradiv.map_workers(run, 'workers')(
+  ...     jnp.array([1., 3.])))
+  ([2.0, 2.0], [3.0, 3.0])
 
   Wang et al., `SlowMo: Improving Communication-Efficient Distributed SGD with
   Slow Momentum <https://arxiv.org/abs/1910.00643>`_, 2019.
@@ -210,29 +231,32 @@ def slow_momentum(
     period: Steps between two averages.
     axis_name: The axis, or axes, over which the workers lie.
     momentum: β, from 0 to below 1.
-    learning_rate: a.
+    learning_rate: a, or a schedule by the number of averages.
 
   Raises:
     ValueError: On a bad argument.
   """
-  checks.share('momentum', momentum)
   return mix_by_outer_step(
-    optax.sgd(learning_rate, momentum=momentum), period, axis_name)
+    _outer_sgd(learning_rate, momentum, nesterov=False), period, axis_name)
 
 
 def diloco(
   period: int,
   axis_name: axes.AxisName,
   *,
-  learning_rate: float = 0.7,
+  learning_rate: optax.ScalarOrSchedule = 0.7,
   momentum: float = 0.9,
   **streaming: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Take outer steps of Nesterov momentum: DiLoCo, or Streaming DiLoCo.
 
-  >>> tx = optax.chain(optax.adamw(4e-4), diloco(48, 'workers'))
-  >>> streamed = optax.chain(optax.adamw(4e-4), diloco(
+  >>> import gradiv
+  >>> tx = optax.chain(optax.adamw(4e-4), diloco(
   ...     48, 'workers', num_fragments=4, delay=2, blend=0.5))
+  >>> tx = diloco(1, 'workers', learning_rate=0.5, momentum=0.0)
+  >>> gradiv.map_workers(lambda u: tx.update(u, tx.init(0 * u), 0 * u)[0],
+  ...                    'workers')(jnp.array([1., 3.])).tolist()
+  [1.0, 1.0]
 
   Douillard et al., `DiLoCo <https://arxiv.org/abs/2311.08105>`_, 2023, and
   `Streaming DiLoCo <https://arxiv.org/abs/2501.18512>`_, 2025.
@@ -240,7 +264,7 @@ def diloco(
   Args:
     period: H, steps between two outer steps.
     axis_name: The axis, or axes, over which the workers lie.
-    learning_rate: Of the outer steps.
+    learning_rate: Of the outer steps, or a schedule by their number.
     momentum: Of the outer steps, from 0 to below 1.
     **streaming: Of `mix_by_outer_step`: num_fragments, fragment_of, delay,
       blend.
@@ -248,6 +272,13 @@ def diloco(
   Raises:
     ValueError: On a bad argument.
   """
-  checks.share('momentum', momentum)
-  outer = optax.sgd(learning_rate, momentum=momentum, nesterov=True)
-  return mix_by_outer_step(outer, period, axis_name, **streaming)
+  return mix_by_outer_step(
+    _outer_sgd(learning_rate, momentum, nesterov=True), period, axis_name,
+    **streaming)
+
+
+def _outer_sgd(learning_rate, momentum, nesterov):
+  checks.unless_array(checks.share, 'momentum', momentum)
+  if not callable(learning_rate):
+    checks.unless_array(checks.positive, 'learning_rate', learning_rate)
+  return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)

@@ -1,6 +1,6 @@
 """Decentralised SGD: parameters of each worker's own, that mix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +71,7 @@ def mix_by_gossip(
       of as many workers as there are, or no parameters are given.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  axes.names_of(axis_name)
+  mixing.names_of(axis_name)
   checks.choice('order', order, ORDERS)
 
   pull = mixing.pull_in_turn(bank, axis_name)
@@ -83,14 +83,13 @@ def mix_by_gossip(
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     check_given(params)
-    cast = lambda x, *rest: sum(rest, x).astype(x.dtype)
     if order == 'awc':
-      result = jax.tree.map(cast, updates, pull(params, state.count))
-    else:
-      stepped = jax.tree.map(cast, params, updates)
       result = jax.tree.map(
-        lambda x, d, p: ((x - p) + d).astype(p.dtype), stepped,
-        pull(stepped, state.count + (order == 'cta')), params)
+        lambda p, u, d: (u + d).astype(p.dtype), params, updates,
+        pull(params, state.count))
+    else:
+      result = step_and_pull(params, updates, lambda stepped: pull(
+        stepped, state.count + (order == 'cta')))
     return result, MixByGossipState(optax.safe_increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -100,6 +99,17 @@ def check_given(params: Any) -> None:
   """Raise ValueError where an update is not told the parameters."""
   if params is None:
     raise ValueError('params=None: must be given, as they are mixed')
+
+
+def step_and_pull(
+  params: Any, updates: Any, pull: Callable[[Any], Any]
+) -> Any:
+  """Return what leads from x to W (x + u), in the dtypes of x."""
+  stepped = jax.tree.map(
+    lambda x, u: (x + u).astype(x.dtype), params, updates)
+  return jax.tree.map(
+    lambda x, s, d: ((s - x) + d).astype(x.dtype), params, stepped,
+    pull(stepped))
 
 
 def consensus_distance(params: Any, axis_name: axes.AxisName) -> jax.Array:

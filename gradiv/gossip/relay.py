@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from gradiv import axes, moments
-from gradiv.gossip import mixing, plain
+from gradiv.gossip import corrected, mixing, plain
 
 
 class RelayState(NamedTuple):
@@ -66,18 +66,20 @@ def mix_by_relay(
     ValueError: On a graph that is not a tree; and, while tracing, as
       `mix_by_gossip`.
   """
-  axes.names_of(axis_name)
+  mixing.names_of(axis_name)
   swaps, beyond = _colour(np.asarray(tree))
   n = len(tree)
 
   def init_fn(params):
-    empty = lambda: jax.tree.map(
-      lambda x: jnp.zeros_like(moments.widen(x)), params)
-    return RelayState(jnp.zeros((), jnp.int32), tuple(empty() for _ in swaps))
+    return RelayState(jnp.zeros((), jnp.int32), tuple(
+      corrected.wide_zeros(params) for _ in swaps))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     plain.check_given(params)
+    if axes.num_workers(axis_name) != n:
+      raise ValueError(f'tree of {n} workers: must be of '
+                       f'{axes.num_workers(axis_name)}')
     me = jax.lax.axis_index(axis_name)
     wide = jax.tree.map(moments.widen, params)
     # Before anything came, all were at the common start.
@@ -85,7 +87,8 @@ def mix_by_relay(
       lambda x, m: jnp.where(
         state.count == 0, jnp.asarray(sizes, x.dtype)[me] * x, m), wide, box)
       for sizes, box in zip(beyond, state.inbox)]
-    stepped = jax.tree.map(jnp.add, wide, updates)
+    stepped = jax.tree.map(
+      lambda x, u: (x + u).astype(x.dtype), wide, updates)
     add = lambda *trees: jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
     total = add(stepped, *inbox)
     arrived = []

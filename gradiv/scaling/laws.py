@@ -144,7 +144,7 @@ def rate_factor(
     stalenesses: Likewise.
   """
   old, new = (_slowness(noise_ratio, *both)
-              for both in zip(batch_sizes, stalenesses))
+              for both in zip(batch_sizes, stalenesses, strict=True))
   return old / new
 
 
@@ -155,7 +155,7 @@ def online_rate(
   """Compute γ_t = γ_ref (1 + M_t/b_ref) / (τ + 1 + M_t/b), of what is tracked.
 
   Without delay, and with γ_ref tuned on b_ref, that is AdaScale's rate. Bounded
-  for any estimate: where ‖∇f‖² is not positive, it is γ_ref b/b_ref.
+  for any finite estimate: where ‖∇f‖² is not positive, it is γ_ref b/b_ref.
 
   >>> float(online_rate(.5, metrics.Estimate(1., 8.), reference_batch_size=1,
   ...                   batch_size=4, staleness=6))

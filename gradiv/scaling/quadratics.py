@@ -91,7 +91,7 @@ def mean_square_limit(noise_ratio: float, staleness: int) -> float:
     return 2 / (1 + noise_ratio)
   return _bisect(
     lambda u: noise_ratio * u**2 * impulse_energy(u, staleness) < 1,
-    limit * 1e-12, limit * (1 - 1e-14))
+    1 / (staleness + 1 + noise_ratio), limit * (1 - 1e-14))
 
 
 def noise_floor(

@@ -89,7 +89,8 @@ def compensate_delay(
     averages = ()
     if curvature != 'squared':
       averages = (jax.tree.map(
-        lambda v, g: decay * v + (1 - decay) * g**2, state.nu, wide),)
+        lambda v, g: (decay * v + (1 - decay) * g**2).astype(v.dtype),
+        state.nu, wide),)
     drift = jax.tree.map(lambda x, old: moments.widen(x) - moments.widen(old),
                          params, stale_params)
     correct = lambda g, u, d, *v: (u + hessian(u, *v) * d).astype(g.dtype)

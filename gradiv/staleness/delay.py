@@ -79,7 +79,8 @@ def delay_updates(
     start = lambda path, x=None: jnp.int32(model.at_start(path))
     return DelayUpdatesState(
       jnp.zeros((), jnp.int32),
-      by_leaf(start) if model.is_by_leaf else start(()), key, by_leaf(rows))
+      by_leaf(start) if model.is_by_leaf else start(()),
+      None if key is None else jnp.array(key, copy=True), by_leaf(rows))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args

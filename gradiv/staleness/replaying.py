@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from gradiv import moments
 from gradiv.staleness import events, history
 
 
@@ -78,20 +79,27 @@ def replay(
     stale_params = history.read(past, staleness)
     grad = gradient(stale_params, worker, index)
     enter = lambda x, g: x.at[bank, row].set(
-      ((1 - share) * x[bank, row] + share * g).astype(x.dtype))
+      ((1 - share) * x[bank, row] + share * g.astype(x.dtype)).astype(x.dtype))
     table = jax.tree.map(enter, table, grad)
     params, state = lax.cond(
       steps,
       lambda: step(params, state, jax.tree.map(
-        lambda x: x[bank].mean(0), table), staleness=staleness,
-        stale_params=stale_params),
+        lambda x, g: x[bank].mean(0).astype(g.dtype), table, grad),
+        staleness=staleness, stale_params=stale_params),
       lambda: (params, state))
-    measured = measure(params) if measure else None
-    return (params, state, past.rows, table), measured
+    return (params, state, past.rows, table), look(params, steps)
+
+  def look(params, steps):
+    if measure is None:
+      return None
+    empty = lambda: jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, params))
+    return lax.cond(steps, lambda: measure(params), empty)
 
   depth = 1 + int(trace.staleness[used].max())
   table = jax.tree.map(
-    lambda x: jnp.zeros((*trace.table, *jnp.shape(x)), x.dtype), params)
+    lambda x: jnp.zeros((*trace.table, *jnp.shape(x)),
+                        moments.widen(x).dtype), params)
   rows = history.init(params, depth).rows
   (params, state, _, _), measured = lax.scan(
     arrive, (params, tx.init(params), rows, table), arrivals)

@@ -7,6 +7,7 @@ NumPy, on the host: a topology is known before a program is compiled.
 
 from gradiv.topology.checking import check as check
 from gradiv.topology.checking import check_columns as check_columns
+from gradiv.topology.checking import is_connected as is_connected
 from gradiv.topology.graphs import binary_tree as binary_tree
 from gradiv.topology.graphs import chain as chain
 from gradiv.topology.graphs import circulant as circulant

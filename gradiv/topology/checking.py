@@ -23,6 +23,15 @@ def check_columns(
   return _check(w, name, (1,), 'is not column-stochastic', 'columns')
 
 
+def is_connected(bank: np.ndarray) -> bool:
+  """Tell whether each worker hears of each other, in turn after turn."""
+  n = bank.shape[1]
+  reach = (bank > 0).any(0) | np.eye(n, dtype=bool)
+  for _ in range(n.bit_length()):
+    reach = reach @ reach
+  return bool(reach.all())
+
+
 def _check(w, name, sums, fault, which):
   w = np.asarray(w, float)
   w = w[None] if w.ndim == 2 else w

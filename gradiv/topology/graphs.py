@@ -60,7 +60,7 @@ def exponential(n: int) -> np.ndarray:
 def star(n: int) -> np.ndarray:
   """Average with worker 0 in the middle, 1/n each; the rest each keeps.
 
-  The gap is 1/n.
+  The gap is 1/n, of three workers or more.
   """
   checks.count('n', n, 1)
   edges = np.zeros((n, n))
@@ -70,6 +70,7 @@ def star(n: int) -> np.ndarray:
 
 def circulant(n: int, offsets: Iterable[int]) -> np.ndarray:
   """Average with the workers so many places on, and oneself, evenly."""
+  checks.count('n', n, 1)
   shifts = [np.roll(np.eye(n), offset, 1) for offset in offsets]
   return (np.eye(n) + sum(shifts, np.zeros((n, n)))) / (1 + len(shifts))
 
@@ -83,10 +84,11 @@ def metropolis(adjacency: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: Where the matrix is not square and symmetric.
   """
-  edges = np.asarray(adjacency, bool) & ~np.eye(len(adjacency), dtype=bool)
+  edges = np.asarray(adjacency, bool)
   if edges.ndim != 2 or not np.array_equal(edges, edges.T):
     raise ValueError(f'adjacency of shape {edges.shape}: must be square and '
                      'symmetric')
+  edges = edges & ~np.eye(len(edges), dtype=bool)
   degrees = edges.sum(1)
   weights = edges / (1 + np.maximum(degrees[:, None], degrees[None, :]))
   return weights + np.diag(1 - weights.sum(1))
@@ -94,7 +96,7 @@ def metropolis(adjacency: np.ndarray) -> np.ndarray:
 
 def lazy(w: np.ndarray) -> np.ndarray:
   """Keep half of oneself: (I + W)/2, whose eigenvalues are not negative."""
-  return (np.eye(w.shape[-1]) + w) / 2
+  return (np.eye(np.shape(w)[-1]) + w) / 2
 
 
 def hierarchical(between: np.ndarray, within: np.ndarray) -> np.ndarray:

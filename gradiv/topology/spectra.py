@@ -27,7 +27,7 @@ def least_eigenvalue(w: np.ndarray) -> float:
   On curvature h, mixing the old parameters and adding a step of α is stable for
   αh < 1 + λ_min.
   """
-  return float(np.linalg.eigvalsh(checking.check(w)[0])[0])
+  return float(_eigenvalues(w)[0])
 
 
 def effective_neighbours(w: np.ndarray, decay: float) -> float:
@@ -47,12 +47,12 @@ def effective_neighbours(w: np.ndarray, decay: float) -> float:
     decay: γ, from 0 to below 1: how long noise is remembered.
   """
   checks.share('decay', decay)
-  squares = np.linalg.eigvalsh(checking.check(w)[0])**2
+  squares = _eigenvalues(w)**2
   return 1 / (1 - decay) / float(np.mean(squares / (1 - decay * squares)))
 
 
 def isotropic_rate(
-  w: np.ndarray, learning_rate: float, noise_scale: float
+  w: np.ndarray, learning_rate: float, noise_ratio: float
 ) -> float:
   """Compute the share of the error that a step of decentralised SGD removes.
 
@@ -62,7 +62,7 @@ def isotropic_rate(
 
     r = 1 − (1 − η)² − M η²/n_W(γ),  γ = (1 − η)²/(1 − r),
 
-  where M = ζ − 1 is the noise scale, ζ = E‖a‖⁴/d. Neighbours act as a batch:
+  where M = ζ − 1 is the noise ratio, ζ = E‖a‖⁴/d. Neighbours act as a batch:
   on the complete graph n_W = n.
 
   >>> from gradiv import topology
@@ -74,17 +74,17 @@ def isotropic_rate(
 
   Args:
     w: The mixing matrix; symmetric.
-    learning_rate: η, from 0 to below 2.
-    noise_scale: M, at least 0.
+    learning_rate: η, from 0 to 2.
+    noise_ratio: M, at least 0.
 
   Raises:
-    ValueError: On a bad argument.
+    ValueError: On a bad argument, and on directed graphs and sequences.
   """
   checks.within('learning_rate', learning_rate, 0, 2)
-  checks.at_least('noise_scale', noise_scale, 0)
-  squares = np.linalg.eigvalsh(checking.check(w)[0])**2
+  checks.at_least('noise_ratio', noise_ratio, 0)
+  squares = _eigenvalues(w)**2
   kept = (1 - learning_rate)**2
-  noise = noise_scale * learning_rate**2 / len(squares)
+  noise = noise_ratio * learning_rate**2 / len(squares)
   # 1 − r is the root ρ > kept of 1 = noise Σ λ²/(ρ − kept λ²).
   excess = lambda rho: noise * np.sum(squares / (rho - kept * squares)) - 1
   low, high = kept, kept + noise * len(squares) + 1e-12
@@ -92,3 +92,11 @@ def isotropic_rate(
     middle = (low + high) / 2
     low, high = (middle, high) if excess(middle) > 0 else (low, middle)
   return float(1 - high)
+
+
+def _eigenvalues(w):
+  """List the eigenvalues of one symmetric matrix, rising."""
+  bank = checking.check(w)
+  if len(bank) != 1 or not np.allclose(bank[0], bank[0].T):
+    raise ValueError(f'w of shape {np.shape(w)}: must be one symmetric matrix')
+  return np.linalg.eigvalsh(bank[0])
