@@ -119,7 +119,7 @@ def _begin(program, workers, store, config):
   restored = store.restore(jax.eval_shape(create_all, program.lanes))
   if restored is None:
     return 0, create_all(program.lanes)
-  _check_config(restored.meta['config'], config, store)
+  check_config(restored.meta['config'], config, store.directory.parent)
   return restored.step, restored.state
 
 
@@ -130,7 +130,8 @@ def _can_go_on(params) -> bool:
   return bool(jnp.stack(lanes).all(0).any())
 
 
-def _check_config(stored, wanted, store):
+def check_config(stored: dict, wanted: dict, workdir: pathlib.Path) -> None:
+  """Raise OtherRunError where what is stored is of another config."""
   wanted = json.loads(json.dumps(wanted))
   changed = [
     f'{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now'
@@ -139,7 +140,7 @@ def _check_config(stored, wanted, store):
   ]
   if changed:
     raise OtherRunError(
-      f'workdir={str(store.directory.parent)!r} holds a run of another '
+      f'workdir={str(workdir)!r} holds a run of another '
       f'configuration ({"; ".join(changed)}): pass the same flags to go on '
       'with it, or another --workdir'
     )

@@ -1,0 +1,188 @@
+"""Delayed mini-batch SGD on isotropic least squares: E1, E2 and E5.
+
+  x_{t+1} = x_t − γ g(x_{t−τ}),   g(x) = (1/b) Σ a (aᵀx − e),
+
+with a ~ N(0, I_d) and e ~ N(0, σ_e²): ∇f = x, M = d + 1 and σ² = σ_e² d. No
+batch is drawn example by example: with r = Ax − e and A = z x̂ᵀ + A⊥, for a
+normal z of b numbers, g = (x̂ zᵀr + A⊥ᵀ r)/b, where A⊥ᵀ r is ‖r‖ times a normal
+vector off x̂; zᵀr and ‖r‖ take two χ² and one normal number. So a step costs
+O(d), whatever the batch, and has exactly the law of the sum.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# Steps between two looks at whether a loop may end.
+CHUNK = 32
+# A loop ends after so many times what the first rate took that got there with
+# all its runs: what is not there by then would not have been chosen.
+PATIENCE = 2
+# Below this, of 1 at the start, a square is as good as zero in float32.
+_TINY = 1e-30
+
+
+class Cell(NamedTuple):
+  """One setting, for all rates and runs.
+
+  Attributes:
+    dimension: d.
+    label_noise: σ_e.
+    batch_size: b.
+    staleness: τ.
+  """
+
+  dimension: int
+  label_noise: float
+  batch_size: int
+  staleness: int
+
+  def slowness(self, sq_norm: float) -> float:
+    """Compute τ + 1 + (M + σ²/ε)/b, which the laws say steps go with."""
+    critical = self.dimension + 1 + (
+      self.label_noise**2 * self.dimension / sq_norm)
+    return self.staleness + 1 + critical / self.batch_size
+
+
+def steps_to(
+  cell: Cell, target: float, rates: tuple[float, ...], num_runs: int, *,
+  together: int = 1, patience: float = PATIENCE, max_steps: int,
+  max_staleness: int, seed: int,
+) -> np.ndarray:
+  """Count steps until ‖x‖² ≤ target: [rates, runs], infinite where not.
+
+  From ‖x_0‖ = 1. All rates see the same examples.
+
+  Args:
+    cell: The setting.
+    target: ε.
+    rates: γ.
+    num_runs: Of each rate.
+    together: How many trajectories' mean ‖x‖² makes one run.
+    patience: What to wait for slower rates, in multiples of the first.
+    max_steps: After which the rest counts as not there.
+    max_staleness: τ of all cells that share a compiled program.
+    seed: Of the examples.
+  """
+  draws = _draws(cell, num_runs * together, max_steps, seed)
+  first = _until(
+    cell.dimension, max_staleness + 1, together)(
+      jnp.float32(rates), draws, jnp.int32(cell.staleness),
+      jnp.float32(target), jnp.float32(cell.label_noise),
+      jnp.float32(cell.batch_size), jnp.float32(patience),
+      jax.random.key(seed))
+  first = np.asarray(first, float)
+  return np.where(first > max_steps, np.inf, first)
+
+
+def growth(
+  cell: Cell, rates: tuple[float, ...], num_runs: int, *, num_steps: int,
+  max_staleness: int, seed: int,
+) -> np.ndarray:
+  """Measure how ln ‖x‖² grows over the last half of the steps: [rates, runs].
+
+  Infinite where it left what float32 holds: upwards, or down to zero.
+  """
+  draws = _draws(cell, num_runs, num_steps, seed)
+  half, whole = _halves(cell.dimension, max_staleness + 1)(
+    jnp.float32(rates), draws, jnp.int32(cell.staleness),
+    jnp.float32(cell.label_noise), jnp.float32(cell.batch_size),
+    jax.random.key(seed))
+  half, whole = np.asarray(half, float), np.asarray(whole, float)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    change = np.log(whole) - np.log(half)
+  gone = ~np.isfinite(half) | ~np.isfinite(whole)
+  return np.where(gone, np.inf, np.where(whole < _TINY, -np.inf, change))
+
+
+def _draws(cell, num_runs, num_steps, seed):
+  """Draw the χ² and normal numbers of every step: [steps, runs] each."""
+  rng = np.random.default_rng([seed, cell.batch_size])
+  shape, b = (-(-num_steps // CHUNK) * CHUNK, num_runs), cell.batch_size
+  rest = rng.chisquare(b - 1, shape) if b > 1 else np.zeros(shape)
+  return tuple(jnp.asarray(x, jnp.float32) for x in (
+    rng.chisquare(b, shape), rng.normal(size=shape), rest))
+
+
+def gradient(x, draw, noise, batch_size, normal):
+  """Draw g(x) of a batch: x [..., d], its numbers [...], a normal [..., d]."""
+  square, along, rest = draw
+  sq_norm = jnp.sum(x * x, -1)
+  known = jnp.where(sq_norm > 0, sq_norm, 1.)  # at zero nothing is along x
+  # r = ‖x‖ z − e, of which e has `along` on z and the rest off it.
+  on_z = jnp.sqrt(sq_norm * square) - noise * along
+  size = jnp.sqrt(on_z**2 + noise**2 * rest)
+  along_x = (jnp.sqrt(square / known) * on_z
+             - size * jnp.sum(normal * x, -1) / known)
+  return (along_x[..., None] * x + size[..., None] * normal) / batch_size
+
+
+def _stepper(dimension, depth, rates, draws, staleness, noise, batch_size, key):
+  """Make the start, and a step, of all rates and runs."""
+  runs = draws[0].shape[1]
+  start = jnp.zeros((len(rates), runs, dimension)).at[..., 0].set(1.)
+  past = jnp.zeros((depth, *start.shape))
+
+  def step(t, x, past):
+    """Remember x; step by the gradient at what it was, or stand still."""
+    past = lax.dynamic_update_index_in_dim(past, x, t % depth, 0)
+    read = past[(t - staleness) % depth]
+    normal = jax.random.normal(jax.random.fold_in(key, t), (1, runs, dimension))
+    draw = tuple(n[t][None, :] for n in draws)
+    g = gradient(read, draw, noise, batch_size, normal)
+    move = jnp.where(t < staleness, 0., rates)[:, None, None] * g
+    return x - move, past
+
+  return start, past, step
+
+
+@functools.cache
+def _until(dimension, depth, together):
+  @jax.jit
+  def run(rates, draws, staleness, target, noise, batch_size, patience, key):
+    start, past, step = _stepper(
+      dimension, depth, rates, draws, staleness, noise, batch_size, key)
+    last = len(draws[0])
+    runs = draws[0].shape[1] // together
+
+    def body(carry):
+      def one(carry, _):
+        t, x, past, first = carry
+        x, past = step(t, x, past)
+        square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
+        reached = square.mean(-1) <= target
+        first = jnp.where(reached & (first > last), t + 1, first)
+        return (t + 1, x, past, first), None
+      return lax.scan(one, carry, length=CHUNK)[0]
+
+    def goes_on(carry):
+      t, _, _, first = carry
+      return (t < last) & (t < patience * first.max(1).min())
+
+    never = jnp.full((len(rates), runs), last + 1, jnp.int32)
+    return lax.while_loop(
+      goes_on, body, (jnp.int32(0), start, past, never))[-1]
+  return run
+
+
+@functools.cache
+def _halves(dimension, depth):
+  @jax.jit
+  def run(rates, draws, staleness, noise, batch_size, key):
+    start, past, step = _stepper(
+      dimension, depth, rates, draws, staleness, noise, batch_size, key)
+    half = len(draws[0]) // 2
+
+    def advance(carry, at):
+      carry = lax.fori_loop(
+        at, at + half, lambda t, c: step(t, *c), carry)
+      # Over a window as long as the delay, in which x may turn.
+      return carry, jnp.sum(carry[1]**2, (0, -1)) + jnp.sum(carry[0]**2, -1)
+
+    return lax.scan(
+      advance, (start, past), jnp.array([0, half], jnp.int32))[1]
+  return run

@@ -1,0 +1,111 @@
+"""Delayed SGD on sparse logistic regression: E3.
+
+An example has k numbers ±1/√k among d, one in each of k blocks, evenly often
+over the set: Δ = k/d exactly. Its label is soft, the probability under known
+weights, so that they solve every example at once: σ² = 0, and ‖x − x*‖ falls
+linearly at any rate that is stable.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import gradiv
+from experiments import critical_quadratics
+from gradiv import scaling
+
+NUM_EXAMPLES = 1024
+# What the logit of an example with one number is, up to its sign.
+LOGIT = 1.5
+RATES = tuple(2.0**(k / 2) for k in range(-8, 9))
+
+
+def features(dimension: int, support: int, seed: int) -> np.ndarray:
+  """Draw examples [NUM_EXAMPLES, d] of k numbers each."""
+  rng, block = np.random.default_rng(seed), dimension // support
+  rows = np.zeros((NUM_EXAMPLES, dimension), np.float32)
+  for i in range(support):
+    places = rng.permutation(np.arange(NUM_EXAMPLES) % block) + i * block
+    rows[np.arange(NUM_EXAMPLES), places] = rng.choice(
+      [-1, 1], NUM_EXAMPLES) / support**0.5
+  return rows
+
+
+def solution(dimension: int, seed: int) -> np.ndarray:
+  """Draw the weights x* [d], of even size."""
+  signs = np.random.default_rng([seed, 1]).choice([-1, 1], dimension)
+  return (LOGIT * signs).astype(np.float32)
+
+
+def measure_noise(a: np.ndarray, x: np.ndarray) -> tuple[float, float]:
+  """Bound (M, σ²) over points on the way to x*, and measure Δ."""
+  sigmoid = lambda z: 1 / (1 + np.exp(-z))
+  a, x = a.astype(float), x.astype(float)
+  points = []
+  for share in np.linspace(0, 0.95, 12):
+    g = (sigmoid(share * a @ x) - sigmoid(a @ x))[:, None] * a
+    mean = g.mean(0)
+    points.append((mean @ mean, np.sum((g - mean)**2, 1).mean()))
+  noise = scaling.bound_noise(gradiv.Estimate(*np.array(points).T))
+  return noise.relative, scaling.gradient_density(a)
+
+
+def steps_to(
+  a: np.ndarray, solved: np.ndarray, staleness: int, *, target: float,
+  num_runs: int, together: int, max_steps: int, max_staleness: int, seed: int,
+) -> np.ndarray:
+  """Count steps until ‖x − x*‖² ≤ target ‖x*‖²: [rates, runs].
+
+  From x = 0, one example a step, in the mean of `together` trajectories;
+  infinite where it is not reached.
+  """
+  chunk = critical_quadratics.CHUNK
+  length = -(-max_steps // chunk) * chunk
+  rows = np.random.default_rng([seed, 2]).integers(
+    len(a), size=(length, num_runs * together))
+  first = _until(max_staleness + 1, together)(
+    jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
+    jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
+  first = np.asarray(first, float)
+  return np.where(first > max_steps, np.inf, first)
+
+
+@functools.cache
+def _until(depth, together):
+  @jax.jit
+  def run(rates, a, solved, rows, staleness, target):
+    last, lanes = rows.shape
+    runs = lanes // together
+    goal = target * jnp.sum(solved**2)
+    start = jnp.zeros((len(rates), lanes, len(solved)))
+    past = jnp.zeros((depth, len(rates), lanes))
+
+    def one(carry, _):
+      t, x, past, first = carry
+      now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
+      logit = jnp.sum(x * now[None], -1)
+      wanted = jnp.sum(now * solved[None], -1)[None]
+      slope = jax.nn.sigmoid(logit) - jax.nn.sigmoid(wanted)
+      past = lax.dynamic_update_index_in_dim(past, slope, t % depth, 0)
+      # Before the first is due, the row is still of zeros.
+      due = past[(t - staleness) % depth]
+      x = x - (rates[:, None] * due)[..., None] * then[None]
+      off = jnp.sum((x - solved[None, None])**2, -1).reshape(
+        len(rates), runs, together)
+      first = jnp.where((off.mean(-1) <= goal) & (first > last), t + 1, first)
+      return (t + 1, x, past, first), None
+
+    def goes_on(carry):
+      t, _, _, first = carry
+      return (t < last) & (
+        t < critical_quadratics.PATIENCE * first.max(1).min())
+
+    never = jnp.full((len(rates), runs), last + 1, jnp.int32)
+    body = lambda carry: lax.scan(
+      one, carry, length=critical_quadratics.CHUNK)[0]
+    return lax.while_loop(
+      goes_on, body, (jnp.int32(0), start, past, never))[-1]
+  return run
