@@ -23,8 +23,7 @@ LEAST_SLOWNESS = 4.
 
 def claim(study, text, law, runs, allowed, log=False) -> dict:
   """Make a row of the table of a quantity [runs]; means of logs with `log`."""
-  with np.errstate(divide='ignore', invalid='ignore'):
-    known = np.log(runs) if log else np.asarray(runs)
+  known = np.log(runs) if log else np.asarray(runs)
   mean, low, high = critical_tuning.interval(known)
   if log:
     mean, low, high = (math.exp(x) for x in (mean, low, high))
@@ -50,7 +49,10 @@ def steps_of(cells) -> np.ndarray:
 
 
 def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Fit lines of y [cells, runs] on x [cells]: the slopes, and the misses."""
+  """Fit lines of y [cells, runs] on x [cells]: the slopes, and the misses.
+
+  NaN where a cell is unknown.
+  """
   x = x - x.mean()
   slope = x @ (y - y.mean(0)) / max(x @ x, 1e-12)
   miss = y - y.mean(0) - x[:, None] * slope

@@ -116,6 +116,7 @@ def tracked_noise(config) -> tuple[np.ndarray, np.ndarray]:
   signal = np.maximum(run['sq_norm'][:, 1:], 0)
   share = signal / (signal + run['variance'][:, 1:])  # 1/(1 + M)
   before = np.cumsum(loss <= config.target_loss, 1) == 0
+  before[:, 0] = True
   scale = share + (1 - share) / b
   mean = lambda x: np.sum(np.where(before, x, 0), 1)
   return mean((1 - share) / scale) / mean(share / scale), share

@@ -21,9 +21,10 @@ from jax import lax
 CHUNK = 32
 # A loop ends after so many times what the first rate took that got there with
 # all its runs: what is not there by then would not have been chosen.
-PATIENCE = 2
+PATIENCE = 2.0  # not whole: twice NEVER has no place in int32
 # Below this, of 1 at the start, a square is as good as zero in float32.
 _TINY = 1e-30
+NEVER = np.int32(2**31 - 1)
 
 
 class Cell(NamedTuple):
@@ -50,12 +51,12 @@ class Cell(NamedTuple):
 
 def steps_to(
   cell: Cell, target: float, rates: tuple[float, ...], num_runs: int, *,
-  together: int = 1, patience: float = PATIENCE, max_steps: int,
-  max_staleness: int, seed: int,
+  together: int = 1, max_steps: int, max_staleness: int, seed: int,
 ) -> np.ndarray:
   """Count steps until ‖x‖² ≤ target: [rates, runs], infinite where not.
 
-  From ‖x_0‖ = 1. All rates see the same examples.
+  From ‖x_0‖ = 1. All rates see the same examples. For τ steps it has to stay:
+  a rate that is far too large passes by the solution, too.
 
   Args:
     cell: The setting.
@@ -63,7 +64,6 @@ def steps_to(
     rates: γ.
     num_runs: Of each rate.
     together: How many trajectories' mean ‖x‖² makes one run.
-    patience: What to wait for slower rates, in multiples of the first.
     max_steps: After which the rest counts as not there.
     max_staleness: τ of all cells that share a compiled program.
     seed: Of the examples.
@@ -73,10 +73,8 @@ def steps_to(
     cell.dimension, max_staleness + 1, together)(
       jnp.float32(rates), draws, jnp.int32(cell.staleness),
       jnp.float32(target), jnp.float32(cell.label_noise),
-      jnp.float32(cell.batch_size), jnp.float32(patience),
-      jax.random.key(seed))
-  first = np.asarray(first, float)
-  return np.where(first > max_steps, np.inf, first)
+      jnp.float32(cell.batch_size), jax.random.key(seed))
+  return finite(first, max_steps)
 
 
 def growth(
@@ -112,7 +110,8 @@ def gradient(x, draw, noise, batch_size, normal):
   """Draw g(x) of a batch: x [..., d], its numbers [...], a normal [..., d]."""
   square, along, rest = draw
   sq_norm = jnp.sum(x * x, -1)
-  known = jnp.where(sq_norm > 0, sq_norm, 1.)  # at zero nothing is along x
+  # At zero nothing is along x.
+  known = jnp.where(sq_norm > _TINY, sq_norm, 1.)
   # r = ‖x‖ z − e, of which e has `along` on z and the rest off it.
   on_z = jnp.sqrt(sq_norm * square) - noise * along
   size = jnp.sqrt(on_z**2 + noise**2 * rest)
@@ -140,10 +139,23 @@ def _stepper(dimension, depth, rates, draws, staleness, noise, batch_size, key):
   return start, past, step
 
 
+def count(t, reached, staleness, streak, first):
+  """Count the steps that a run stays; note where it began after τ + 1."""
+  streak = jnp.where(reached, streak + 1, 0)
+  stayed = (streak > staleness) & (first == NEVER)
+  return streak, jnp.where(stayed, t + 1 - staleness, first)
+
+
+def finite(first: jax.Array, max_steps: int) -> np.ndarray:
+  """Make infinite what took more steps."""
+  first = np.asarray(first, float)
+  return np.where(first > max_steps, np.inf, first)
+
+
 @functools.cache
 def _until(dimension, depth, together):
   @jax.jit
-  def run(rates, draws, staleness, target, noise, batch_size, patience, key):
+  def run(rates, draws, staleness, target, noise, batch_size, key):
     start, past, step = _stepper(
       dimension, depth, rates, draws, staleness, noise, batch_size, key)
     last = len(draws[0])
@@ -151,21 +163,22 @@ def _until(dimension, depth, together):
 
     def body(carry):
       def one(carry, _):
-        t, x, past, first = carry
+        t, x, past, streak, first = carry
         x, past = step(t, x, past)
         square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
-        reached = square.mean(-1) <= target
-        first = jnp.where(reached & (first > last), t + 1, first)
-        return (t + 1, x, past, first), None
+        streak, first = count(
+          t, square.mean(-1) <= target, staleness, streak, first)
+        return (t + 1, x, past, streak, first), None
       return lax.scan(one, carry, length=CHUNK)[0]
 
     def goes_on(carry):
-      t, _, _, first = carry
-      return (t < last) & (t < patience * first.max(1).min())
+      t, *_, first = carry
+      return (t < last) & (t < PATIENCE * first.max(1).min())
 
-    never = jnp.full((len(rates), runs), last + 1, jnp.int32)
-    return lax.while_loop(
-      goes_on, body, (jnp.int32(0), start, past, never))[-1]
+    shape = len(rates), runs
+    return lax.while_loop(goes_on, body, (
+      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
+      jnp.full(shape, NEVER)))[-1]
   return run
 
 

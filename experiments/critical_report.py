@@ -49,7 +49,8 @@ def table(config, summary) -> str:
   claims = summary['claims']
   passed = sum(row['passed'] for row in claims)
   lines = [f'{config.num_seeds} runs of each cell, the rate of each chosen '
-           f'on the others; 95 % intervals. {passed} of {len(claims)} claims hold.']
+           f'on the others; 95 % intervals. {passed} of {len(claims)} claims '
+           'hold.']
   for study in dict.fromkeys(row['study'] for row in claims):
     count = summary['edges'].get(study)
     lines += ['', study + (

@@ -60,7 +60,7 @@ def steps_to(
   """Count steps until ‖x − x*‖² ≤ target ‖x*‖²: [rates, runs].
 
   From x = 0, one example a step, in the mean of `together` trajectories;
-  infinite where it is not reached.
+  and stay there for τ steps; infinite where it is not reached.
   """
   chunk = critical_quadratics.CHUNK
   length = -(-max_steps // chunk) * chunk
@@ -69,8 +69,7 @@ def steps_to(
   first = _until(max_staleness + 1, together)(
     jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
     jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
-  first = np.asarray(first, float)
-  return np.where(first > max_steps, np.inf, first)
+  return critical_quadratics.finite(first, max_steps)
 
 
 @functools.cache
@@ -84,7 +83,7 @@ def _until(depth, together):
     past = jnp.zeros((depth, len(rates), lanes))
 
     def one(carry, _):
-      t, x, past, first = carry
+      t, x, past, streak, first = carry
       now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
       logit = jnp.sum(x * now[None], -1)
       wanted = jnp.sum(now * solved[None], -1)[None]
@@ -95,17 +94,19 @@ def _until(depth, together):
       x = x - (rates[:, None] * due)[..., None] * then[None]
       off = jnp.sum((x - solved[None, None])**2, -1).reshape(
         len(rates), runs, together)
-      first = jnp.where((off.mean(-1) <= goal) & (first > last), t + 1, first)
-      return (t + 1, x, past, first), None
+      streak, first = critical_quadratics.count(
+        t, off.mean(-1) <= goal, staleness, streak, first)
+      return (t + 1, x, past, streak, first), None
 
     def goes_on(carry):
-      t, _, _, first = carry
+      t, *_, first = carry
       return (t < last) & (
         t < critical_quadratics.PATIENCE * first.max(1).min())
 
-    never = jnp.full((len(rates), runs), last + 1, jnp.int32)
+    shape = len(rates), runs
     body = lambda carry: lax.scan(
       one, carry, length=critical_quadratics.CHUNK)[0]
-    return lax.while_loop(
-      goes_on, body, (jnp.int32(0), start, past, never))[-1]
+    return lax.while_loop(goes_on, body, (
+      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
+      jnp.full(shape, critical_quadratics.NEVER)))[-1]
   return run

@@ -34,7 +34,7 @@ def run_all(config, stop) -> None:
 
 
 def load(config, name: str) -> list[dict]:
-  """Read the cells of a study; unknown steps are infinite."""
+  """Read the cells of a study; unknown steps are NaN."""
   path = pathlib.Path(config.workdir) / f'{name}.json'
   cells = json.loads(path.read_text())['cells']
   for cell in cells:
@@ -43,12 +43,15 @@ def load(config, name: str) -> list[dict]:
 
 
 def quadratic(config, stop) -> list[dict]:
-  """Count steps on least squares, for each dimension, batch and delay."""
+  """Count steps on least squares, for each dimension, batch and delay.
+
+  In small dimensions a run is the mean of more trajectories: as much work.
+  """
+  together = lambda cell: max(config.dimensions[-1] // cell.dimension, 1)
   cells = [critical_quadratics.Cell(d, 0., b, tau)
            for d in config.dimensions for tau in config.stalenesses
            for b in config.batch_sizes]
-  return _tuned(config, stop, cells, config.target, 1,
-                critical_quadratics.PATIENCE)
+  return _tuned(config, stop, cells, config.target, together)
 
 
 def noise(config, stop) -> list[dict]:
@@ -61,19 +64,18 @@ def noise(config, stop) -> list[dict]:
     d, (ratio * config.noise_target / d)**0.5, b, tau)
     for ratio in config.noise_ratios for tau in config.stalenesses[::2]
     for b in config.batch_sizes[::2]]
-  return _tuned(config, stop, cells, config.noise_target, config.together,
-                # Under noise slower rates win, and the first is luck.
-                2 * critical_quadratics.PATIENCE)
+  return _tuned(config, stop, cells, config.noise_target,
+                lambda cell: config.together)
 
 
-def _tuned(config, stop, cells, target, together, patience):
+def _tuned(config, stop, cells, target, together):
   found = []
   for cell in cells:
     stop.check()
     steps = critical_quadratics.steps_to(
-      cell, target, config.rates, config.num_seeds, together=together,
-      patience=patience, max_steps=config.max_steps,
-      max_staleness=config.stalenesses[-1], seed=config.seed)
+      cell, target, config.rates, config.num_seeds, together=together(cell),
+      max_steps=config.max_steps, max_staleness=config.stalenesses[-1],
+      seed=config.seed)
     found.append(
       cell._asdict() | {'slowness': cell.slowness(target)}
       | critical_tuning.choose(steps, config.rates))

@@ -23,24 +23,25 @@ def choose(steps: np.ndarray, rates: tuple[float, ...]) -> dict:
 
 
 def as_array(steps: list) -> np.ndarray:
-  """Make infinite what is None."""
-  return np.array([np.inf if x is None else x for x in steps], float)
+  """Make NaN of None: unknown, and so is all that is computed from it."""
+  return np.array([np.nan if x is None else x for x in steps], float)
 
 
 def doubling(at: np.ndarray, steps: np.ndarray) -> np.ndarray:
   """Find where steps [places, runs] are twice those of the first place.
 
-  Linear between two places; infinite where they are nowhere, or unknown.
+  Linear between two places; NaN where they are not, or next to what is not
+  known.
   """
-  steps = np.where(np.isfinite(steps), steps, np.inf)
   found = []
   for run in steps.T:
-    above = np.flatnonzero(run > 2 * run[0])
-    i = above[0] if len(above) and np.isfinite(run[0]) else 0
-    share = (2 * run[0] - run[i - 1]) / (run[i] - run[i - 1]) if i else np.inf
-    # Next to a place that is unknown, so is this.
-    found.append(at[i - 1] + share * (at[i] - at[i - 1])
-                 if i and np.isfinite(run[i]) else np.inf)
+    above = np.flatnonzero(~(run <= 2 * run[0]))
+    if not len(above) or above[0] == 0 or np.isnan(run[above[0]]):
+      found.append(np.nan)
+      continue
+    i = above[0]
+    share = (2 * run[0] - run[i - 1]) / (run[i] - run[i - 1])
+    found.append(at[i - 1] + share * (at[i] - at[i - 1]))
   return np.array(found)
 
 
@@ -51,7 +52,8 @@ def interval(runs: np.ndarray) -> tuple[float, float, float]:
   free = len(runs) - 1
   z = 1.96
   t = _STUDENT[free - 1] if free <= len(_STUDENT) else (
-    z + (z**3 + z) / (4 * free))
+    z + (z**3 + z) / (4 * free)
+    + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2))
   half = t * runs.std(ddof=1) / math.sqrt(len(runs))
   return float(runs.mean()), float(runs.mean() - half), float(
     runs.mean() + half)
