@@ -36,7 +36,8 @@ class Model(NamedTuple):
 # name: (module, default options)
 _MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     'logistic': (networks.Mlp, {}),
-    'mlp': (networks.Mlp, {'hidden': (64,), 'activation': 'relu'}),
+    'mlp': (networks.Mlp,
+            {'hidden': (64,), 'activation': 'relu', 'use_bias': True}),
     'cnn': (networks.cnn, {'channels': (16, 32), 'hidden': (64,)}),
     'cuda_convnet': (
         networks.cuda_convnet, {'channels': (64, 64), 'hidden': (384, 192)}),
@@ -55,9 +56,9 @@ def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
   (5, 10)
 
   Args:
-    name: 'logistic', 'mlp' (hidden, activation), 'cnn' (channels, hidden),
-      'cuda_convnet' (channels, hidden), 'resnet18' (width) or 'lstm' (embed,
-      hidden, layers).
+    name: 'logistic', 'mlp' (hidden, activation, use_bias), 'cnn' (channels,
+      hidden), 'cuda_convnet' (channels, hidden), 'resnet18' (width) or 'lstm'
+      (embed, hidden, layers).
     input_shape: of one example, without the batch; (t,) for the LSTM, which
       takes texts of any other length as well.
     num_classes: for the LSTM, the size of the alphabet.
@@ -149,6 +150,8 @@ def _check_options(name, defaults, options):
     if option == 'activation':
       ok = value in list(networks.ACTIVATIONS)
       allowed = ', '.join(networks.ACTIVATIONS)
+    elif isinstance(defaults[option], bool):
+      ok, allowed = isinstance(value, bool), 'true or false'
     elif isinstance(defaults[option], tuple):
       ok = _are_sizes(value) and (option != 'channels' or len(value) == 2)
       allowed = f'{"two" if option == "channels" else "some"} positive integers'

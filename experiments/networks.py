@@ -19,16 +19,17 @@ class Mlp(nnx.Module):
   """Flatten, then dense layers; without hidden ones, softmax regression."""
 
   def __init__(self, input_shape, num_classes, *, rngs, hidden=(),
-               activation='relu'):
+               activation='relu', use_bias=True):
     self.activation = ACTIVATIONS[activation]
     self.depth = len(hidden)
     width = math.prod(input_shape)
     # Layers by name and not in a list: a list would put integers among the
     # keys of the tree, which neither optax labels nor checkpoints like.
     for i, features in enumerate(hidden):
-      setattr(self, f'dense_{i}', nnx.Linear(width, features, rngs=rngs))
+      setattr(self, f'dense_{i}', nnx.Linear(
+          width, features, use_bias=use_bias, rngs=rngs))
       width = features
-    self.out = nnx.Linear(width, num_classes, rngs=rngs)
+    self.out = nnx.Linear(width, num_classes, use_bias=use_bias, rngs=rngs)
 
   def __call__(self, x):
     x = x.reshape(x.shape[0], -1)
