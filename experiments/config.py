@@ -64,16 +64,16 @@ def check(value: Any, name: str, allowed: str, holds: Callable) -> None:
     raise ValueError(f'--{name}={value!r}: must be {allowed}')
 
 
-def options(config: Config) -> dict:
-  """Read the sizes of the model; lists become tuples."""
+def options(config: Config, name: str = 'model_options') -> dict:
+  """Read the sizes of a model; lists become tuples."""
+  text = getattr(config, name)
   try:
-    values = json.loads(config.model_options)
+    values = json.loads(text)
     values = {k: tuple(v) if isinstance(v, list) else v
               for k, v in values.items()}
   except (ValueError, AttributeError) as error:
     raise ValueError(
-      f'--model_options={config.model_options!r}: must be a JSON object such '
-      'as {"hidden": [32]}'
+      f'--{name}={text!r}: must be a JSON object such as {{"hidden": [32]}}'
     ) from error
   return values
 

@@ -32,7 +32,8 @@ class Program:
     read: opt_state -> dict of scalars to record.
     compare: params of all lanes -> dict of arrays to record.
     gradient: (lane, params, batch, key) -> (loss, gradient), where it is not
-      that of `loss`.
+      that of `loss`; here the lane holds the 'step', too, which is common to
+      all lanes. The optimizer takes whatever stands for the gradient.
     private: Which of 'params' and 'opt_state' each worker has its own of, with
       a leading axis of workers. `read` sees that of the first worker,
       `evaluate` and `compare` the mean of the params.

@@ -157,7 +157,8 @@ def _compile(program, workers):
     batch = program.batch(data, lane, rows)
     key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
     loss, grads = gradient(
-      lane, state['params'], batch, gradiv.worker_key(key, axis))
+      lane | {'step': t}, state['params'], batch,
+      gradiv.worker_key(key, axis))
     updates, opt_state = program.make_optimizer(lane).update(
       grads, state['opt_state'], state['params'])
     params = optax.apply_updates(state['params'], updates)

@@ -1,0 +1,183 @@
+"""Does decentralised training converge where synchronous training diverges?
+
+  python -m experiments.decentralized --workdir=runs/decentralized
+
+Zhang, Liu, Feng, Cui, Kingsbury, Tu, `Loss Landscape Dependent Self-Adjusting
+Learning Rates in Decentralized Stochastic Gradient Descent
+<https://arxiv.org/abs/2112.01433>`_, 2021, on the embedded digits: a few
+minutes on two CPU cores. A network of 64, 50, 50 and 10 units without biases
+learns from five workers of 200 examples each, at rates that are too large.
+With DPSGD each worker keeps parameters of its own, averages them with a random
+partner, and takes its gradient at them. Three figures:
+
+  success   How many runs end with 95 % test accuracy, by rate and arm, batch
+            and topology? (The paper's main claim.)
+  along     How large are the effective learning rate α_e, the noise across the
+            gradient and the spread σ_w² along the training?
+  text      The same for an LSTM that predicts the next character.
+
+and a table of claims: what is claimed, what was tested, what was measured with
+its 95 % interval over the seeds, and whether it holds. Among the arms is the
+control that could make decentralisation needless: synchronous training on which
+the effective rate that DPSGD had is imposed. See `decentralized_arms`.
+
+What the paper leaves open, and this chooses: plain SGD without warm-up, batches
+drawn with replacement, images as grey levels from 0 to 1 less their mean, at
+which the largest rate that synchronous training bears is near 2; g is the
+gradient over the whole training set at w_a. Of DPSGD, w_a is judged.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from experiments import config as config_lib
+from experiments import (
+  decentralized_arms, decentralized_problem, decentralized_report, stopping,
+  trainer,
+)
+from experiments.config import flag
+
+DOMAINS = ('images', 'text')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config_lib.Config):
+  """The flags of this experiment."""
+
+  num_workers: int = flag(5, 'learners')
+  num_seeds: int = flag(12, 'independent runs of each setting of images')
+  domains: tuple[str, ...] = flag(DOMAINS, "'images', 'text'")
+  model_options: str = flag('{"hidden": [50, 50], "use_bias": false}',
+                            'sizes of the model, as JSON')
+  image_size: int = flag(0, 'scale and crop images to this; needed where '
+                         'they differ in size')
+  pixel_scale: float = flag(255.0, 'what pixels, less their mean, are divided '
+                            'by; 0: their standard deviation')
+  augment: bool = flag(False, 'random crops and flips, as usual for CIFAR')
+  batch_sizes: tuple[int, ...] = flag(
+    (1000, 250), 'totals over the workers, the one to study first')
+  topologies: tuple[str, ...] = flag(
+    ('random', 'ring', 'complete'), f'{", ".join(decentralized_arms.TOPOLOGIES)}'
+    '; the one to study first')
+  num_matchings: int = flag(16, 'random pairings, taken in turn')
+  learning_rates: tuple[float, ...] = flag(
+    (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
+  focus_rate: float = flag(2.25, 'the one that claims are tested at')
+  scale_rates: bool = flag(False, 'scale rates by the batch size')
+  warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
+  noise_stddev: float = flag(0.05, 'of SSGD*, for each weight')
+  lamb_rates: tuple[float, ...] = flag((0.01, 0.03, 0.1), 'rising')
+  imposed_window: int = flag(10, 'steps over which the rate to impose is '
+                             'smoothed')
+  steps: int = flag(300, 'of each run on images')
+  num_records: int = flag(10, 'along a run; divides steps')
+  measure_every: int = flag(2, 'steps between two looks; divides the steps '
+                            'between two records')
+  measured_examples: int = flag(0, 'how many define g, the first of the '
+                                'training set; 0: all')
+  target_accuracy: float = flag(0.95, 'on the test set: a success')
+  text_model_options: str = flag('{"embed": 8, "hidden": 32}',
+                                 'sizes of the LSTM, as JSON')
+  text_length: int = flag(16, 'characters that a window predicts')
+  text_batch_size: int = flag(100, 'windows, total over the workers')
+  text_learning_rates: tuple[float, ...] = flag(
+    (2.0, 8.0, 16.0, 32.0), 'rising')
+  text_steps: int = flag(160, 'of each run on text')
+  text_seeds: int = flag(4, 'independent runs of each setting of text')
+  text_examples: int = flag(512, 'windows that define g, and windows to test '
+                            'on')
+  target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
+                            'success')
+  eval_batch_size: int = flag(2048, 'examples evaluated at once')
+
+  def __post_init__(self):
+    super().__post_init__()
+    check = config_lib.check
+    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
+    check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
+          names and set(names) <= set(DOMAINS))
+    for name in ('batch_sizes', 'text_batch_size'):
+      sizes = getattr(self, name)
+      check(sizes, name, f'multiples of --num_workers={self.num_workers}, each '
+            'once', lambda sizes: sizes and _distinct(
+              sizes, lambda b: b > 0 and b % self.num_workers == 0))
+    known = tuple(decentralized_arms.TOPOLOGIES)
+    check(self.topologies, 'topologies', f'some of {known}, each once',
+          lambda names: names and _distinct(names, lambda n: n in known))
+    for name in ('learning_rates', 'lamb_rates', 'text_learning_rates'):
+      check(getattr(self, name), name, 'positive and rising',
+            lambda rates: rates and rates[0] > 0 and list(rates) == sorted(
+              set(rates)))
+    check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
+          lambda rate: rate in self.learning_rates)
+    for name in ('warmup_steps', 'noise_stddev', 'measured_examples',
+                 'image_size', 'pixel_scale'):
+      check(getattr(self, name), name, 'at least 0', lambda x: x >= 0)
+    for name in ('num_matchings', 'imposed_window', 'measure_every',
+                 'text_length', 'text_seeds', 'text_examples',
+                 'eval_batch_size'):
+      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    for name in ('steps', 'text_steps'):
+      steps = getattr(self, name)
+      unit = self.num_records * self.measure_every
+      check(steps, name, f'a multiple of --num_records={self.num_records} times '
+            f'--measure_every={self.measure_every}',
+            lambda n: unit >= 1 and n >= unit and n % unit == 0)
+    check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
+          lambda x: 0 <= x < 1)
+    check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
+    config_lib.options(self, 'text_model_options')
+
+  def every(self, domain: str) -> int:
+    """Count the steps between two records."""
+    return self.steps_of(domain) // self.num_records
+
+  def steps_of(self, domain: str) -> int:
+    """Count the steps of a run."""
+    return self.steps if domain == 'images' else self.text_steps
+
+  def measured(self, domain: str) -> int:
+    """Count the examples that define g; 0: all."""
+    return (self.measured_examples if domain == 'images'
+            else self.text_examples)
+
+  def rates(self, batch_size: int) -> tuple[float, ...]:
+    """List the learning rates of a batch size."""
+    scale = batch_size / self.batch_sizes[0] if self.scale_rates else 1
+    return tuple(rate * scale for rate in self.learning_rates)
+
+
+def _distinct(values, allowed):
+  values = values if isinstance(values, tuple) else (values,)
+  return len(set(values)) == len(values) and all(map(allowed, values))
+
+
+def train_all(config: Config, stop: stopping.Stop) -> None:
+  """Train whatever is not trained yet."""
+  problem = functools.cache(
+    lambda domain: decentralized_problem.Problem(config, domain))
+  for arm in decentralized_arms.list_arms(config):
+    workers = trainer.Workers(
+      config.num_workers, config.backend, config.lanes_at_once)
+    ratio = (decentralized_report.imposed_ratio(config, arm)
+             if arm.name == 'imposed' else None)
+    trainer.train(
+      problem(arm.domain).program(arm, workers.axis_name, ratio),
+      trainer.Schedule(config.steps_of(arm.domain), config.every(arm.domain),
+                       config.save_seconds),
+      pathlib.Path(config.workdir) / arm.part, workers=workers, stop=stop,
+      config=config.defining() | {'part': arm.part}, title=arm.part)
+
+
+def run(config: Config) -> dict:
+  """Train, test the claims, tabulate and draw; return the summary."""
+  with stopping.listen() as stop:
+    train_all(config, stop)
+  return decentralized_report.report(config)
+
+
+if __name__ == '__main__':
+  # By its name, so that its classes are not those of a module `__main__`.
+  from experiments import decentralized
+  config_lib.run(decentralized.run, decentralized.Config)

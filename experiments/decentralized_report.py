@@ -1,0 +1,135 @@
+"""What the records of `decentralized` say: counts, series, and the summary.
+
+Reads records only, so that figures can be drawn again without training.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments import decentralized_arms, records
+
+EARLY, LATE = 0.1, 0.2  # shares of the steps: the first 30, the last 60 of 300
+_Z = 1.959964  # of a normal, for 95 %
+
+
+def load(config, arm) -> dict[str, np.ndarray]:
+  """Read an arm: name -> [rate, seed, record]; series [rate, seed, look].
+
+  Beside them 'step' [record] and 'look' [look], the steps of each.
+  """
+  first, *rows = records.read(
+    pathlib.Path(config.workdir) / arm.part / 'metrics.jsonl')
+  shape = len(arm.learning_rates), arm.num_seeds
+  run = {}
+  for name in first.keys() - {'step'}:
+    x = np.moveaxis(np.array([row[name] for row in rows], float), 0, 1)
+    run[name] = x.reshape(*shape, -1)
+  run['step'] = np.array([row['step'] for row in rows])
+  run['look'] = np.arange(
+    0, config.steps_of(arm.domain), config.measure_every)
+  return run
+
+
+def successes(config, arm) -> np.ndarray:
+  """Tell which runs ended well: bool [rate, seed]; a lost one did not."""
+  run = load(config, arm)
+  if arm.domain == 'text':
+    return run['loss'][..., -1] < config.target_loss
+  return run['accuracy'][..., -1] > config.target_accuracy
+
+
+def find(config, name: str, domain: str = 'images', size: int | None = None):
+  """Find an arm; by default, at the first batch size of its domain."""
+  return next(arm for arm in decentralized_arms.list_arms(config)
+              if (arm.name, arm.domain) == (name, domain)
+              and size in (None, arm.batch_size))
+
+
+def imposed_ratio(config, arm) -> np.ndarray:
+  """Read off DPSGD what to impose on its control: [lanes, steps].
+
+  α_e/α at the same rate, the median over the seeds (where a gradient vanishes,
+  a ratio may be anything), smoothed over --imposed_window steps on either side
+  of which as many count, and linear between two looks.
+  """
+  run = load(config, find(config, main_arm(config), size=arm.batch_size))
+  steps, rows = np.arange(config.steps), []
+  for ratio in run['ratio']:
+    ratio = np.nan_to_num(np.nanmedian(ratio, 0), nan=1.)
+    smooth = [ratio[abs(run['look'] - at) <= config.imposed_window / 2].mean()
+              for at in run['look']]
+    rows.append(np.interp(steps, run['look'], smooth))
+  return np.repeat(np.maximum(rows, 0), arm.num_seeds, 0)
+
+
+def main_arm(config) -> str:
+  """Name DPSGD on the topology to study first."""
+  return f'dpsgd_{config.topologies[0]}'
+
+
+def early(config, arm, name: str) -> np.ndarray:
+  """Take the looks of the first steps: [rate, seed, look]."""
+  run = load(config, arm)
+  return run[name][..., run['look'] < EARLY * config.steps_of(arm.domain)]
+
+
+def late(config, arm, name: str) -> np.ndarray:
+  """Take the looks of the last steps."""
+  run, steps = load(config, arm), config.steps_of(arm.domain)
+  return run[name][..., run['look'] >= (1 - LATE) * steps]
+
+
+def wilson(count: int, total: int) -> list[float]:
+  """Compute the interval of Wilson, of 95 %, for a share.
+
+  >>> [round(x, 3) for x in wilson(9, 12)]
+  [0.468, 0.911]
+
+  Wilson, `Probable Inference <https://doi.org/10.1080/01621459.1927.10502953>`_,
+  1927.
+  """
+  center = (count + _Z**2 / 2) / (total + _Z**2)
+  half = _Z / (total + _Z**2) * np.sqrt(
+    count * (total - count) / total + _Z**2 / 4)
+  return [float(max(center - half, 0)), float(min(center + half, 1))]
+
+
+def resampled(statistic, *samples: np.ndarray, draws: int = 2000) -> list:
+  """Bootstrap the seeds, the first axis, jointly: [value, low, high].
+
+  Of 95 %, by percentiles; NaN where it is unknown.
+  """
+  rng = np.random.default_rng(0)
+  count = len(samples[0])
+  values = [statistic(*(x[picks] for x in samples))
+            for picks in rng.integers(count, size=(draws, count))]
+  low, high = np.nanpercentile(values, (2.5, 97.5))
+  return [float(statistic(*samples)), float(low), float(high)]
+
+
+def summarize(config) -> dict:
+  """Reduce the records to a cell for each arm and rate, and test the claims."""
+  from experiments import decentralized_claims
+  cells = []
+  for arm in decentralized_arms.list_arms(config):
+    run, good = load(config, arm), successes(config, arm)
+    for i, rate in enumerate(arm.learning_rates):
+      count = int(good[i].sum())
+      median = lambda x: _finite(np.nanmedian(x)) if np.isfinite(
+        x).any() else None
+      cells.append({
+        'arm': arm.name, 'domain': arm.domain, 'batch_size': arm.batch_size,
+        'learning_rate': rate, 'successes': count, 'runs': arm.num_seeds,
+        'interval': wilson(count, arm.num_seeds),
+        'accuracy': median(run['accuracy'][i, :, -1]),
+        'loss': median(run['loss'][i, :, -1]),
+        **{f'{when}_{name}': median(take(config, arm, name)[i])
+           for name in ('ratio', 'spread', 'across', 'across_batch',
+                        'across_spread')
+           for when, take in (('early', early), ('late', late))}})
+  return {'cells': cells, 'claims': decentralized_claims.test(config)}
+
+
+def _finite(x):
+  return float(x) if np.isfinite(x) else None
