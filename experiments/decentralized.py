@@ -58,8 +58,8 @@ class Config(config_lib.Config):
   batch_sizes: tuple[int, ...] = flag(
     (1000, 250), 'totals over the workers, the one to study first')
   topologies: tuple[str, ...] = flag(
-    ('random', 'ring', 'complete'), f'{", ".join(decentralized_arms.TOPOLOGIES)}'
-    '; the one to study first')
+    ('random', 'ring', 'complete'), 'the one to study first; of '
+    + ', '.join(decentralized_arms.TOPOLOGIES))
   num_matchings: int = flag(16, 'random pairings, taken in turn')
   learning_rates: tuple[float, ...] = flag(
     (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
@@ -72,21 +72,20 @@ class Config(config_lib.Config):
                              'smoothed')
   steps: int = flag(300, 'of each run on images')
   num_records: int = flag(10, 'along a run; divides steps')
-  measure_every: int = flag(2, 'steps between two looks; divides the steps '
+  measure_every: int = flag(5, 'steps between two looks; divides the steps '
                             'between two records')
-  measured_examples: int = flag(0, 'how many define g, the first of the '
-                                'training set; 0: all')
+  measured_examples: int = flag(0, 'how many of the training set define g; '
+                                '0: all')
   target_accuracy: float = flag(0.95, 'on the test set: a success')
   text_model_options: str = flag('{"embed": 8, "hidden": 32}',
                                  'sizes of the LSTM, as JSON')
   text_length: int = flag(16, 'characters that a window predicts')
   text_batch_size: int = flag(100, 'windows, total over the workers')
   text_learning_rates: tuple[float, ...] = flag(
-    (2.0, 8.0, 16.0, 32.0), 'rising')
-  text_steps: int = flag(160, 'of each run on text')
+    (8.0, 16.0, 32.0), 'rising')
+  text_steps: int = flag(100, 'of each run on text')
   text_seeds: int = flag(4, 'independent runs of each setting of text')
-  text_examples: int = flag(512, 'windows that define g, and windows to test '
-                            'on')
+  text_examples: int = flag(512, 'windows to test on')
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')
   eval_batch_size: int = flag(2048, 'examples evaluated at once')
@@ -118,11 +117,11 @@ class Config(config_lib.Config):
                  'text_length', 'text_seeds', 'text_examples',
                  'eval_batch_size'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
-    for name in ('steps', 'text_steps'):
-      steps = getattr(self, name)
-      unit = self.num_records * self.measure_every
-      check(steps, name, f'a multiple of --num_records={self.num_records} times '
-            f'--measure_every={self.measure_every}',
+    unit = self.num_records * self.measure_every
+    for domain in self.domains:
+      name = {'images': 'steps', 'text': 'text_steps'}[domain]
+      check(self.steps_of(domain), name, 'a multiple of --num_records='
+            f'{self.num_records} times --measure_every={self.measure_every}',
             lambda n: unit >= 1 and n >= unit and n % unit == 0)
     check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
           lambda x: 0 <= x < 1)
@@ -136,11 +135,6 @@ class Config(config_lib.Config):
   def steps_of(self, domain: str) -> int:
     """Count the steps of a run."""
     return self.steps if domain == 'images' else self.text_steps
-
-  def measured(self, domain: str) -> int:
-    """Count the examples that define g; 0: all."""
-    return (self.measured_examples if domain == 'images'
-            else self.text_examples)
 
   def rates(self, batch_size: int) -> tuple[float, ...]:
     """List the learning rates of a batch size."""

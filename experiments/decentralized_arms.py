@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import flatten_util
 
 import gradiv
 from gradiv import topology
@@ -38,6 +39,7 @@ class Arm:
     batch_size: Total over the workers.
     learning_rates: One lane each, for each seed.
     num_seeds: How many.
+    is_measured: Whether the effective rate and the like are recorded.
   """
 
   name: str
@@ -45,6 +47,7 @@ class Arm:
   batch_size: int
   learning_rates: tuple[float, ...]
   num_seeds: int
+  is_measured: bool = True
 
   @property
   def part(self) -> str:
@@ -77,24 +80,37 @@ def list_arms(config) -> list[Arm]:
   arms, main = [], f'dpsgd_{config.topologies[0]}'
   for size in config.batch_sizes if 'images' in config.domains else ():
     rates = config.rates(size)
-    make = lambda name, rates=rates, size=size: Arm(
-      name, 'images', size, rates, config.num_seeds)
-    arms += [make('ssgd'), make(main)]
+    make = lambda name, rates=rates, size=size, **kwargs: Arm(
+      name, 'images', size, rates, config.num_seeds, **kwargs)
+    arms += [make(main), make('ssgd')]
     if size == config.batch_sizes[0]:
       arms += [
-        make('ssgd_noise'), make('imposed'), make('lamb', config.lamb_rates),
+        make('ssgd_noise'), make('imposed', is_measured=False),
+        make('lamb', config.lamb_rates, is_measured=False),
         *(make(f'dpsgd_{name}', (config.focus_rate,))
           for name in config.topologies[1:])]
   if 'text' in config.domains:
     arms += [Arm(name, 'text', config.text_batch_size,
-                 config.text_learning_rates, config.text_seeds)
-             for name in ('ssgd', main)]
+                 config.text_learning_rates, config.text_seeds,
+                 is_measured=False)
+             for name in (main, 'ssgd')]
   return arms
 
 
 def mixing_matrices(config, arm: Arm) -> np.ndarray:
   """Make W, or a bank of them: random pairs."""
   return TOPOLOGIES[arm.topology](config.num_workers, config.num_matchings)
+
+
+def contraction(w: np.ndarray) -> float:
+  """Compute ρ² = ‖E WᵀW − 11ᵀ/n‖₂, what mixing leaves of a disagreement.
+
+  >>> round(contraction(topology.ring(5)), 3)
+  0.291
+  """
+  bank = topology.check(w)
+  squares = np.einsum('tki,tkj->ij', bank, bank) / len(bank)
+  return float(np.linalg.norm(squares - 1 / len(squares), 2))
 
 
 def make_optimizer(
@@ -117,5 +133,7 @@ def place(config, arm: Arm, params, key: jax.Array):
   """Choose where this worker takes its gradient."""
   if arm.name != 'ssgd_noise':
     return params
-  return optax.tree.add_scale(
-    params, config.noise_stddev, optax.tree.random_like(key, params))
+  # One draw for all leaves: a draw for each takes XLA seconds to compile.
+  flat, unravel = flatten_util.ravel_pytree(params)
+  noise = jax.random.normal(key, flat.shape, flat.dtype)
+  return unravel(flat + config.noise_stddev * noise)

@@ -148,4 +148,3 @@ def record(
 def read(state: RecorderState) -> dict[str, jax.Array]:
   """Read the series, as arrays to record."""
   return state.series._asdict()
-

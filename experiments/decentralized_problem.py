@@ -18,17 +18,8 @@ class Problem:
     self.config, self.domain = config, domain
     build = self._images if domain == 'images' else self._text
     train, test, self.model, self.prepare = build()
-    self.size = len(train['target'])
-    count = config.measured(domain)
-    config_lib.check(count, 'measured_examples', f'at most the {self.size} of '
-                     f'the {domain}', lambda n: n <= self.size)
-    config_lib.check(
-      count or self.size, 'measured_examples', 'at most --eval_batch_size='
-      f'{config.eval_batch_size}, or a multiple of it',
-      lambda n: n % min(n, config.eval_batch_size) == 0)
-    measured = jax.tree.map(lambda x: x[:count or None], train)
-    self.arrays = jax.tree.map(jnp.asarray, {
-      'train': train, 'test': test, 'measured': self._parts(measured)})
+    self.train, self.size = train, len(train['target'])
+    self.arrays = jax.tree.map(jnp.asarray, {'train': train, 'test': test})
 
   def _images(self):
     config = self.config
@@ -61,12 +52,6 @@ class Problem:
       **config_lib.options(config, 'text_model_options'))
     return *rows, model, lambda tokens: tokens.astype(jnp.int32)
 
-  def _parts(self, examples):
-    """Cut examples into [parts, eval_batch_size, ...]; less, in one part."""
-    size = min(self.config.eval_batch_size, len(examples['target']))
-    return jax.tree.map(
-      lambda x: x.reshape(-1, size, *x.shape[1:]), examples)
-
   def loss(self, params, batch, key):
     """Average the cross entropy over a batch."""
     inputs = batch['input']
@@ -75,11 +60,25 @@ class Problem:
     logits = self.model.apply(params, self.prepare(inputs))
     return models.cross_entropy(logits, batch['target'].astype(jnp.int32))
 
+  @functools.cached_property
+  def measured(self):
+    """Pick the examples that define g, evenly spaced: [parts, size, ...]."""
+    limit, count = self.config.eval_batch_size, self.config.measured_examples
+    count = count or self.size
+    config_lib.check(count, 'measured_examples', f'at most the {self.size} to '
+                     'train on', lambda n: n <= self.size)
+    size = min(limit, count)
+    config_lib.check(
+      count, 'measured_examples', f'at most --eval_batch_size={limit}, or a '
+      'multiple of it', lambda n: n % size == 0)
+    rows = np.linspace(0, self.size, count, endpoint=False, dtype=int)
+    return jax.tree.map(
+      lambda x: x[rows].reshape(-1, size, *x.shape[1:]), self.train)
+
   def reference(self, params):
     """Compute g, the gradient over the examples to measure with."""
     grads = jax.lax.map(
-      lambda part: jax.grad(self.loss)(params, part, None),
-      self.arrays['measured'])
+      lambda part: jax.grad(self.loss)(params, part, None), self.measured)
     return jax.tree.map(lambda x: x.mean(0), grads)
 
   def evaluate(self, arrays, lane, params):
@@ -110,17 +109,22 @@ class Problem:
       noise, augmentation = jax.random.split(key)
       at = decentralized_arms.place(config, arm, params, noise)
       loss, g = jax.value_and_grad(self.loss)(at, batch, augmentation)
+      if not arm.is_measured:
+        return loss, g
       return loss, measures.Sample(g, (batch, augmentation), lane['step'])
 
     def make_optimizer(lane):
+      optimizer = decentralized_arms.make_optimizer(
+        config, arm, lane, axis_name)
+      if not arm.is_measured:
+        return optimizer
       measure = functools.partial(
         measures.measure, reference=self.reference,
         gradient=None if arm.takes_gradient_at_mean else (
           lambda params, seen: jax.grad(self.loss)(params, *seen)),
         rate=lane['learning_rate'], axis_name=axis_name)
       return measures.record(
-        decentralized_arms.make_optimizer(config, arm, lane, axis_name),
-        measure, every=config.measure_every,
+        optimizer, measure, every=config.measure_every,
         slots=config.every(self.domain) // config.measure_every)
 
     return trainer.Program(
@@ -134,5 +138,5 @@ class Problem:
       batch=lambda arrays, lane, rows: jax.tree.map(
         lambda x: x[rows], arrays['train']),
       loss=self.loss, gradient=gradient, evaluate=self.evaluate,
-      read=measures.read,
+      read=measures.read if arm.is_measured else lambda state: {},
       private=('params', 'opt_state') if arm.topology else ())

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import decentralized_arms, records
 
+MEASURES = 'ratio', 'spread', 'across', 'across_batch', 'across_spread'
 EARLY, LATE = 0.1, 0.2  # shares of the steps: the first 30, the last 60 of 300
 _Z = 1.959964  # of a normal, for 95 %
 
@@ -50,13 +51,14 @@ def imposed_ratio(config, arm) -> np.ndarray:
   """Read off DPSGD what to impose on its control: [lanes, steps].
 
   α_e/α at the same rate, the median over the seeds (where a gradient vanishes,
-  a ratio may be anything), smoothed over --imposed_window steps on either side
-  of which as many count, and linear between two looks.
+  a ratio may be anything, and one seed would decide a mean), averaged over the
+  looks within half of --imposed_window steps, and linear between two looks.
   """
   run = load(config, find(config, main_arm(config), size=arm.batch_size))
   steps, rows = np.arange(config.steps), []
   for ratio in run['ratio']:
-    ratio = np.nan_to_num(np.nanmedian(ratio, 0), nan=1.)
+    ratio = np.array([median(look) for look in ratio.T])
+    ratio = np.where(np.isfinite(ratio), ratio, 1)
     smooth = [ratio[abs(run['look'] - at) <= config.imposed_window / 2].mean()
               for at in run['look']]
     rows.append(np.interp(steps, run['look'], smooth))
@@ -86,8 +88,8 @@ def wilson(count: int, total: int) -> list[float]:
   >>> [round(x, 3) for x in wilson(9, 12)]
   [0.468, 0.911]
 
-  Wilson, `Probable Inference <https://doi.org/10.1080/01621459.1927.10502953>`_,
-  1927.
+  Wilson, `Probable Inference
+  <https://doi.org/10.1080/01621459.1927.10502953>`_, 1927.
   """
   center = (count + _Z**2 / 2) / (total + _Z**2)
   half = _Z / (total + _Z**2) * np.sqrt(
@@ -108,6 +110,12 @@ def resampled(statistic, *samples: np.ndarray, draws: int = 2000) -> list:
   return [float(statistic(*samples)), float(low), float(high)]
 
 
+def median(x: np.ndarray) -> float:
+  """Take the median of what is finite; NaN of nothing."""
+  x = x[np.isfinite(x)]
+  return float(np.median(x)) if x.size else float('nan')
+
+
 def summarize(config) -> dict:
   """Reduce the records to a cell for each arm and rate, and test the claims."""
   from experiments import decentralized_claims
@@ -116,20 +124,31 @@ def summarize(config) -> dict:
     run, good = load(config, arm), successes(config, arm)
     for i, rate in enumerate(arm.learning_rates):
       count = int(good[i].sum())
-      median = lambda x: _finite(np.nanmedian(x)) if np.isfinite(
-        x).any() else None
       cells.append({
         'arm': arm.name, 'domain': arm.domain, 'batch_size': arm.batch_size,
         'learning_rate': rate, 'successes': count, 'runs': arm.num_seeds,
         'interval': wilson(count, arm.num_seeds),
-        'accuracy': median(run['accuracy'][i, :, -1]),
-        'loss': median(run['loss'][i, :, -1]),
-        **{f'{when}_{name}': median(take(config, arm, name)[i])
-           for name in ('ratio', 'spread', 'across', 'across_batch',
-                        'across_spread')
-           for when, take in (('early', early), ('late', late))}})
+        'accuracy': _known(run['accuracy'][i, :, -1]),
+        'loss': _known(run['loss'][i, :, -1]),
+        **({f'{when.__name__}_{name}': _known(when(config, arm, name)[i])
+            for name in MEASURES for when in (early, late)}
+           if arm.is_measured else {})})
   return {'cells': cells, 'claims': decentralized_claims.test(config)}
 
 
-def _finite(x):
-  return float(x) if np.isfinite(x) else None
+def report(config) -> dict:
+  """Print the tables, write the summary and draw the figures."""
+  from experiments import decentralized_figures, decentralized_tables
+  workdir = pathlib.Path(config.workdir)
+  summary = summarize(config)
+  records.write_whole(workdir / 'summary.json', summary)
+  print(decentralized_tables.table(config, summary))
+  for path in decentralized_figures.draw_all(config, summary):
+    print(f'figure: {path}')
+  print(f'records: {workdir}/*/*/*/metrics.jsonl, {workdir}/summary.json')
+  return summary
+
+
+def _known(x):
+  value = median(x)
+  return value if np.isfinite(value) else None

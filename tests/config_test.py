@@ -8,7 +8,9 @@ import tempfile
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from experiments import agreement_filtering, config, gradient_diversity
+from experiments import (
+  agreement_filtering, config, decentralized, gradient_diversity,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = sorted((ROOT / 'experiments' / 'flags').glob('*.flags'))
@@ -74,7 +76,8 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.named_parameters((p.stem, p) for p in PRESETS)
   def test_presets_parse(self, path):
-    module, = (m for m in (agreement_filtering, gradient_diversity)
+    module, = (m for m in (
+      agreement_filtering, decentralized, gradient_diversity)
                if path.stem.startswith(m.__name__.removeprefix('experiments.')))
     made = config.parse(
       module.Config, ['main', f'--flagfile={path}', '--workdir=x'])

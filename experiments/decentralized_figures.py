@@ -1,0 +1,151 @@
+"""The three figures of `decentralized`, drawn from its records."""
+
+import pathlib
+
+import numpy as np
+
+from experiments import decentralized_arms, decentralized_report, plots
+from experiments.decentralized_tables import name_of
+
+
+def draw_all(config, summary) -> list[pathlib.Path]:
+  """Draw and write every figure of the domains; return the paths."""
+  folder, figures = pathlib.Path(config.workdir) / 'figures', {}
+  if 'images' in config.domains:
+    figures |= {'success': draw_success, 'along': draw_along}
+  if 'text' in config.domains:
+    figures['text'] = draw_text
+  return [plots.save(draw(config, summary), folder / f'{name}.png')
+          for name, draw in figures.items()]
+
+
+def draw_success(config, summary):
+  """Draw successes by rate and arm, by batch, and of every arm in focus."""
+  figure, ((left, middle, right),) = plots.subplots(3, 5.0, 4.4)
+  main, first = decentralized_report.main_arm(config), config.batch_sizes[0]
+  cells = [c for c in summary['cells'] if c['domain'] == 'images']
+  pick = lambda name, size=first: [c for c in cells if (
+    c['arm'], c['batch_size']) == (name, size)]
+  four = 'ssgd', 'ssgd_noise', 'imposed', main
+  for i, name in enumerate(four):
+    _draw_counts(left, pick(name), i, len(four), label=name_of(name))
+  pairs = [(name, size) for size in config.batch_sizes
+           for name in ('ssgd', main)]
+  for i, (name, size) in enumerate(pairs):
+    _draw_counts(middle, pick(name, size), i, len(pairs),
+                 label=f'{name_of(name)}, batch {size}')
+  left.set_title(f'By arm, batch {first}')
+  middle.set_title('By batch')
+  for ax in (left, middle):
+    ax.set(xlabel='learning rate', ylim=(-0.04, 1.5),
+           yticks=np.linspace(0, 1, 6))
+    ax.legend(fontsize=8, loc='upper left', ncols=1)
+  goal = f'{config.target_accuracy:.0%} test accuracy'
+  left.set_ylabel(f'share of runs that reach {goal}')
+  rows = [max(pick(arm.name), key=lambda c: (
+    c['learning_rate'] == config.focus_rate, c['successes']))
+    for arm in decentralized_arms.list_arms(config)
+    if (arm.domain, arm.batch_size) == ('images', first)]
+  for i, cell in enumerate(reversed(rows)):
+    _errorbar(right, [cell], [i], 'x', color=plots.COLOURS[
+      five_of(cell['arm'], four)], marker='o')
+  right.set_yticks(range(len(rows)), [
+    name_of(c['arm']) + (f', {c["learning_rate"]:g}' if c['arm'] == 'lamb'
+                         else '') for c in reversed(rows)])
+  right.set(xlabel=f'share of runs that reach {goal}', xlim=(-0.04, 1.04),
+            title=f'All, at rate {config.focus_rate:g} (LAMB at its best)')
+  return figure
+
+
+def five_of(name: str, four: tuple[str, ...]) -> int:
+  """Choose the colour of an arm: the four of the first panel, and others."""
+  return four.index(name) if name in four else 4
+
+
+def draw_along(config, summary):
+  """Draw α_e/α, the noise across g and the spread along the training."""
+  del summary
+  figure, ((left, middle, right),) = plots.subplots(3, 5.0, 4.2)
+  main, rate = decentralized_report.main_arm(config), config.focus_rate
+  find = lambda name: decentralized_report.find(config, name)
+  for i, name in enumerate(('ssgd', 'ssgd_noise', main)):
+    _draw_series(left, config, find(name), 'ratio', rate,
+                 color=plots.COLOURS[(0, 1, 3)[i]], label=name_of(name))
+  lane = config.learning_rates.index(rate) * config.num_seeds
+  left.plot(decentralized_report.imposed_ratio(config, find('imposed'))[lane],
+            color='black', lw=1.2, ls='--', label='imposed')
+  left.set(ylabel='α_e/α', title=f'Effective learning rate, α = {rate:g}',
+           ylim=(-0.2, 2))
+  for name, quantity, colour, label in (
+      ('ssgd', 'across_batch', 0, 'Δ_S of SSGD: batches'),
+      (main, 'across_batch', 3, 'Δ_S of DPSGD: batches'),
+      (main, 'across_spread', 2, 'Δ_2 of DPSGD: disagreement'),
+      ('ssgd_noise', 'across_spread', 1, 'Δ_2 of SSGD*: weight noise')):
+    _draw_series(middle, config, find(name), quantity, rate,
+                 color=plots.COLOURS[colour], label=label)
+  middle.set(ylabel='α²‖noise across g‖²', title='Noise across the gradient')
+  for topology, colour in zip(config.topologies, plots.COLOURS[3:]):
+    _draw_series(right, config, find(f'dpsgd_{topology}'), 'spread', rate,
+                 color=colour, label=topology)
+  right.set(ylabel='σ_w²', title='Spread of the workers, by graph')
+  for ax in (middle, right):
+    plots.log_scale(ax)
+  for ax in (left, middle, right):
+    ax.set_xlabel('step')
+    ax.legend(fontsize=8)
+  return figure
+
+
+def draw_text(config, summary):
+  """Draw successes by rate, and the loss along the training."""
+  figure, ((left, right),) = plots.subplots(2, 5.4, 4.2)
+  main = decentralized_report.main_arm(config)
+  colours = plots.shades(len(config.text_learning_rates))
+  for i, (name, style) in enumerate((('ssgd', '--'), (main, '-'))):
+    cells = [c for c in summary['cells']
+             if (c['domain'], c['arm']) == ('text', name)]
+    _draw_counts(left, cells, i, 2, label=name_of(name))
+    arm = decentralized_report.find(config, name, 'text')
+    run = decentralized_report.load(config, arm)
+    for rate, loss, colour in zip(arm.learning_rates, run['loss'], colours):
+      right.plot(run['step'], np.median(loss, 0), color=colour, ls=style,
+                 label=f'{name_of(name)}, rate {rate:g}')
+  left.set(xlabel='learning rate', ylim=(-0.04, 1.3),
+           yticks=np.linspace(0, 1, 6), title='LSTM, next character',
+           ylabel='share of runs that reach '
+           f'{config.target_loss:g} nats a character')
+  left.legend(fontsize=8, loc='upper right')
+  right.axhline(config.target_loss, color='black', lw=1, ls=':')
+  right.set(xlabel='step', ylabel='test loss (nats), median of the seeds',
+            title='Loss along the training')
+  plots.log_scale(right)
+  plots.plain_numbers(right)
+  right.legend(fontsize=7)
+  return figure
+
+
+def _draw_counts(ax, cells, i, count, **kwargs):
+  """Draw shares with their intervals; arms stand beside each other."""
+  places = np.arange(len(cells)) + 0.14 * (i - (count - 1) / 2)
+  _errorbar(ax, cells, places, 'y', color=plots.COLOURS[i],
+            marker=plots.MARKERS[i], **kwargs)
+  ax.set_xticks(range(len(cells)), [f'{c["learning_rate"]:g}' for c in cells])
+
+
+def _errorbar(ax, cells, places, axis, **kwargs):
+  share = np.array([c['successes'] / c['runs'] for c in cells])
+  low, high = np.array([c['interval'] for c in cells]).T
+  error = np.maximum([share - low, high - share], 0)
+  values = {'x': (share, places), 'y': (places, share)}[axis]
+  ax.errorbar(*values, **{f'{axis}err': error}, ls='none', capsize=3, **kwargs)
+
+
+def _draw_series(ax, config, arm, name, rate, **kwargs):
+  """Draw the median over the seeds, and their quartiles."""
+  run = decentralized_report.load(config, arm)
+  series = run[name][arm.learning_rates.index(rate)]
+  known = np.isfinite(series).any(0)
+  low, mid, high = np.nanquantile(series[:, known], (.25, .5, .75), axis=0)
+  look = run['look'][known]
+  ax.plot(look, mid, **kwargs)
+  ax.fill_between(look, low, high, color=kwargs['color'], alpha=0.15, lw=0)
