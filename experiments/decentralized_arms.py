@@ -47,7 +47,7 @@ class Arm:
   batch_size: int
   learning_rates: tuple[float, ...]
   num_seeds: int
-  is_measured: bool = True
+  is_measured: bool
 
   @property
   def part(self) -> str:
@@ -78,21 +78,22 @@ def list_arms(config) -> list[Arm]:
   about. Topologies but the first are compared at the rate in focus.
   """
   arms, main = [], f'dpsgd_{config.topologies[0]}'
+  first = config.batch_sizes[0]
   for size in config.batch_sizes if 'images' in config.domains else ():
     rates = config.rates(size)
-    make = lambda name, rates=rates, size=size, **kwargs: Arm(
-      name, 'images', size, rates, config.num_seeds, **kwargs)
+    make = lambda name, rates=rates, size=size: Arm(
+      name, 'images', size, rates, config.num_seeds, size == first and
+      name not in ('imposed', 'lamb'))
     arms += [make(main), make('ssgd')]
-    if size == config.batch_sizes[0]:
+    if size == first:
       arms += [
-        make('ssgd_noise'), make('imposed', is_measured=False),
-        make('lamb', config.lamb_rates, is_measured=False),
+        make('ssgd_noise'), make('imposed'),
+        make('lamb', config.lamb_rates),
         *(make(f'dpsgd_{name}', (config.focus_rate,))
           for name in config.topologies[1:])]
   if 'text' in config.domains:
     arms += [Arm(name, 'text', config.text_batch_size,
-                 config.text_learning_rates, config.text_seeds,
-                 is_measured=False)
+                 config.text_learning_rates, config.text_seeds, False)
              for name in (main, 'ssgd')]
   return arms
 
@@ -123,10 +124,29 @@ def make_optimizer(
     return lane['learning_rate'] * warm * imposed
 
   if arm.topology:
-    return optax.chain(optax.sgd(rate), gradiv.mix_by_gossip(
-      mixing_matrices(config, arm), axis_name, order='awc'))
+    return optax.chain(optax.sgd(rate), mix_in_turn(
+      mixing_matrices(config, arm), axis_name))
   optimizer = optax.lamb if arm.name == 'lamb' else optax.sgd
   return optax.chain(gradiv.aggregate_by_mean(axis_name), optimizer(rate))
+
+
+def mix_in_turn(
+  bank: np.ndarray, axis_name: gradiv.AxisName
+) -> optax.GradientTransformationExtraArgs:
+  """Make a step of DPSGD, whose turn is that of `step`, as an extra argument.
+
+  `gradiv.mix_by_gossip` counts by itself, once a lane; where lanes lie under
+  `jax.vmap`, a switch by such a count would mix by every matrix and pick.
+  """
+  each = [gradiv.mix_by_gossip(w, axis_name, order='awc')
+          for w in topology.check(bank)]
+
+  def update_fn(updates, state, params=None, *, step, **extra_args):
+    del extra_args
+    return jax.lax.switch(step % len(each), [tx.update for tx in each],
+                          updates, state, params)
+
+  return optax.GradientTransformationExtraArgs(each[0].init, update_fn)
 
 
 def place(config, arm: Arm, params, key: jax.Array):

@@ -29,9 +29,20 @@ def test(config) -> list[dict]:
   return claims
 
 
-def claim(text: str, how: str, values: list, holds: bool) -> dict:
-  """Write down a claim: [value, low, high] or a list of values."""
-  return {'claim': text, 'test': how, 'measured': values, 'holds': bool(holds)}
+def claim(text: str, how: str, values: list, holds: bool | None) -> dict:
+  """Write down a claim: [value, low, high] or a list of values.
+
+  None where the interval allows both.
+  """
+  known = [x if math.isfinite(x) else None for x in values]
+  return {'claim': text, 'test': how, 'measured': known,
+          'holds': None if holds is None else bool(holds)}
+
+
+def above_zero(interval: list[float]) -> bool | None:
+  """Tell whether a gain is above 0; None where the interval allows both."""
+  _, low, high = interval
+  return True if low > 0 else False if high <= 0 else None
 
 
 def survived(config, name, *args) -> np.ndarray:
@@ -84,21 +95,23 @@ def _of_the_controls(config):
   noise = gain(config, 'ssgd_noise', 'ssgd')
   beyond_imposed = gain(config, main, 'imposed')
   imposed = gain(config, 'imposed', 'ssgd')
+  helps = above_zero(noise)
   return [
     claim('DPSGD ≥ SSGD* ≥ SSGD', f'rates survived, {of_rates}: in this order',
           means, means == sorted(means, reverse=True)),
     claim('its noise does what isotropic noise does not',
           f'rates survived beyond SSGD*, {of_rates}: above 0', beyond_noise,
-          beyond_noise[1] > 0),
+          above_zero(beyond_noise)),
     claim('only its noise helps',
           f'rates survived by SSGD* beyond SSGD, {of_rates}: not above 0',
-          noise, noise[1] <= 0),
+          noise, helps if helps is None else not helps),
     claim('it is more than an automatic warm-up (control)',
           'rates survived beyond SSGD on which its effective rate is imposed, '
-          f'{of_rates}: above 0', beyond_imposed, beyond_imposed[1] > 0),
+          f'{of_rates}: above 0', beyond_imposed,
+          above_zero(beyond_imposed)),
     claim('the imposed rate alone helps (control)',
           f'rates survived by it beyond SSGD, {of_rates}: above 0', imposed,
-          imposed[1] > 0)]
+          above_zero(imposed))]
 
 
 def _of_the_law(config):
@@ -133,7 +146,7 @@ def _of_the_batch(config):
   return claim(
     'it helps where batches are large',
     f'rates survived beyond SSGD, at batch {large} less at {small}: above 0',
-    more, more[1] > 0)
+    more, above_zero(more))
 
 
 def _of_lamb(config):
@@ -146,7 +159,8 @@ def _of_lamb(config):
     lambda a, b: 100 * float(np.mean(a) - np.mean(b)), *final)
   return claim(
     'it beats LAMB (a question of readers)', 'test accuracy in points beyond '
-    'LAMB, each at the rate best on the test set: above 0', more, more[1] > 0)
+    'LAMB, each at the rate best on the test set: above 0', more,
+    above_zero(more))
 
 
 def _of_text(config):
@@ -154,7 +168,7 @@ def _of_text(config):
   return claim(
     'text: an LSTM, too, learns at rates at which SSGD does not',
     f'rates survived beyond SSGD, of {len(config.text_learning_rates)}, a '
-    'seed: above 0', more, more[1] > 0)
+    'seed: above 0', more, above_zero(more))
 
 
 def _focus(config):

@@ -7,6 +7,8 @@ import numpy as np
 from experiments import decentralized_arms, decentralized_report, plots
 from experiments.decentralized_tables import name_of
 
+FIRST = 'ssgd', 'ssgd_noise', 'imposed'  # in the order of colours
+
 
 def draw_all(config, summary) -> list[pathlib.Path]:
   """Draw and write every figure of the domains; return the paths."""
@@ -26,29 +28,33 @@ def draw_success(config, summary):
   cells = [c for c in summary['cells'] if c['domain'] == 'images']
   pick = lambda name, size=first: [c for c in cells if (
     c['arm'], c['batch_size']) == (name, size)]
-  four = 'ssgd', 'ssgd_noise', 'imposed', main
+  four = *FIRST, main
   for i, name in enumerate(four):
-    _draw_counts(left, pick(name), i, len(four), label=name_of(name))
+    _draw_counts(left, pick(name), i, len(four), color=colour_of(name),
+                 marker=plots.MARKERS[i], label=name_of(name))
   pairs = [(name, size) for size in config.batch_sizes
            for name in ('ssgd', main)]
   for i, (name, size) in enumerate(pairs):
-    _draw_counts(middle, pick(name, size), i, len(pairs),
-                 label=f'{name_of(name)}, batch {size}')
+    _draw_counts(
+      middle, pick(name, size), i, len(pairs), color=colour_of(name),
+      marker=plots.MARKERS[config.batch_sizes.index(size) % len(
+        plots.MARKERS)], mfc=None if size == first else 'white',
+      label=f'{name_of(name)}, batch {size}')
   left.set_title(f'By arm, batch {first}')
   middle.set_title('By batch')
   for ax in (left, middle):
-    ax.set(xlabel='learning rate', ylim=(-0.04, 1.5),
-           yticks=np.linspace(0, 1, 6))
-    ax.legend(fontsize=8, loc='upper left', ncols=1)
+    ax.set(xlabel='learning rate', ylim=(-0.04, 1.04))
+    ax.legend(fontsize=8, loc='lower left')
   goal = f'{config.target_accuracy:.0%} test accuracy'
   left.set_ylabel(f'share of runs that reach {goal}')
   rows = [max(pick(arm.name), key=lambda c: (
     c['learning_rate'] == config.focus_rate, c['successes']))
     for arm in decentralized_arms.list_arms(config)
     if (arm.domain, arm.batch_size) == ('images', first)]
+  rows.sort(key=lambda c: [*four, c['arm']].index(c['arm']))
   for i, cell in enumerate(reversed(rows)):
-    _errorbar(right, [cell], [i], 'x', color=plots.COLOURS[
-      five_of(cell['arm'], four)], marker='o')
+    _errorbar(right, [cell], [i], 'x', color=colour_of(cell['arm']),
+              marker='o')
   right.set_yticks(range(len(rows)), [
     name_of(c['arm']) + (f', {c["learning_rate"]:g}' if c['arm'] == 'lamb'
                          else '') for c in reversed(rows)])
@@ -57,9 +63,11 @@ def draw_success(config, summary):
   return figure
 
 
-def five_of(name: str, four: tuple[str, ...]) -> int:
-  """Choose the colour of an arm: the four of the first panel, and others."""
-  return four.index(name) if name in four else 4
+def colour_of(arm: str) -> str:
+  """Choose the colour of an arm: the same for every graph."""
+  names = *FIRST, 'dpsgd', 'lamb'
+  return plots.COLOURS[names.index(
+    'dpsgd' if arm.startswith('dpsgd') else arm)]
 
 
 def draw_along(config, summary):
@@ -68,21 +76,21 @@ def draw_along(config, summary):
   figure, ((left, middle, right),) = plots.subplots(3, 5.0, 4.2)
   main, rate = decentralized_report.main_arm(config), config.focus_rate
   find = lambda name: decentralized_report.find(config, name)
-  for i, name in enumerate(('ssgd', 'ssgd_noise', main)):
+  for name in ('ssgd', 'ssgd_noise', main):
     _draw_series(left, config, find(name), 'ratio', rate,
-                 color=plots.COLOURS[(0, 1, 3)[i]], label=name_of(name))
+                 color=colour_of(name), label=name_of(name))
   lane = config.learning_rates.index(rate) * config.num_seeds
   left.plot(decentralized_report.imposed_ratio(config, find('imposed'))[lane],
-            color='black', lw=1.2, ls='--', label='imposed')
+            color='black', lw=1.2, ls='--', label='smoothed, to impose')
   left.set(ylabel='α_e/α', title=f'Effective learning rate, α = {rate:g}',
            ylim=(-0.2, 2))
-  for name, quantity, colour, label in (
-      ('ssgd', 'across_batch', 0, 'Δ_S of SSGD: batches'),
-      (main, 'across_batch', 3, 'Δ_S of DPSGD: batches'),
-      (main, 'across_spread', 2, 'Δ_2 of DPSGD: disagreement'),
-      ('ssgd_noise', 'across_spread', 1, 'Δ_2 of SSGD*: weight noise')):
+  for name, quantity, style, label in (
+      ('ssgd', 'across_batch', '-', 'Δ_S of SSGD: batches'),
+      ('ssgd_noise', 'across_spread', '--', 'Δ_2 of SSGD*: weight noise'),
+      (main, 'across_batch', '-', 'Δ_S of DPSGD: batches'),
+      (main, 'across_spread', '--', 'Δ_2 of DPSGD: disagreement')):
     _draw_series(middle, config, find(name), quantity, rate,
-                 color=plots.COLOURS[colour], label=label)
+                 color=colour_of(name), ls=style, label=label)
   middle.set(ylabel='α²‖noise across g‖²', title='Noise across the gradient')
   for topology, colour in zip(config.topologies, plots.COLOURS[3:]):
     _draw_series(right, config, find(f'dpsgd_{topology}'), 'spread', rate,
@@ -104,14 +112,15 @@ def draw_text(config, summary):
   for i, (name, style) in enumerate((('ssgd', '--'), (main, '-'))):
     cells = [c for c in summary['cells']
              if (c['domain'], c['arm']) == ('text', name)]
-    _draw_counts(left, cells, i, 2, label=name_of(name))
+    _draw_counts(left, cells, i, 2, color=colour_of(name),
+                 marker=plots.MARKERS[i], label=name_of(name))
     arm = decentralized_report.find(config, name, 'text')
     run = decentralized_report.load(config, arm)
     for rate, loss, colour in zip(arm.learning_rates, run['loss'], colours):
       right.plot(run['step'], np.median(loss, 0), color=colour, ls=style,
                  label=f'{name_of(name)}, rate {rate:g}')
-  left.set(xlabel='learning rate', ylim=(-0.04, 1.3),
-           yticks=np.linspace(0, 1, 6), title='LSTM, next character',
+  left.set(xlabel='learning rate', ylim=(-0.04, 1.04),
+           title='LSTM, next character',
            ylabel='share of runs that reach '
            f'{config.target_loss:g} nats a character')
   left.legend(fontsize=8, loc='upper right')
@@ -127,8 +136,7 @@ def draw_text(config, summary):
 def _draw_counts(ax, cells, i, count, **kwargs):
   """Draw shares with their intervals; arms stand beside each other."""
   places = np.arange(len(cells)) + 0.14 * (i - (count - 1) / 2)
-  _errorbar(ax, cells, places, 'y', color=plots.COLOURS[i],
-            marker=plots.MARKERS[i], **kwargs)
+  _errorbar(ax, cells, places, 'y', **kwargs)
   ax.set_xticks(range(len(cells)), [f'{c["learning_rate"]:g}' for c in cells])
 
 
@@ -141,10 +149,12 @@ def _errorbar(ax, cells, places, axis, **kwargs):
 
 
 def _draw_series(ax, config, arm, name, rate, **kwargs):
-  """Draw the median over the seeds, and their quartiles."""
+  """Draw the median over the seeds, and their quartiles; no zeros."""
   run = decentralized_report.load(config, arm)
   series = run[name][arm.learning_rates.index(rate)]
   known = np.isfinite(series).any(0)
+  if name != 'ratio':  # at the first step all workers are equal
+    known[0] = False
   low, mid, high = np.nanquantile(series[:, known], (.25, .5, .75), axis=0)
   look = run['look'][known]
   ax.plot(look, mid, **kwargs)

@@ -99,6 +99,19 @@ def measure(
     spread=gradiv.consensus_distance(params, axis_name))
 
 
+def take_gradient(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """Let an optimizer take a `Sample`: its gradient, and `step`."""
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def update_fn(sample, state, params=None, **extra_args):
+    return optimizer.update(
+      sample.gradient, state, params, step=sample.step, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update_fn)
+
+
 class RecorderState(NamedTuple):
   """State of `record`.
 
@@ -115,10 +128,10 @@ def record(
   optimizer: optax.GradientTransformation, measure: Callable, *, every: int,
   slots: int,
 ) -> optax.GradientTransformationExtraArgs:
-  """Let an optimizer take a `Sample`, and measure it every few steps.
+  """Measure what an optimizer is given, every few steps.
 
   Args:
-    optimizer: What takes the gradient.
+    optimizer: What takes a `Sample`.
     measure: (sample, params) -> Measures.
     every: Steps between two looks.
     slots: How many looks are kept.
@@ -139,7 +152,7 @@ def record(
     # All workers and lanes are at the same step, and take the same branch.
     series = lax.cond(
       sample.step % every == 0, look, lambda series: series, state.series)
-    updates, inner = optimizer.update(sample.gradient, state.inner, params)
+    updates, inner = optimizer.update(sample, state.inner, params)
     return updates, RecorderState(inner, series)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -109,13 +109,11 @@ class Problem:
       noise, augmentation = jax.random.split(key)
       at = decentralized_arms.place(config, arm, params, noise)
       loss, g = jax.value_and_grad(self.loss)(at, batch, augmentation)
-      if not arm.is_measured:
-        return loss, g
       return loss, measures.Sample(g, (batch, augmentation), lane['step'])
 
     def make_optimizer(lane):
-      optimizer = decentralized_arms.make_optimizer(
-        config, arm, lane, axis_name)
+      optimizer = measures.take_gradient(decentralized_arms.make_optimizer(
+        config, arm, lane, axis_name))
       if not arm.is_measured:
         return optimizer
       measure = functools.partial(

@@ -72,14 +72,14 @@ def main_arm(config) -> str:
 
 def early(config, arm, name: str) -> np.ndarray:
   """Take the looks of the first steps: [rate, seed, look]."""
-  run = load(config, arm)
-  return run[name][..., run['look'] < EARLY * config.steps_of(arm.domain)]
+  series = load(config, arm)[name]
+  return series[..., :max(round(EARLY * series.shape[-1]), 1)]
 
 
 def late(config, arm, name: str) -> np.ndarray:
   """Take the looks of the last steps."""
-  run, steps = load(config, arm), config.steps_of(arm.domain)
-  return run[name][..., run['look'] >= (1 - LATE) * steps]
+  series = load(config, arm)[name]
+  return series[..., -max(round(LATE * series.shape[-1]), 1):]
 
 
 def wilson(count: int, total: int) -> list[float]:
@@ -97,16 +97,18 @@ def wilson(count: int, total: int) -> list[float]:
   return [float(max(center - half, 0)), float(min(center + half, 1))]
 
 
-def resampled(statistic, *samples: np.ndarray, draws: int = 2000) -> list:
+def resampled(statistic, *samples: np.ndarray, draws: int = 1000) -> list:
   """Bootstrap the seeds, the first axis, jointly: [value, low, high].
 
   Of 95 %, by percentiles; NaN where it is unknown.
   """
   rng = np.random.default_rng(0)
   count = len(samples[0])
-  values = [statistic(*(x[picks] for x in samples))
-            for picks in rng.integers(count, size=(draws, count))]
-  low, high = np.nanpercentile(values, (2.5, 97.5))
+  values = np.array([statistic(*(x[picks] for x in samples))
+                     for picks in rng.integers(count, size=(draws, count))])
+  values = values[np.isfinite(values)]
+  low, high = (np.percentile(values, (2.5, 97.5)) if values.size
+               else (np.nan, np.nan))
   return [float(statistic(*samples)), float(low), float(high)]
 
 

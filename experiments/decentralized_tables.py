@@ -7,6 +7,7 @@ from experiments import decentralized_arms
 NAMES = {
   'ssgd': 'SSGD', 'ssgd_noise': 'SSGD*, isotropic noise',
   'imposed': 'SSGD, α_e of DPSGD imposed', 'lamb': 'LAMB'}
+VERDICTS = {True: 'holds', False: 'FAILS', None: 'open'}
 
 
 def name_of(arm: str) -> str:
@@ -57,10 +58,10 @@ def _measured(summary):
 
 
 def _claims(summary):
-  lines = ['', 'claims; [95 % interval]', '']
+  lines = ['', 'claims [95 % interval]; open: the interval allows both', '']
   for each in summary['claims']:
-    lines.append(f'{"holds" if each["holds"] else "FAILS":<6} '
-                 f'{each["claim"]}: {figure(each["measured"], each["test"])}')
+    lines.append(f'{VERDICTS[each["holds"]]:<6} {each["claim"]}: '
+                 f'{figure(each["measured"], each["test"])}')
     lines += textwrap.wrap(each['test'], 72, initial_indent=' ' * 7,
                            subsequent_indent=' ' * 7)
   return lines
@@ -69,8 +70,9 @@ def _claims(summary):
 def figure(values: list, test: str) -> str:
   """Write what was measured: with its interval, or one by one."""
   if test.endswith(('rises', 'order')):
-    return ', '.join(f'{x:.3g}' for x in values)
-  return '{:.2f} [{:.2f}, {:.2f}]'.format(*values)
+    return ', '.join(map(_number, values))
+  return '{} [{}, {}]'.format(*(
+    '-' if x is None else f'{x:.2f}' for x in values))
 
 
 def _share(cell):

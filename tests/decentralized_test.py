@@ -29,7 +29,7 @@ SMALL = decentralized.Config(
   measure_every=1, imposed_window=1, learning_rates=(0.5, 4.),
   focus_rate=4., lamb_rates=(0.01,), target_accuracy=0.1, measured_examples=64,
   eval_batch_size=64, model_options='{"hidden": [6], "use_bias": false}',
-  text_length=4, text_batch_size=6, text_steps=4, text_seeds=2,
+  text_length=64, text_batch_size=6, text_steps=4, text_seeds=2,
   text_examples=8, text_learning_rates=(1.,),
   text_model_options='{"embed": 2, "hidden": 3}')
 
@@ -47,7 +47,8 @@ class RunTest(absltest.TestCase):
       cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.config = dataclasses.replace(
       SMALL, workdir=str(cls.folder / 'run'),
-      data_dir=str(cls.folder / 'data'))
+      data_dir=str(cls.folder / 'data'), batch_sizes=(12,),
+      topologies=('random',))
     stop = stopping.Stop()
     stop._handle(2, None)
     try:  # cut off in the middle of the first arm
@@ -81,11 +82,9 @@ class RunTest(absltest.TestCase):
     four = 'ssgd', 'ssgd_noise', 'imposed', 'dpsgd_random'
     self.assertEqual(found, {
       *((name, 'images', 12, rate) for name in four for rate in (0.5, 4.)),
-      *((name, 'images', 6, rate) for name in (four[0], four[-1])
-        for rate in (0.5, 4.)),
-      ('lamb', 'images', 12, 0.01), ('dpsgd_complete', 'images', 12, 4.),
+      ('lamb', 'images', 12, 0.01),
       ('ssgd', 'text', 6, 1.), ('dpsgd_random', 'text', 6, 1.)})
-    self.assertLen(self.summary['claims'], 13)
+    self.assertLen(self.summary['claims'], 12)
     for each in self.summary['claims']:
       self.assertIn(each['claim'], self.printed)
     self.assertIn('SSGD, α_e of DPSGD imposed', self.printed)
@@ -100,8 +99,8 @@ class RunTest(absltest.TestCase):
       np.abs(first['ssgd'] - first['ssgd_noise']).min(), 1e-4)
     for name, run in runs.items():
       decentralised = name == 'dpsgd_random'
-      self.assertEqual(run['spread'][..., 0].max(), 0)
-      self.assertEqual(run['spread'].max() > 0, decentralised)
+      self.assertLess(run['spread'][..., 0].max(), 1e-10)  # of rounding
+      self.assertEqual(run['spread'].max() > 1e-6, decentralised)
       self.assertEqual(
         (run['across_spread'][..., 1:] > 0).all(), name != 'ssgd')
 
@@ -137,8 +136,8 @@ class ClaimsTest(parameterized.TestCase):
           'imposed': [1, 1, 0], 'lamb': [1]}
   SMALL_BATCH = {'ssgd': [1, 1, 1], 'dpsgd_random': [1, 1, 1]}
 
-  def verdicts(self, early=0.4, late=0.9, plain=1.0, spread=(1, 2, 3, 2.5),
-               **changed):
+  def write(self, early=0.4, late=0.9, plain=1.0, spread=(1, 2, 3, 2.5),
+            **changed):
     config = dataclasses.replace(
       SMALL, workdir=self.enterContext(tempfile.TemporaryDirectory()),
       learning_rates=(1., 2., 4.), num_seeds=6, steps=20, num_records=1)
@@ -150,7 +149,7 @@ class ClaimsTest(parameterized.TestCase):
           :len(arm.learning_rates) * arm.num_seeds]
       ratio = (np.r_[[early] * 10, [late] * 10] if arm.topology
                else np.full(20, plain))
-      where = spread if arm.name == 'dpsgd_random' else spread[3:]
+      where = spread if arm.name == 'dpsgd_random' else spread[3:] * 3
       row = {'accuracy': 0.05 + 0.9 * share, 'loss': 5 - 4 * share}
       if arm.is_measured:
         row |= {name: np.repeat(
@@ -161,34 +160,56 @@ class ClaimsTest(parameterized.TestCase):
           pathlib.Path(config.workdir) / arm.part / 'metrics.jsonl') as log:
         log.write(0, **row)
         log.write(20, **row)
+    return config
+
+  def verdicts(self, **changed):
     return {c['claim'].split(' (')[0]: c['holds']
-            for c in decentralized_claims.test(config)}
+            for c in decentralized_claims.test(self.write(**changed))}
+
+  def test_figures_and_tables_of_every_batch_and_graph(self):
+    config = self.write()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      summary = decentralized_report.report(config)
+    for text in ('batch 6, 20 steps', 'DPSGD, complete', 'holds', 'FAILS',
+                 '6/6 [0.61, 1.00]'):
+      self.assertIn(text, out.getvalue())
+    self.assertLen(summary['cells'], 4 * 3 + 1 + 1 + 2 * 3 + 2)
+    self.assertLen(list(pathlib.Path(config.workdir).rglob('*.png')), 3)
 
   def test_all_hold_but_that_which_cannot_beat_itself(self):
-    failed = [k for k, holds in self.verdicts().items() if not holds]
-    self.assertEqual(failed, ['the imposed rate alone helps',
-                              'it beats LAMB'])
+    failed = {k: holds for k, holds in self.verdicts().items()
+              if holds is not True}
+    self.assertEqual(failed, {'the imposed rate alone helps': False,
+                              'it beats LAMB': False})
     good = self.verdicts(imposed=[1, 1, 1], lamb=[0])
     self.assertTrue(good['the imposed rate alone helps'])
     self.assertTrue(good['it beats LAMB'])
 
   @parameterized.parameters(
-    ({'ssgd': [1, 1, 1]}, 'DPSGD converges where SSGD diverges'),
-    ({'ssgd': [1, 1, 1]}, 'it helps where batches are large'),
-    ({'ssgd': [1, 1, 1]}, 'DPSGD ≥ SSGD* ≥ SSGD'),
+    ({'ssgd': [1, 1, 1]}, 'DPSGD converges where SSGD diverges',
+     'it helps where batches are large', 'DPSGD ≥ SSGD* ≥ SSGD'),
     ({'early': 0.7}, 'it lowers its learning rate where the landscape is '
      'rough'),
     ({'late': 0.8}, 'and restores it once the workers agree'),
     ({'plain': 1.2}, 'the rate of SSGD stays as it is'),
-    ({'ssgd_noise': [1, 1, 1]}, 'its noise does what isotropic noise does not'),
-    ({'ssgd_noise': [1, 1, 1]}, 'only its noise helps'),
+    ({'ssgd_noise': [1, 1, 1]}, 'its noise does what isotropic noise does not',
+     'only its noise helps'),
     ({'imposed': [1, 1, 1]}, 'it is more than an automatic warm-up'),
     ({'spread': (1, 3, 2, 1)}, 'a larger rate spreads the workers further'),
     ({'spread': (1, 2, 3, 4)}, 'the less the graph mixes, the further they '
      'spread'),
     ({'lamb': [1]}, 'it beats LAMB'))
-  def test_fails(self, changed, name):
-    self.assertFalse(self.verdicts(**changed)[name])
+  def test_fails(self, changed, *names):
+    verdicts = self.verdicts(**changed)
+    for name in names:
+      self.assertIs(verdicts[name], False)
+
+  def test_what_the_seeds_do_not_tell_is_left_open(self):
+    gain = decentralized_report.resampled(
+      lambda a, b: np.mean(a) - np.mean(b), np.array([1, 0, 1, 1, 0]),
+      np.array([0, 1, 1, 0, 0]))
+    self.assertBetween(gain[0], 0.19, 0.21)
+    self.assertIsNone(decentralized_claims.above_zero(gain))
 
 
 class ArmsTest(parameterized.TestCase):
@@ -224,10 +245,10 @@ class ArmsTest(parameterized.TestCase):
       config, find(config, name), lane, 'workers')
 
     def run(gradient):
-      def step(state, _):
-        updates, state = tx.update(gradient, state, jnp.ones(2))
+      def step(state, t):
+        updates, state = tx.update(gradient, state, jnp.ones(2), step=t)
         return state, updates
-      return jax.lax.scan(step, tx.init(jnp.ones(2)), None, 3)[1]
+      return jax.lax.scan(step, tx.init(jnp.ones(2)), jnp.arange(3))[1]
 
     moves = gradiv.map_workers(run, 'workers')(
       jnp.array([[1., 0.], [3., 0.]])).mean(0)
