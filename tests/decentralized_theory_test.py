@@ -10,6 +10,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from experiments import decentralized_arms
 from experiments import decentralized_measures as measures
 from gradiv import topology
 from tests import helpers
@@ -84,7 +85,8 @@ class RecorderTest(absltest.TestCase):
       del params
       return measures.Measures(*(sample.gradient * k for k in range(1, 6)))
 
-    tx = measures.record(optax.sgd(0.5), measure, every=2, slots=3)
+    tx = measures.record(measures.take_gradient(optax.sgd(0.5)), measure,
+                         every=2, slots=3)
 
     def step(state, t):
       sample = measures.Sample(jnp.float32(t), None, t)
@@ -98,6 +100,37 @@ class RecorderTest(absltest.TestCase):
                                   [30, 40, 20])
 
 
+  def test_backends_agree(self):
+    """Looks under a condition, and mixing by turns, with collectives."""
+    bank = topology.random_matching(4, 3)
+    grad = jax.grad(lambda w, x: jnp.sum((jnp.tanh(w) - x)**2))
+    tx = measures.record(
+      measures.take_gradient(optax.chain(
+        optax.sgd(0.3), decentralized_arms.mix_in_turn(bank, 'workers'))),
+      functools.partial(measures.measure, gradient=grad, rate=0.3,
+                        reference=lambda w: grad(w, jnp.zeros(3)),
+                        axis_name='workers'), every=2, slots=3)
+
+    def run(x):
+      def step(carry, t):
+        w, state = carry
+        updates, state = tx.update(
+          measures.Sample(grad(w, x), x, t), state, w)
+        return (optax.apply_updates(w, updates), state), None
+      start = jnp.ones(3)
+      return jax.lax.scan(step, (start, tx.init(start)), jnp.arange(6))[0]
+
+    x = RNG.normal(size=(4, 3)).astype('f')
+    mapped = {backend: gradiv.map_workers(run, 'workers', backend=backend)(x)
+              for backend in ('vmap', 'pmap', 'shard_map')}
+    w = np.ones((4, 3))
+    for t in range(6):
+      w = bank[t % 3] @ w - 0.3 * 2 * (np.tanh(w) - x) / np.cosh(w)**2
+    for found in mapped.values():
+      np.testing.assert_allclose(found[0], w, 1e-4)
+      helpers.assert_close(found, mapped['vmap'], 1e-5, 1e-6)
+
+
 class QuadraticTest(parameterized.TestCase):
 
   @parameterized.parameters('random', 'ring', 'complete')
@@ -108,6 +141,7 @@ class QuadraticTest(parameterized.TestCase):
          'complete': topology.complete(n)}[name]
     root = RNG.normal(size=(d, d))
     hessian, aims = root @ root.T, RNG.normal(size=(n, d))
+    hessian *= 5 / np.linalg.norm(hessian, 2)  # stable: rate · 5 < 1 + λ_min
     noise = RNG.normal(size=(n, steps, d))
     jax.config.update('jax_enable_x64', True)
     self.addCleanup(jax.config.update, 'jax_enable_x64', False)
