@@ -67,7 +67,7 @@ class Config(config_lib.Config):
   scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
   noise_stddev: float = flag(0.05, 'of SSGD*, for each weight')
-  lamb_rates: tuple[float, ...] = flag((0.01, 0.03, 0.1), 'rising')
+  lamb_rates: tuple[float, ...] = flag((0.003, 0.01, 0.03), 'rising')
   imposed_window: int = flag(10, 'steps over which the rate to impose is '
                              'smoothed')
   steps: int = flag(300, 'of each run on images')
@@ -84,8 +84,8 @@ class Config(config_lib.Config):
   text_learning_rates: tuple[float, ...] = flag(
     (8.0, 16.0, 32.0), 'rising')
   text_steps: int = flag(150, 'of each run on text')
-  text_seeds: int = flag(4, 'independent runs of each setting of text')
-  text_examples: int = flag(512, 'windows to test on')
+  text_seeds: int = flag(3, 'independent runs of each setting of text')
+  text_examples: int = flag(256, 'windows to test on')
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')
   eval_batch_size: int = flag(2048, 'examples evaluated at once')
@@ -96,14 +96,14 @@ class Config(config_lib.Config):
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
     check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
           names and set(names) <= set(DOMAINS))
-    for name in ('batch_sizes', 'text_batch_size'):
-      sizes = getattr(self, name)
-      check(sizes, name, f'multiples of --num_workers={self.num_workers}, each '
-            'once', lambda sizes: sizes and _distinct(
+    for domain in self.domains:
+      name = {'images': 'batch_sizes', 'text': 'text_batch_size'}[domain]
+      check(getattr(self, name), name, 'multiples of --num_workers='
+            f'{self.num_workers}, each once', lambda sizes: _distinct(
               sizes, lambda b: b > 0 and b % self.num_workers == 0))
     known = tuple(decentralized_arms.TOPOLOGIES)
     check(self.topologies, 'topologies', f'some of {known}, each once',
-          lambda names: names and _distinct(names, lambda n: n in known))
+          lambda names: _distinct(names, lambda name: name in known))
     for name in ('learning_rates', 'lamb_rates', 'text_learning_rates'):
       check(getattr(self, name), name, 'positive and rising',
             lambda rates: rates and rates[0] > 0 and list(rates) == sorted(
@@ -144,7 +144,7 @@ class Config(config_lib.Config):
 
 def _distinct(values, allowed):
   values = values if isinstance(values, tuple) else (values,)
-  return len(set(values)) == len(values) and all(map(allowed, values))
+  return len({*values}) == len(values) > 0 and all(map(allowed, values))
 
 
 def train_all(config: Config, stop: stopping.Stop) -> None:

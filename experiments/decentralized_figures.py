@@ -51,7 +51,7 @@ def draw_success(config, summary):
     c['learning_rate'] == config.focus_rate, c['successes']))
     for arm in decentralized_arms.list_arms(config)
     if (arm.domain, arm.batch_size) == ('images', first)]
-  rows.sort(key=lambda c: [*four, c['arm']].index(c['arm']))
+  rows.sort(key=lambda c: plots.COLOURS.index(colour_of(c['arm'])))
   for i, cell in enumerate(reversed(rows)):
     _errorbar(right, [cell], [i], 'x', color=colour_of(cell['arm']),
               marker='o')
@@ -129,7 +129,7 @@ def draw_text(config, summary):
             title='Loss along the training')
   plots.log_scale(right)
   plots.plain_numbers(right)
-  right.legend(fontsize=7)
+  right.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
   return figure
 
 

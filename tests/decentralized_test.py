@@ -309,7 +309,7 @@ class ReproductionTest(absltest.TestCase):
       config = decentralized.Config(
         workdir=f'{folder}/run', data_dir=f'{folder}/data',
         domains=('images',), learning_rates=(2.25,), batch_sizes=(1000,),
-        topologies=('random',))
+        topologies=('random',), measure_every=1)
       keep = decentralized_arms.list_arms(config)[:2]
       self.assertEqual([arm.name for arm in keep], ['dpsgd_random', 'ssgd'])
       problem = decentralized_problem.Problem(config, 'images')
