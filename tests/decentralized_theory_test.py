@@ -99,7 +99,6 @@ class RecorderTest(absltest.TestCase):
     np.testing.assert_array_equal(measures.read(state)['spread'],
                                   [30, 40, 20])
 
-
   def test_backends_agree(self):
     """Looks under a condition, and mixing by turns, with collectives."""
     bank = topology.random_matching(4, 3)
