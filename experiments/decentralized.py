@@ -84,7 +84,7 @@ class Config(config_lib.Config):
   text_learning_rates: tuple[float, ...] = flag(
     (8.0, 16.0, 32.0), 'rising')
   text_steps: int = flag(150, 'of each run on text')
-  text_seeds: int = flag(3, 'independent runs of each setting of text')
+  text_seeds: int = flag(4, 'independent runs of each setting of text')
   text_examples: int = flag(256, 'windows to test on')
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')

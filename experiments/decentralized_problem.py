@@ -46,7 +46,10 @@ class Problem:
                            data_dir=config.data_dir or None)
       tokens = examples.gather(np.arange(len(examples)))['tokens']
       rows.append({'input': tokens[:, :-1], 'target': tokens[:, 1:]})
-    rows[1] = jax.tree.map(lambda x: x[:config.text_examples], rows[1])
+    size = len(rows[1]['target'])
+    config_lib.check(config.text_examples, 'text_examples', f'at most the '
+                     f'{size} windows to test on', lambda n: n <= size)
+    rows[1] = _pick(rows[1], config.text_examples)
     model = models.build(
       'lstm', input_shape=(config.text_length,), num_classes=data.VOCAB_SIZE,
       **config_lib.options(config, 'text_model_options'))
@@ -71,9 +74,8 @@ class Problem:
     config_lib.check(
       count, 'measured_examples', f'at most --eval_batch_size={limit}, or a '
       'multiple of it', lambda n: n % size == 0)
-    rows = np.linspace(0, self.size, count, endpoint=False, dtype=int)
-    return jax.tree.map(
-      lambda x: x[rows].reshape(-1, size, *x.shape[1:]), self.train)
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]),
+                        _pick(self.train, count))
 
   def reference(self, params):
     """Compute g, the gradient over the examples to measure with."""
@@ -138,3 +140,10 @@ class Problem:
       loss=self.loss, gradient=gradient, evaluate=self.evaluate,
       read=measures.read if arm.is_measured else lambda state: {},
       private=('params', 'opt_state') if arm.topology else ())
+
+
+def _pick(examples, count):
+  """Pick so many examples, evenly spaced."""
+  size = len(examples['target'])
+  rows = np.linspace(0, size, count, endpoint=False, dtype=int)
+  return jax.tree.map(lambda x: x[rows], examples)
