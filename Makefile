@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement overhead test test-slow lint
+.PHONY: demo mechanisms agreement critical decentralized overhead test test-slow \
+  lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -20,6 +21,16 @@ agreement: WORKDIR ?= runs/agreement_filtering
 agreement: $(VENV)/ready
 	@echo '== agreement filtering on digits with wrong labels, into $(WORKDIR)'
 	$(RUN) -m experiments.agreement_filtering --workdir=$(WORKDIR)
+
+critical: WORKDIR ?= runs/critical_parameters
+critical: $(VENV)/ready
+	@echo '== how far batches and delays are free, into $(WORKDIR)'
+	$(RUN) -m experiments.critical_parameters --workdir=$(WORKDIR)
+
+decentralized: WORKDIR ?= runs/decentralized
+decentralized: $(VENV)/ready
+	@echo '== decentralised training at rates that are too large, into $(WORKDIR)'
+	$(RUN) -m experiments.decentralized --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready

@@ -1,7 +1,9 @@
 """Eight virtual devices, and nothing forgiven, for every test."""
 
+import atexit
 import gc
 import os
+import tempfile
 
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
 # collective steps are in flight; must be set before jax starts.
@@ -10,6 +12,14 @@ os.environ.setdefault('NPROC', '32')
 # it saves. What the tests read off compiled programs, the HLO, stays the same.
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0')
+# A run that is resumed, in another process even, is not compiled again. Those
+# of one test run share the folder, and it goes with the first of them.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = tempfile.TemporaryDirectory(prefix='gradiv_tests_')
+  atexit.register(_cache.cleanup)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # No test opens a window or a connection.
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
