@@ -111,7 +111,7 @@ def draw_sparse(config):
       ax.errorbar([place(f) for f in own], mean, [mean - low, high - mean],
                   color=colour, marker=marker, capsize=3, ls='none',
                   label=name)
-      if own is groups[f'k numbers a row, d = {middle}']:
+      if ax is axes[0] and own[0]['support'] > 1:
         for f, y in zip(own, mean):
           ax.annotate(f'k={f["support"]}', (place(f), y), (4, 5),
                       textcoords='offset points', fontsize=8)
@@ -123,7 +123,7 @@ def draw_sparse(config):
       axis.set_major_formatter(lambda value, _: f'{value:g}')
   axes[0].set(xlabel='1/Δ', ylabel='delay at which steps double',
               title='Sparsity bounds it below')
-  axes[1].set(xlabel='1 + M', title='M is what it is')
+  axes[1].set(xlabel='1 + M', title='M tells it')
   axes[0].legend(fontsize=8)
   return figure
 

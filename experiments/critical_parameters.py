@@ -52,7 +52,9 @@ class Config(config_lib.Config):
   noise_target: float = flag(1e-2, 'ε, of ‖x‖² under label noise')
   noise_ratios: tuple[float, ...] = flag(
     (0.0, 64.0, 256.0, 1024.0), 'σ²/ε, with the first of --dimensions')
-  together: int = flag(8, 'trajectories whose mean makes a run, under noise')
+  together: int = flag(
+    8, 'trajectories whose mean makes a run; on sparse data more, and in the '
+    'largest of --dimensions one')
   sparse_dimensions: tuple[int, ...] = flag(
     (8, 16, 32, 64, 128), 'd of one-hot rows, Δ = 1/d')
   supports: tuple[int, ...] = flag(
@@ -67,11 +69,11 @@ class Config(config_lib.Config):
   network_batch_sizes: tuple[int, ...] = flag(
     (8, 32, 128, 512), 'rising; multiples of --num_workers')
   network_stalenesses: tuple[int, ...] = flag(
-    (1, 2, 4, 8), 'τ > 0, rising, with each of the first two batches')
+    (2, 4, 8), 'τ > 0, rising, with each of the first two batches')
   network_rates: tuple[float, ...] = flag(
     tuple(2.0**k for k in range(-6, 2)), 'the grid, rising; network')
   network_steps: int = flag(
-    600, 'of the first batch, and of all with delay; else as many examples')
+    480, 'of the first batch, and of all with delay; else as many examples')
   least_steps: int = flag(150, 'of any run; both multiples of --every')
   every: int = flag(5, 'steps between two looks at the loss; network')
   target_loss: float = flag(0.2, 'training loss to count the steps to; network')

@@ -21,9 +21,11 @@ from jax import lax
 CHUNK = 32
 # A loop ends after so many times what the first rate took that got there with
 # all its runs: what is not there by then would not have been chosen.
-PATIENCE = 2.0  # not whole: twice NEVER has no place in int32
-# Below this, of 1 at the start, a square is as good as zero in float32.
+PATIENCE = 1.5
+# Below this, of 1 at the start, squares lose their digits in float32.
 _TINY = 1e-30
+# Where this is reached, well above, a run was stable.
+_GONE = 1e-24
 NEVER = np.int32(2**31 - 1)
 
 
@@ -94,7 +96,7 @@ def growth(
   with np.errstate(divide='ignore', invalid='ignore'):
     change = np.log(whole) - np.log(half)
   gone = ~np.isfinite(half) | ~np.isfinite(whole)
-  return np.where(gone, np.inf, np.where(whole < _TINY, -np.inf, change))
+  return np.where(gone, np.inf, np.where(whole < _GONE, -np.inf, change))
 
 
 def _draws(cell, num_runs, num_steps, seed):
@@ -110,8 +112,7 @@ def gradient(x, draw, noise, batch_size, normal):
   """Draw g(x) of a batch: x [..., d], its numbers [...], a normal [..., d]."""
   square, along, rest = draw
   sq_norm = jnp.sum(x * x, -1)
-  # At zero nothing is along x.
-  known = jnp.where(sq_norm > _TINY, sq_norm, 1.)
+  known = jnp.maximum(sq_norm, _TINY)
   # r = ‖x‖ z − e, of which e has `along` on z and the rest off it.
   on_z = jnp.sqrt(sq_norm * square) - noise * along
   size = jnp.sqrt(on_z**2 + noise**2 * rest)

@@ -70,7 +70,7 @@ def _lines(row):
   allowed = f'≥ {least:.3g}' if most is None else f'{least:.3g} to {most:.3g}'
   head, *rest = textwrap.wrap(row['claim'], 60)
   word = 'pass' if row['passed'] else 'FAIL'
-  lines = [f'  {word}  {head:<62}{measured:<26}{allowed}']
+  lines = [f'  {word}  {head:<62}{measured:<26} {allowed}']
   lines += [f'        {line}' for line in rest]
   return lines + [
     f'          {line}' for line in textwrap.wrap(row['law'], 68)]
