@@ -83,7 +83,7 @@ def train(config, problem, name, cell, settings, stop, is_tracked=False):
     title=name)
 
 
-def _read(config, name):
+def read_records(config, name):
   """Read a run: 'step', and the rest [lane, record]."""
   rows = records.read(pathlib.Path(config.workdir) / name / 'metrics.jsonl')
   names = set.intersection(*(set(row) for row in rows)) - {'step'}
@@ -93,7 +93,7 @@ def _read(config, name):
 
 def load(config, cell: tuple[int, int]) -> dict:
   """Count the steps of a cell to the target loss, at the rates chosen."""
-  run = _read(config, part(cell))
+  run = read_records(config, part(cell))
   loss = np.nan_to_num(run['loss'], nan=np.inf).reshape(
     len(config.network_rates), config.num_seeds, -1)
   # What diverged is far away, but a number to interpolate to.
@@ -111,7 +111,7 @@ def tracked_noise(config) -> tuple[np.ndarray, np.ndarray]:
   exact gradients do; so that a step counts 1/(1 + M/b) towards the end:
   Σ M/(1 + M/b) over Σ 1/(1 + M/b), which no M that is far too large decides.
   """
-  run, b = _read(config, TRACKED), config.network_batch_sizes[0]
+  run, b = read_records(config, TRACKED), config.network_batch_sizes[0]
   loss = np.nan_to_num(run['loss'][:, 1:], nan=np.inf)
   signal = np.maximum(run['sq_norm'][:, 1:], 0)
   share = signal / (signal + run['variance'][:, 1:])  # 1/(1 + M)
