@@ -1,10 +1,11 @@
 """The claims of `critical_parameters`, each held to what was measured.
 
-A claim holds where the whole 95 % interval lies within what is allowed. That
-was fixed before: a slope of 1 ± 0.15, since a law that is right up to a factor
-of two over two decades or more has no other; a factor of 3 where the law is one
-of orders of magnitude; and for the exact theory of quadratics, 25 %, for the
-start of a run, of τ steps without any, is not in it.
+A claim holds where the whole 95 % interval lies within what is allowed: a slope
+of 1 ± 0.15, since a law that is right up to a factor of two over two decades or
+more has hardly another; a factor of 3 where the law is one of orders of
+magnitude; and for the exact theory of quadratics, 25 %, for the start of a run,
+of τ steps without any, is not in it. These are round numbers, set while the
+studies were built and not before anything was seen; what is measured is told.
 """
 
 import functools
