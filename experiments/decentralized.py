@@ -70,7 +70,7 @@ class Config(config_lib.Config):
   scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
   noise_stddev: float = flag(0.05, 'of SSGD*, for each weight')
-  lamb_rates: tuple[float, ...] = flag((0.003, 0.01, 0.03), 'rising')
+  lamb_rates: tuple[float, ...] = flag((0.001, 0.003, 0.01), 'rising')
   imposed_window: int = flag(10, 'steps over which the rate to impose is '
                              'smoothed')
   steps: int = flag(300, 'of each run on images')
