@@ -31,8 +31,8 @@ chaotic near the edge: on another machine some end otherwise.
 """
 
 import dataclasses
-import functools
 import pathlib
+from concurrent import futures
 
 from experiments import config as config_lib
 from experiments import (
@@ -92,6 +92,8 @@ class Config(config_lib.Config):
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')
   eval_batch_size: int = flag(2048, 'examples evaluated at once')
+  arms_at_once: int = flag(2, 'how many arms to train side by side: XLA runs '
+                           'these small networks on one core each')
 
   def __post_init__(self):
     super().__post_init__()
@@ -118,8 +120,11 @@ class Config(config_lib.Config):
       check(getattr(self, name), name, 'at least 0', lambda x: x >= 0)
     for name in ('num_matchings', 'imposed_window', 'measure_every',
                  'text_length', 'text_seeds', 'text_examples',
-                 'eval_batch_size'):
+                 'eval_batch_size', 'arms_at_once'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    if self.backend != 'vmap':  # collectives of two programs would cross
+      check(self.arms_at_once, 'arms_at_once', '1 unless on --backend=vmap',
+            lambda n: n == 1)
     unit = self.num_records * self.measure_every
     for domain in self.domains:
       name = {'images': 'steps', 'text': 'text_steps'}[domain]
@@ -151,20 +156,43 @@ def _distinct(values, allowed):
 
 
 def train_all(config: Config, stop: stopping.Stop) -> None:
-  """Train whatever is not trained yet."""
-  problem = functools.cache(
-    lambda domain: decentralized_problem.Problem(config, domain))
-  for arm in decentralized_arms.list_arms(config):
-    workers = trainer.Workers(
-      config.num_workers, config.backend, config.lanes_at_once)
-    ratio = (decentralized_report.imposed_ratio(config, arm)
-             if arm.name == 'imposed' else None)
-    trainer.train(
-      problem(arm.domain).program(arm, workers.axis_name, ratio),
-      trainer.Schedule(config.steps_of(arm.domain), config.every(arm.domain),
-                       config.save_seconds),
-      pathlib.Path(config.workdir) / arm.part, workers=workers, stop=stop,
-      config=config.defining() | {'part': arm.part}, title=arm.part)
+  """Train whatever is not trained yet, some arms side by side."""
+  problems = {domain: decentralized_problem.Problem(config, domain)
+              for domain in config.domains}
+  with futures.ThreadPoolExecutor(config.arms_at_once) as pool:
+    # In order: what an arm waits for has begun before it.
+    trained, jobs = {}, []
+    for arm in decentralized_arms.list_arms(config):
+      partner = trained.get(decentralized_report.main_arm(config))
+      job = pool.submit(train, config, problems[arm.domain], arm, stop,
+                        partner if arm.name == 'imposed' else None)
+      trained.setdefault(arm.name, job)
+      jobs.append(job)
+    try:
+      for job in jobs:
+        job.result()
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+
+
+def train(config: Config, problem: decentralized_problem.Problem,
+          arm: decentralized_arms.Arm, stop: stopping.Stop,
+          partner: futures.Future | None) -> None:
+  """Train an arm, when its partner's records are there."""
+  stop.check()
+  ratio = None
+  if partner:
+    partner.result()
+    ratio = decentralized_report.imposed_ratio(config, arm)
+  workers = trainer.Workers(
+    config.num_workers, config.backend, config.lanes_at_once)
+  trainer.train(
+    problem.program(arm, workers.axis_name, ratio),
+    trainer.Schedule(config.steps_of(arm.domain), config.every(arm.domain),
+                     config.save_seconds),
+    pathlib.Path(config.workdir) / arm.part, workers=workers, stop=stop,
+    config=config.defining() | {'part': arm.part}, title=arm.part)
 
 
 def run(config: Config) -> dict:

@@ -215,6 +215,7 @@ class ConfigTest(parameterized.TestCase):
     ('--num_records=0', 'a multiple of'), ('--steps=0', 'a multiple of'),
     ('--num_matchings=0', 'at least 1'), ('--target_accuracy=1', 'below 1'),
     ('--target_loss=0', 'positive'), ('--imposed_window=0', 'at least 1'),
+    ('--backend=pmap', '1 unless on --backend=vmap'),
     ('--text_model_options=3', '--text_model_options=.3.: must be a JSON'))
   def test_values_out_of_range(self, flag, message):
     with self.assertRaisesRegex(ValueError, message):
