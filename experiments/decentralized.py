@@ -75,7 +75,7 @@ class Config(config_lib.Config):
                              'smoothed')
   steps: int = flag(300, 'of each run on images')
   num_records: int = flag(10, 'along a run; divides steps')
-  measure_every: int = flag(5, 'steps between two looks; divides the steps '
+  measure_every: int = flag(3, 'steps between two looks; divides the steps '
                             'between two records')
   measured_examples: int = flag(0, 'how many of the training set define g; '
                                 '0: all')

@@ -30,8 +30,9 @@ class ReadmeTest(absltest.TestCase):
     targets = (ROOT / 'Makefile').read_text()
     for target in re.findall(r'make ([a-z-]+)', README):
       self.assertIn(f'\n{target}:', targets)
-    for link in re.findall(r'\]\(((?!http)[^)]+)\)', README):
-      self.assertTrue((ROOT / link).exists(), link)
+    for path in (ROOT / 'README.md', ROOT / 'docs' / 'papers.md'):
+      for link in re.findall(r'\]\(((?!http)[^)]+)\)', path.read_text()):
+        self.assertTrue((path.parent / link).exists(), link)
 
   def test_short(self):
     self.assertLessEqual(len(README.splitlines()), 120)

@@ -43,7 +43,8 @@ def mix_by_gossip(
                           taken, so that a run is that of 'atc' half a step on
 
   Parameters and state are each worker's own: start from
-  ``replicate(params, n)``. The mean over the workers moves as in SGD, by the
+  ``replicate(params, n)``. A further `jax.vmap`, over seeds, say, makes
+  one choice from a sequence many: it then mixes by each of its matrices. The mean over the workers moves as in SGD, by the
   mean of u.
 
   >>> import gradiv
