@@ -43,9 +43,9 @@ def mix_by_gossip(
                           taken, so that a run is that of 'atc' half a step on
 
   Parameters and state are each worker's own: start from
-  ``replicate(params, n)``. A further `jax.vmap`, over seeds, say, makes
-  one choice from a sequence many: it then mixes by each of its matrices. The mean over the workers moves as in SGD, by the
-  mean of u.
+  ``replicate(params, n)``. The mean over the workers moves as in SGD, by the
+  mean of u. Under a further `jax.vmap`, over seeds, say, all matrices of a
+  sequence are computed at each step, as the choice is then one of each seed.
 
   >>> import gradiv
   >>> tx = optax.chain(optax.sgd(0.5), mix_by_gossip(
