@@ -93,6 +93,30 @@ class GossipTest(parameterized.TestCase):
       mean = centres.mean(0) * (1 - (1 - self.RATE * 0.7)**20)
       np.testing.assert_allclose(np.asarray(x).mean(0), mean, 1e-4)
 
+  def test_the_mean_moves_by_the_mean_of_all_steps(self):
+    # Curvatures of each worker's own, and graphs in turn.
+    h = RNG.uniform(0.5, 1.5, size=(self.N, 1))
+    centres = RNG.normal(size=(self.N, 3))
+    bank = topology.random_matching(8, 3, seed=7)
+    for order in gossip.ORDERS:
+      tx = optax.chain(optax.sgd(self.RATE), gossip.mix_by_gossip(
+        bank, 'workers', order=order))
+
+      def steps(c, h, x):
+        def step(carry, _):
+          x, state = carry
+          grad = h * (x - c)
+          updates, state = tx.update(grad, state, x)
+          return (x + updates, state), (x, grad)
+
+        return jax.lax.scan(step, (x, tx.init(x)), None, length=12)[1]
+
+      x, grads = (np.asarray(y).mean(0) for y in gradiv.map_workers(
+        steps, 'workers')(*map(jnp.float32, (
+          centres, h, RNG.normal(size=(self.N, 3))))))
+      np.testing.assert_allclose(
+        x[1:] - x[:-1], -self.RATE * grads[:-1], 1e-3, 1e-6)
+
   def test_fixed_point_of_awc(self):
     # (I − W + αhI)⁻¹ αh c.
     centres, h = RNG.normal(size=(self.N, 3)), 1.1

@@ -85,6 +85,14 @@ class FitTest(parameterized.TestCase):
           e._replace(sq_norm=np.array([value**2]))).relative)
       helpers.assert_mean(m, 1 + values.sum() / value)
 
+  def test_p2_3_label_noise_is_of_the_trace(self):
+    # At the solution only σ² = σ_e² tr S is left, whatever S.
+    values, stddev = np.array([0.5, 1., 2.]), 0.7
+    seen = [exact(least_squares(
+      np.zeros((1, 3)), np.diag(values), stddev, 4000)).variance[0]
+      for _ in range(8)]
+    helpers.assert_mean(seen, stddev**2 * values.sum())
+
   @parameterized.parameters(scaling.fit_noise, scaling.bound_noise)
   def test_p2_3_cases_without_error(self, fit):
     n = 6
