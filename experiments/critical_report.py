@@ -20,11 +20,8 @@ def report(config) -> dict:
     summary['network'] = {
       name: _plain(critical_tuning.interval(runs)) for name, runs in
       critical_claims.network_critical(config).items()}
-  records.write_whole(workdir / 'claims.json', claims)
   records.write_whole(workdir / 'summary.json', summary)
-  text = table(config, summary)
-  (workdir / 'table.txt').write_text(text)
-  print(text)
+  print(table(config, summary))
   for path in critical_figures.draw_all(config):
     print(f'figure: {path}')
   print(f'records: {workdir}/*.json, {workdir}/network/*/metrics.jsonl')
