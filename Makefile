@@ -38,11 +38,11 @@ overhead: $(VENV)/ready
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
-	@echo '== the tests (some ten minutes on two cores)'
+	@echo '== the tests (a quarter of an hour on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready
-	@echo '== the long checks (three minutes on two cores)'
+	@echo '== the long checks (five minutes on two cores)'
 	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/ready

@@ -125,7 +125,8 @@ TABLE = (
   weighed('mixed_krum', w.nearest_neighbour_mixing(1, w.krum(1))),
   # Several sets may share the pair that is farthest apart; the first counts.
   weighed('minimum_diameter', w.minimum_diameter(2), permutes=False),
-  weighed('max_neighbours', w.max_neighbours(0.9)),
+  # The first of sets as large.
+  weighed('max_neighbours', w.max_neighbours(0.9), permutes=False),
   weighed('adasum', w.adasum(), permutes=False),
   # Its update is of the length of one gradient, whatever their lengths.
   weighed('adacons', w.adacons(), num_workers=WORKERS, scales=False,

@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -27,6 +28,7 @@ SMALL = gradient_diversity.Config(
 
 class RunTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_records_summary_and_figures(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config = dataclasses.replace(
