@@ -108,12 +108,15 @@ class ClaimsTest(parameterized.TestCase):
 class ReproductionTest(absltest.TestCase):
 
   def test_dpsgd_learns_where_ssgd_does_not(self):
-    """P3-17: 12 seeds at a rate of 2.25."""
+    """P3-17, at a rate of 2.25: of 48 seeds, as rounding decides on each.
+
+    Of 12, the late median came out from 0.80 to 0.96.
+    """
     with tempfile.TemporaryDirectory() as folder:
       config = decentralized.Config(
         workdir=f'{folder}/run', data_dir=f'{folder}/data',
         domains=('images',), learning_rates=(2.25,), batch_sizes=(1000,),
-        topologies=('random',), measure_every=1)
+        topologies=('random',), num_seeds=48, measure_every=2)
       keep = decentralized_arms.list_arms(config)[:2]
       self.assertEqual([arm.name for arm in keep], ['dpsgd_random', 'ssgd'])
       problem = decentralized_problem.Problem(config, 'images')
@@ -124,7 +127,7 @@ class ReproductionTest(absltest.TestCase):
                       config={}, workers=workers)
       good, plain = (int(decentralized_report.successes(config, arm).sum())
                      for arm in keep)
-      self.assertGreaterEqual(good, plain + 4)
+      self.assertGreaterEqual(good, plain + 16)
       early, late = (decentralized_report.median(when(config, keep[0], 'ratio'))
                      for when in (decentralized_report.early,
                                   decentralized_report.late))

@@ -230,8 +230,10 @@ def rescale(
   if schedule is None:
     return tree
   now, last = schedule(count), schedule(jnp.maximum(count - 1, 0))
-  # Exactly 1 where nothing changed: a compiled x/x may be off, at each step.
-  ratio = jnp.where((now == last) | (last == 0), 1.0, now / last)
+  # Exactly 1 where nothing changed but for rounding, which would add up. Of a
+  # rate that falls as slowly as that, what is kept follows by itself.
+  same = jnp.abs(now - last) <= 4 * jnp.finfo(jnp.float32).eps * jnp.abs(last)
+  ratio = jnp.where(same | (last == 0), 1.0, now / last)
   return jax.tree.map(lambda x: (ratio * x).astype(x.dtype), tree)
 
 
@@ -244,8 +246,9 @@ def _check_modes(w, polynomial):
   roots = [np.abs(np.roots(polynomial(v))).max(initial=0) for v in values]
   worst = int(np.argmax(roots))
   if roots[worst] > 1 - 1e-9:
+    value = np.real_if_close(values[worst], tol=1e6)[()]
     raise ValueError(
-      f'mixing_matrix with an eigenvalue of {values[worst]:.6g}, of which the '
+      f'mixing_matrix with an eigenvalue of {value:.6g}, of which the '
       f'mode is multiplied by {roots[worst]:g} a step: must be below 1; '
       'topology.lazy helps where the matrix is symmetric')
 
