@@ -5,6 +5,8 @@ axes over which it may vary. How that set is read and changed has been renamed
 several times; nowhere else does gradiv care which jax it runs on.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -51,3 +53,19 @@ def all_gather_common(x: jax.Array, axis: str) -> jax.Array:
     empty = to_varying(jnp.zeros((size, *x.shape[1:]), x.dtype), axis)
     whole = lax.dynamic_update_slice_in_dim(empty, x, place, 0)
     return lax.psum(whole, axis)
+
+
+def bind(eqn: Any, *values: Any) -> Any:
+  """Apply one equation of a jaxpr to values."""
+  bound = eqn.primitive.get_bind_params(eqn.params)
+  # Since jax 0.12 functions are passed as parameters, not before the values.
+  functions, params = bound if isinstance(bound, tuple) else ((), bound)
+  return eqn.primitive.bind(*functions, *values, **params)
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+  """Count the constants and the carries of a scan equation."""
+  if 'num_carry' in params:
+    return params['num_consts'], params['num_carry']
+  consts, carry, _ = params['ft_in'].unpack()  # since jax 0.12
+  return len(consts), len(carry)

@@ -1,0 +1,191 @@
+"""Pieces that lie alike in a leaf, finished together by their factors."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradiv import moments
+from gradiv.examples import costs
+from gradiv.examples import factors as factors_lib
+from gradiv.examples import pieces as pieces_lib
+from gradiv.examples import programs
+
+Data = pieces_lib.Data
+Pair = tuple[factors_lib.Factor, factors_lib.Factor]
+
+
+class Group:
+  """Products that lie at one place of a leaf: P_i = Σ_k u_k ⊗ v_k.
+
+  Attributes:
+    pieces: The products.
+    way: How to get the squared norms.
+  """
+
+  def __init__(self, pieces: Sequence[pieces_lib.Piece], num_examples: int):
+    self.pieces = list(pieces)
+    z, _, a, b = self.pieces[0].sizes
+    if self.pieces[0].place[1]:
+      a, b = b, a
+    k = sum(piece.sizes[1] for piece in self.pieces)
+    self.sizes = z, k, a, b
+    self.extra = sum(piece.extra for piece in self.pieces)
+    self.way = costs.best(costs.ways(num_examples, self.sizes, self.extra))
+
+  @property
+  def operands(self) -> list[programs.Atom]:
+    """List the values that the products are made of."""
+    return [x for piece in self.pieces for x in piece.operands]
+
+  def sums(self, data: Data) -> tuple[jax.Array, jax.Array]:
+    """Compute Σ_i P_i, in the leaf, and ‖P_i‖²: [n]."""
+    if self.way.name == 'direct':
+      return self._write_out(data)
+    pairs = self.pairs(data)
+    total = sum(factors_lib.product_sum(u, v) for u, v in pairs)
+    if self.way.name == 'outer':
+      (u, v), = pairs
+      squares = jnp.sum(factors_lib.sq_norms(u) * factors_lib.sq_norms(v), -1)
+    else:
+      squares = _over_pairs(pairs, factors_lib.inner)
+    return self.place(total), squares
+
+  def inner(self, data: Data, common: jax.Array) -> jax.Array:
+    """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""
+    z, _, a, b = self.sizes
+    shape = jax.ShapeDtypeStruct((z, a, b), jnp.float32)
+    place = lambda block: self.place(block).astype(jnp.float32)
+    (block,) = jax.linear_transpose(place, shape)(common.astype(jnp.float32))
+    return sum(factors_lib.inner_common(u, v, block)
+               for u, v in self.pairs(data))
+
+  def gram(self, data: Data, num_examples: int) -> jax.Array:
+    """Compute ⟨P_i, P_j⟩: [n, n]."""
+    n, (z, k, a, b), pairs = num_examples, self.sizes, self.pairs(data)
+    dense = not any(piece.view.is_sparse for piece in self.pieces)
+    by_factors = 2 * n * n * z * k * k * (a + b + 64)
+    written = 2 * n * n * z * a * b + 64 * n * z * a * b
+    if not dense or by_factors < written or k == 1:
+      return _gram_by_rows(pairs, n, z * k * k)
+    width = costs.chunk(b, n * z * a)
+
+    def part(start):
+      block = sum(
+        factors_lib.product(u, lax.dynamic_slice_in_dim(v, start, width, -1))
+        for u, v in pairs)
+      return _outer(block.reshape(n, -1))
+
+    starts = jnp.arange(0, b, width)
+    return lax.scan(lambda total, start: (total + part(start), None),
+                    jnp.zeros((n, n), jnp.float32), starts)[0]
+
+  def pairs(self, data: Data) -> list[Pair]:
+    """Make the factors, those of one kind joined along their positions."""
+    by_kind: dict[tuple, list[Pair]] = {}
+    for piece in self.pieces:
+      pair = piece.factors([data[x] for x in piece.operands])
+      if piece.place[1]:
+        pair = pair[::-1]
+      kind = tuple(isinstance(x, factors_lib.OneHot) for x in pair)
+      by_kind.setdefault(kind, []).append(pair)
+    join = lambda *xs: jnp.concatenate(
+      [x.astype(jnp.result_type(*xs)) for x in xs], 2)
+    return [jax.tree.map(join, *pairs) if len(pairs) > 1 else pairs[0]
+            for pairs in by_kind.values()]
+
+  def place(self, block: jax.Array) -> jax.Array:
+    """Put [z, a, b] into the leaf."""
+    piece = self.pieces[0]
+    return piece.put(
+      jnp.swapaxes(block, 1, 2) if piece.place[1] else block, {})
+
+  def _write_out(self, data):
+    """Write the products out, some at a time; their sum is that of the step."""
+    z, _, a, b = self.sizes
+    # Rows of ones by the dozen: their sum is cheaper on its own.
+    apart = any(piece.view.is_sparse for piece in self.pieces)
+
+    def part(data):
+      pairs = self.pairs(data)
+      block = sum(factors_lib.product(u, v) for u, v in pairs)
+      squares = jnp.sum(jnp.square(block), (1, 2, 3))
+      if apart:
+        return (), squares
+      # As a product: XLA's CPU is slow at sums over the outermost axis.
+      total = (block[0] if len(block) == 1 else jnp.einsum(
+        'n,nzab->zab', jnp.ones(len(block), block.dtype), block,
+        precision=lax.Precision.HIGHEST))
+      return total, squares
+
+    total, squares = in_chunks(
+      part, {x: data[x] for x in self.operands}, z * a * b + self.extra)
+    if apart:
+      total = sum(factors_lib.product_sum(*p) for p in self.pairs(data))
+    return self.place(total), squares
+
+
+def in_chunks(
+  part: Callable[[Any], tuple[Any, jax.Array]], data: Any, numbers: int
+) -> tuple[Any, jax.Array]:
+  """Add the first result up over chunks of examples, and line up the second.
+
+  Args:
+    part: Data of some examples -> (what is added up, [examples, ...]).
+    data: Arrays with the examples in front.
+    numbers: That are written out for each example.
+  """
+  leaves, treedef = jax.tree.flatten(list(data.values()))
+  names = list(data)
+  n = len(leaves[0])
+  size = costs.chunk(n, numbers)
+  rebuild = lambda leaves: part(dict(zip(names, treedef.unflatten(leaves))))
+  if size == n:
+    return rebuild(leaves)
+  chunks = [x.reshape(n // size, size, *x.shape[1:]) for x in leaves]
+  shapes = jax.eval_shape(rebuild, [x[0] for x in chunks])[0]
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def step(total, chunk):
+    more, lined_up = rebuild(chunk)
+    return jax.tree.map(jnp.add, total, more), lined_up
+
+  total, lined_up = lax.scan(step, zeros, chunks)
+  return total, lined_up.reshape(n, *lined_up.shape[2:])
+
+
+def _over_pairs(pairs, inner):
+  """Σ_st Σ_kl ⟨u_k, u_l⟩⟨v_k, v_l⟩: sums of products, squared."""
+  total = 0
+  for s, (u, v) in enumerate(pairs):
+    for t, (x, y) in enumerate(pairs[:s + 1]):
+      both = inner(u, x) * inner(v, y)
+      total += (1 if s == t else 2) * jnp.sum(both, (-1, -2, -3))
+  return total
+
+
+def _gram_by_rows(pairs, n, numbers):
+  """Compute some rows of [n, n] at a time from inner products of factors."""
+  def part(rows):
+    total = 0
+    for u, v in rows['pairs']:
+      for x, y in pairs:
+        both = (factors_lib.inner_across(u, x)
+                * factors_lib.inner_across(v, y))
+        total += jnp.sum(both, (-1, -2, -3))
+    return (), total
+
+  return in_chunks(part, {'pairs': pairs}, n * numbers)[1]
+
+
+def _outer(rows):
+  return jnp.matmul(rows, rows.T, precision=lax.Precision.HIGHEST)
+
+
+def flat_gram(rows: jax.Array) -> jax.Array:
+  """Compute the Gram matrix of gradients that are written out: [n, ...]."""
+  return _outer(moments.widen(rows).reshape(len(rows), -1))
+

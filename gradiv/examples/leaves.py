@@ -1,0 +1,240 @@
+"""One leaf of the gradient: which way its statistics are had, and had there.
+
+  common    the same for all examples: a penalty on the parameters, or zero
+  example   written out for each example, being no larger than what made it
+  products  from the factors of its products, which are never written out
+  mixture   of products behind other linear equations: written out in chunks
+  fallback  no product was found: the gradient is computed anew, in chunks
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradiv import moments
+from gradiv.examples import costs
+from gradiv.examples import cutting
+from gradiv.examples import groups as groups_lib
+from gradiv.examples import pieces as pieces_lib
+from gradiv.examples import programs
+
+# Leaves that cannot be cut are still written out whole up to this size.
+_WRITTEN = 2**22
+
+
+class Leaf:
+  """What to do about one leaf.
+
+  Attributes:
+    value: The leaf in the program.
+    kind: See above.
+    pieces: What it is the sum of.
+    groups: The products, those together that lie alike.
+    reason: Why not 'products', where it is not.
+  """
+
+  def __init__(
+    self, cutter: cutting.Cutter, value: programs.Value, num_examples: int,
+    num_parameters: int,
+  ):
+    self.value, self.num_examples = value, num_examples
+    self.shape, self.dtype = value.aval.shape, value.aval.dtype
+    self.size = math.prod(self.shape)
+    self.pieces = cutter.pieces(value)
+    self.groups: list[groups_lib.Group] = []
+    self.kind, self.reason = self._choose(cutter, max(num_parameters, _WRITTEN))
+    if self.kind in ('example', 'fallback'):
+      self.pieces = [pieces_lib.Piece((value,))]
+
+  def _choose(self, cutter, room):
+    products = [piece for piece in self.pieces if piece.view]
+    if all(piece.is_common for piece in self.pieces):
+      return 'common', ''
+    fits = self.num_examples * self.size <= room
+    if not products:
+      if fits:
+        return 'example', 'not a product; small enough to be written out'
+      return 'fallback', f'no product behind {_maker(cutter, self.value)}'
+    others = [op.name for piece in products for op in piece.ops
+              if not op.isometric]
+    whole = [piece for piece in self.pieces
+             if not piece.view and not piece.is_common]
+    self.groups = self._group(products)
+    apart = all(pieces_lib.disjoint(one.pieces[0], other.pieces[0])
+                for one, other in itertools.combinations(self.groups, 2))
+    if not others and not whole and apart:
+      return 'products', ''
+    why = (f'{others[0]} behind a product' if others else
+           'a summand that is no product' if whole else
+           'products that lie differently')
+    held = sum(math.prod(programs.shape_and_dtype(cutter.program, x)[0])
+               for piece in products for x in piece.operands)
+    if fits and self.size <= held:
+      return 'example', f'{why}; no larger than its operands'
+    return 'mixture', why
+
+  def _group(self, products):
+    alike: dict[Any, list] = {}
+    for piece in products:
+      alike.setdefault(piece.place[0], []).append(piece)
+    return [groups_lib.Group(pieces, self.num_examples)
+            for pieces in alike.values()]
+
+  @property
+  def batched(self) -> list[programs.Atom]:
+    """List the values that are needed for each example."""
+    if self.kind == 'fallback':
+      return []
+    return [x for piece in self.pieces if not piece.is_common
+            for x in piece.operands]
+
+  @property
+  def common(self) -> list[programs.Atom]:
+    """List the values that are needed once."""
+    found = [x for piece in self.pieces if piece.is_common
+             for x in piece.operands]
+    return found + [x for piece in self.pieces for op in piece.ops
+                    for x in op.extra]
+
+  def sums(self, data: 'Data') -> tuple[jax.Array, jax.Array]:
+    """Compute Σ g_i, without what is common to all, and ‖g_i‖²: [n]."""
+    shared = self.shared(data)
+    if self.kind == 'common':
+      square = moments.sq_norm(shared)
+      return None, jnp.broadcast_to(square, (self.num_examples,))
+    if self.kind == 'products':
+      total, squares = None, 0.
+      for group in self.groups:
+        more, square = group.sums(data.batched)
+        total = more if total is None else total + more
+        squares += square
+        if shared is not None:
+          squares += 2 * group.inner(data.batched, shared)
+      if shared is not None:
+        squares += moments.sq_norm(shared)
+      return total, squares
+    def part(rows):
+      own = rows if shared is None else rows + shared[None]
+      return _add_up(rows), jnp.sum(
+        jnp.square(moments.widen(own)).reshape(len(own), -1), -1)
+
+    return self._in_chunks(part, data)
+
+  def weighted(self, data: 'Data', weights: jax.Array) -> jax.Array:
+    """Compute Σ w_i g_i; what is given weight zero is left out."""
+    shared = self.shared(data)
+    common = 0 if shared is None else jnp.sum(weights) * shared
+    if self.kind == 'common':
+      return common.astype(self.dtype)
+    if self.kind == 'fallback':
+      def part(rows, weights):
+        return _add_up(_weigh(rows, weights)), weights
+      total, _ = self._in_chunks(part, data, weights)
+    else:
+      total = 0
+      for piece in self.pieces:
+        if not piece.is_common:
+          arrays = [keep_some(data.batched[x], weights != 0)
+                    for x in piece.operands]
+          place = piece.view.linear if piece.view else 0
+          arrays[place] = _weigh(arrays[place], weights)
+          total += piece.add_up(arrays, data.common)
+    return (total + common).astype(self.dtype)
+
+  def gram(self, data: 'Data') -> jax.Array:
+    """Compute ⟨g_i, g_j⟩: [n, n]."""
+    n, shared = self.num_examples, self.shared(data)
+    square = 0. if shared is None else moments.sq_norm(shared)
+    if self.kind == 'common':
+      return jnp.broadcast_to(square, (n, n))
+    if self.kind == 'products':
+      total = sum(group.gram(data.batched, n) for group in self.groups)
+      if shared is not None:
+        along = sum(group.inner(data.batched, shared) for group in self.groups)
+        total += along[:, None] + along[None, :] + square
+      return total
+    own = lambda rows: rows if shared is None else rows + shared[None]
+    if n * self.size <= max(costs.room(), _WRITTEN):
+      return groups_lib.flat_gram(own(self._rows(data)))
+
+    def part(rows):
+      rows = moments.widen(own(rows)).reshape(len(rows), -1)
+      across = lambda more: ((), jnp.matmul(
+        moments.widen(own(more)).reshape(len(more), -1), rows.T,
+        precision=lax.Precision.HIGHEST))
+      return (), self._in_chunks(across, data)[1].T
+
+    return self._in_chunks(part, data)[1]
+
+  def shared(self, data: 'Data') -> jax.Array | None:
+    """Add up what is common to all examples; None where nothing is."""
+    parts = [piece.add_up([data.common[x][None] for x in piece.operands],
+                          data.common)
+             for piece in self.pieces if piece.is_common]
+    if not parts and self.kind == 'common':
+      return jnp.zeros(self.shape, self.dtype)
+    return sum(parts[1:], parts[0]) if parts else None
+
+  def _rows(self, data):
+    """Write the gradients out, without what is common: [n, *shape]."""
+    if self.kind == 'fallback':
+      (rows,) = data.again([self.value], data.examples)
+      return keep_some(rows, data.mask)
+    rows = 0
+    for piece in self.pieces:
+      if not piece.is_common:
+        put = lambda *arrays, piece=piece: piece.add_up(
+          [x[None] for x in arrays], data.common)
+        rows += jax.vmap(put)(*(data.batched[x] for x in piece.operands))
+    return rows
+
+  def _in_chunks(self, part, data, *more):
+    """Apply to the gradients written out, some at a time."""
+    source = ({'examples': data.examples} if self.kind == 'fallback'
+              else {x: data.batched[x] for x in self.batched})
+
+    def chunk(arrays):
+      own = dict(arrays)
+      more, mask = own.pop('more'), own.pop('mask')
+      examples = own.pop('examples', None)
+      own = data._replace(batched=own, examples=examples, mask=mask)
+      return part(self._rows(own), *more)
+
+    return groups_lib.in_chunks(
+      chunk, source | {'more': more, 'mask': data.mask}, self.size)
+
+
+def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
+  """Replace the rows [n, ...] that are not kept by zeros."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x
+  keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
+  return jnp.where(keep, x, jnp.zeros((), x.dtype))
+
+
+def _weigh(x, weights):
+  """Multiply rows by weights; zero leaves out, whatever is there."""
+  weights = weights.reshape(-1, *(1,) * (x.ndim - 1))
+  return jnp.where(
+    weights != 0, moments.widen(x) * weights, 0).astype(x.dtype)
+
+
+def _add_up(rows):
+  if len(rows) == 1:
+    return rows[0]
+  # As a product: XLA's CPU is slow at sums over the outermost axis.
+  return jnp.einsum('n,n...->...', jnp.ones(len(rows), rows.dtype), rows,
+                    precision=lax.Precision.HIGHEST)
+
+
+def _maker(cutter, value):
+  """Name the primitive that makes a value."""
+  program = cutter.program
+  if value not in program.producer:
+    return 'an argument'
+  return program.equations[program.producer[value][0]].name

@@ -1,0 +1,295 @@
+"""Moments, norms, Gram matrix and weighted sums over the examples of a batch.
+
+The product that makes the gradient of a parameter out of activations and
+errors is the last step of a backward pass, and the only one in which the
+examples of a batch meet. All before it is computed for each example at no
+extra cost; norms and inner products of the gradients of single examples are
+read off its factors. Goodfellow, `Efficient Per-Example Gradient Computations
+<https://arxiv.org/abs/1510.01799>`_, 2015, for dense layers; Roulet and
+Agarwala, `Per-example gradients: a new frontier for understanding and
+improving optimizers <https://arxiv.org/abs/2510.00236>`_, 2025.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradiv import axes
+from gradiv import checks
+from gradiv import moments as moments_lib
+from gradiv.examples import separation
+from gradiv.examples import tracing
+from gradiv.moments import Moments
+
+
+def example_moments(
+  loss_fn: Callable,
+  *,
+  has_aux: bool = False,
+  groups: moments_lib.Grouping | None = None,
+  axis_name: axes.AxisName | None = None,
+  microbatch_size: int | None = None,
+) -> Callable[..., tuple[Any, Any, Any]]:
+  """Make a function that computes loss, gradient and `Moments` of a batch.
+
+  (params, batch, *, mask=None) -> (loss, grads, Moments): the means over the
+  examples, and ‖ḡ‖² and (1/n) Σ ‖g_i − ḡ‖² of their gradients g_i, which are
+  not written out. Of batch size 1: `estimate` gives ‖∇F‖² and tr Σ.
+
+  >>> loss = lambda w, x: 0.5 * jnp.sum(jnp.square(w @ x))
+  >>> loss, grads, m = example_moments(loss)(
+  ...   jnp.ones((1, 2)), jnp.array([[1., 0.], [0., 2.]]))
+  >>> float(loss), grads.tolist(), float(m.mean_sq_deviation)
+  (1.25, [[0.5, 2.0]], 4.25)
+
+  Args:
+    loss_fn: (params, example) -> a scalar, of one example: the leaves of the
+      batch without their first axis. Random keys may be among them.
+    has_aux: Whether it returns (loss, auxiliary); the first result is then
+      (loss, what is auxiliary, of each example: [n, ...]).
+    groups: Names the group of a leaf by its path, such as `by_layer`: the
+      third result is then a dict of Moments.
+    axis_name: Of workers with batches of their own, of one size: everything
+      is then of all their examples, at the price of one psum.
+    microbatch_size: Examples taken at once, by a loop; by default all.
+
+  Returns:
+    The function. With ``mask`` [n], only the examples count where it is True,
+    as in a batch that is padded. Leaves of integers get gradients of dtype
+    float0, as from `jax.grad` with ``allow_int``.
+
+  Raises:
+    ValueError: On a bad argument; where the loss is not a scalar or talks to
+      other examples; or where leaves of the batch differ in size.
+  """
+  if microbatch_size is not None:
+    checks.count('microbatch_size', microbatch_size, 1)
+
+  def moments_fn(params, batch, *, mask=None):
+    n = tracing.count_examples(batch)
+    mask = _checked_mask(mask, n)
+    size = microbatch_size or n
+    if n % size:
+      raise ValueError(f'microbatch_size={size}: must divide the {n} examples')
+    if axis_name is not None:
+      params = axes.as_private(params, axis_name)
+    cut = lambda x: x.reshape(-1, size, *x.shape[1:])
+    chunks = jax.tree.map(cut, (batch, mask))
+    trace = tracing.Trace(loss_fn, has_aux, params,
+                          jax.tree.map(lambda x: x[0], chunks[0]))
+    total, shared, aux = _over_chunks(
+      lambda chunk: _sums(trace, groups, *chunk), chunks)
+    if axis_name is not None:
+      total = lax.psum(total, axis_name)
+    share = 1 / jnp.maximum(total['count'], 1)
+    grads = [(g * share).astype(c.dtype) + c
+             for g, c in zip(total['grads'], shared)]
+    squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
+    moments = {name: Moments(
+      total['count'], jnp.float32(1), square,
+      # May come out below zero by rounding, where all gradients are equal.
+      jnp.maximum(total['squares'][name] * share - square, 0))
+      for name, square in squares.items()}
+    loss = total['loss'] * share
+    return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
+            trace.unflatten(grads), moments if groups else moments[''])
+
+  return moments_fn
+
+
+def example_sq_norms(
+  loss_fn: Callable,
+  *,
+  has_aux: bool = False,
+  groups: moments_lib.Grouping | None = None,
+) -> Callable[..., tuple[Any, Any, Callable]]:
+  """Make a function that computes ‖g_i‖² of each example of a batch.
+
+  (params, batch, *, mask=None) -> (losses [n], sq_norms [n], combine), with
+  combine(weights [n]) = Σ w_i g_i, a tree like the parameters, for one product
+  a layer and no further backward pass. An example of weight zero is left out,
+  whatever its gradient. To clip each gradient at C, as for privacy:
+
+  >>> def clip(norm_fn, params, batch, most):
+  ...   losses, squares, combine = norm_fn(params, batch)
+  ...   return combine(jnp.minimum(1, most / jnp.sqrt(squares)) / len(squares))
+  >>> loss = lambda w, x: jnp.dot(w, x)
+  >>> clip(example_sq_norms(loss), jnp.zeros(2),
+  ...      jnp.array([[3., 4.], [0., 1.]]), 1.)
+  Array([0.3, 0.9], dtype=float32)
+
+  The arguments and errors are those of `example_moments`; with ``groups``,
+  norms are a dict, and `combine` takes one as well. Where ``mask`` is False,
+  losses, norms and weights are zero.
+  """
+  def norms_fn(params, batch, *, mask=None):
+    trace, losses, aux, data = _run(loss_fn, has_aux, params, batch, mask)
+    squares = [jnp.where(data.mask, leaf.sums(data)[1], 0)
+               for leaf in trace.leaves]
+    squares = _grouped(trace, squares, groups)
+    return ((losses, aux) if has_aux else losses,
+            squares if groups else squares[''], _combiner(trace, data, groups))
+
+  return norms_fn
+
+
+def example_gram(
+  loss_fn: Callable,
+  *,
+  has_aux: bool = False,
+  groups: moments_lib.Grouping | None = None,
+) -> Callable[..., tuple[Any, Any, Callable]]:
+  """Make a function that computes G_ij = ⟨g_i, g_j⟩ over the examples.
+
+  (params, batch, *, mask=None) -> (losses [n], gram [n, n], combine), with
+  combine(weights [n]) = Σ w_i g_i as in `example_sq_norms`. Every rule of
+  `gradiv.weightings` so acts on examples, in one backward pass:
+
+  >>> from gradiv import weightings
+  >>> loss = lambda w, x: jnp.dot(w, x)
+  >>> losses, gram, combine = example_gram(loss)(
+  ...   jnp.zeros(2), jnp.array([[1., 0.], [.9, .1], [-1., 0.]]))
+  >>> combine(weightings.agreement(0.5)(gram))
+  Array([0.95, 0.05], dtype=float32)
+
+  The arguments and errors are those of `example_moments`; with ``groups``,
+  there is a dict of matrices, and `combine` takes one of weights. Rows and
+  columns of examples where ``mask`` is False are NaN: weightings leave them
+  out.
+  """
+  def gram_fn(params, batch, *, mask=None):
+    trace, losses, aux, data = _run(loss_fn, has_aux, params, batch, mask)
+    grams = [leaf.gram(data).astype(jnp.float32) for leaf in trace.leaves]
+    both = data.mask[:, None] & data.mask[None, :]
+    grams = {name: jnp.where(both, gram, jnp.nan)
+             for name, gram in _grouped(trace, grams, groups).items()}
+    return ((losses, aux) if has_aux else losses,
+            grams if groups else grams[''], _combiner(trace, data, groups))
+
+  return gram_fn
+
+
+def as_value_and_grad(
+  loss_fn: Callable, *, has_aux: bool = False, **kwargs: Any
+) -> Callable[..., tuple[tuple[Any, Any], Any]]:
+  """Do as `jax.value_and_grad`, and return `Moments` over the examples too.
+
+  (params, batch, *args) -> ((loss, Moments), grads), which is what
+  `jax.value_and_grad` returns of a loss with Moments as auxiliary output; with
+  ``has_aux`` they are ((loss, (Moments, aux)), grads).
+
+  >>> loss = lambda w, batch: jnp.mean(jnp.square(batch @ w))
+  >>> (value, m), grads = as_value_and_grad(loss)(
+  ...   jnp.ones(2), jnp.array([[1., 0.], [0., 1.]]))
+  >>> float(value), grads.tolist(), float(m.sq_norm_of_mean)
+  (1.0, [1.0, 1.0], 2.0)
+
+  Args:
+    loss_fn: (params, batch, *args) -> the mean loss over the batch, a mean of
+      functions of one example each, which are computed on batches of one.
+    has_aux: Whether it returns (loss, auxiliary). What is auxiliary then comes
+      from batches of one: [n, ...].
+    **kwargs: Of `example_moments`.
+
+  Raises:
+    ValueError: Where that is not what the loss is: it mixes examples, as batch
+      statistics do, or adds them up. And as `example_moments`.
+  """
+  def value_and_grad(params, batch, *args):
+    tracing.count_examples(batch)
+    separation.check_loss(loss_fn, has_aux, params, batch, args)
+
+    def of_one(params, example):
+      return loss_fn(params, jax.tree.map(lambda x: x[None], example), *args)
+
+    value, grads, moments = example_moments(
+      of_one, has_aux=has_aux, **kwargs)(params, batch)
+    if has_aux:
+      loss, aux = value
+      return (loss, (moments, aux)), grads
+    return (value, moments), grads
+
+  return value_and_grad
+
+
+def _run(loss_fn, has_aux, params, batch, mask):
+  n = tracing.count_examples(batch)
+  trace = tracing.Trace(loss_fn, has_aux, params, batch)
+  losses, aux, data = trace.run(batch, _checked_mask(mask, n))
+  return trace, jnp.where(data.mask, losses, 0), trace.unflatten_aux(aux), data
+
+
+def _sums(trace, groups, batch, mask):
+  """Add up over examples: what differs by example, what does not, the rest."""
+  losses, aux, data = trace.run(batch, mask)
+  totals, squares, shared = [], [], []
+  for leaf in trace.leaves:
+    total, square = leaf.sums(data)
+    common = leaf.shared(data)
+    zeros = jnp.zeros(leaf.shape, leaf.dtype)
+    shared.append(zeros if common is None else common.astype(leaf.dtype))
+    totals.append(moments_lib.widen(zeros if total is None else total))
+    squares.append(jnp.sum(jnp.where(data.mask, square, 0)))
+  return {
+    'grads': totals,
+    'squares': _grouped(trace, squares, groups),
+    'loss': jnp.sum(jnp.where(data.mask, losses, 0)),
+    'count': jnp.sum(data.mask).astype(jnp.float32),
+  }, shared, aux
+
+
+def _over_chunks(sums, chunks):
+  """Add up over chunks of the batch, and line up what is auxiliary."""
+  first = jax.tree.map(lambda x: x[0], chunks)
+  num_chunks = len(jax.tree.leaves(chunks)[0])
+  if num_chunks == 1:
+    return sums(first)
+  total, shared, _ = jax.eval_shape(sums, first)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (total, shared))
+
+  def step(carry, chunk):
+    total, shared, aux = sums(chunk)
+    return (jax.tree.map(jnp.add, carry[0], total), shared), aux
+
+  (total, shared), aux = lax.scan(step, zeros, chunks)
+  return total, shared, jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]), aux)
+
+
+def _combiner(trace, data, groups):
+  """Make (weights) -> Σ w_i g_i, a pytree that may leave `jax.jit`."""
+  def combine(data, weights):
+    def of(path):
+      w = weights[groups(path)] if groups else weights
+      if jnp.shape(w) != (trace.num_examples,):
+        raise ValueError(f'weights of shape {jnp.shape(w)}: must be one for '
+                         f'each of the {trace.num_examples} examples')
+      return jnp.where(mask, w, 0)
+
+    data = trace.pack(data)
+    mask = data.mask
+    return trace.unflatten([leaf.weighted(data, of(path)) for path, leaf
+                            in zip(trace.paths, trace.leaves)])
+
+  return jax.tree_util.Partial(combine, trace.unpack(data))
+
+
+def _grouped(trace, values, groups):
+  """Add the values of the leaves up by group."""
+  totals = {}
+  for path, value in zip(trace.paths, values):
+    name = groups(path) if groups else ''
+    totals[name] = totals.get(name, 0) + value
+  return totals or {'': jnp.float32(0)}
+
+
+def _checked_mask(mask, n):
+  if mask is None:
+    return None
+  if jnp.shape(mask) != (n,):
+    raise ValueError(f'mask of shape {jnp.shape(mask)}: must be one for each '
+                     f'of the {n} examples')
+  return jnp.asarray(mask, bool)

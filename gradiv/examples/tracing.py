@@ -1,0 +1,189 @@
+"""A loss of one example, traced, and run over a batch without its last step."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradiv.examples import cutting
+from gradiv.examples import leaves as leaves_lib
+from gradiv.examples import pieces
+from gradiv.examples import programs
+
+_COLLECTIVES = frozenset({
+  'psum', 'psum2', 'psum_invariant', 'psum_invariant2', 'pmax', 'pmin',
+  'all_gather', 'all_gather_invariant', 'all_to_all', 'ppermute',
+  'reduce_scatter', 'pgather', 'ragged_all_to_all'})
+
+
+class Data(NamedTuple):
+  """What the prefix of a program leaves for its leaves to finish.
+
+  Attributes:
+    batched: Values of each example: [n, ...].
+    common: Values that do not depend on the example.
+    examples: The batch.
+    mask: Which examples count: [n].
+    again: (values, examples) -> those values, computed anew.
+  """
+
+  batched: pieces.Data
+  common: pieces.Data
+  examples: Any
+  mask: jax.Array
+  again: Callable[..., list[jax.Array]]
+
+
+class Trace:
+  """The gradient of a loss at one example, cut leaf by leaf.
+
+  Attributes:
+    leaves: What to do about each leaf that has a gradient.
+    paths: Theirs, in the tree of the parameters.
+    num_examples: n.
+    batched: The values that they need for each example.
+    common: Those that they need once.
+  """
+
+  def __init__(self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any):
+    self.num_examples = count_examples(batch)
+    self._params, self._treedef = jax.tree.flatten(params)
+    self._floating = [jnp.issubdtype(jnp.result_type(x), jnp.floating)
+                      for x in self._params]
+    self.paths = [
+      path for (path, _), floating in zip(
+        jax.tree_util.tree_leaves_with_path(params), self._floating)
+      if floating]
+    example = jax.tree.map(lambda x: x[0], batch)
+    flat, example_def = jax.tree.flatten(example)
+
+    def run(params, flat):
+      return _value_and_grad(loss_fn, has_aux, self._treedef, self._floating,
+                             params, example_def.unflatten(flat))
+
+    try:
+      closed, shapes = jax.make_jaxpr(run, return_shape=True)(
+        self._params, flat)
+    except NameError as error:
+      if 'unbound axis' not in str(error):
+        raise
+      raise ValueError(
+        f'loss_fn mixes examples by a collective ({error}): it must be a '
+        'function of one example alone') from error
+    self.program = programs.Program(closed)
+    _check_separate(self.program)
+    self._aux_def = jax.tree.structure(shapes[1])
+    sources = self.program.inputs[len(self._params):]
+    cutter = cutting.Cutter(self.program, sources)
+    num_grads = sum(self._floating)
+    outs = self.program.outputs
+    cut = len(outs) - num_grads
+    self._results, grads = outs[:cut], outs[cut:]
+    num_parameters = sum(np.size(x) for x in self._params)
+    self.leaves = [leaves_lib.Leaf(cutter, value, self.num_examples,
+                                   num_parameters) for value in grads]
+    unique = lambda atoms: list(dict.fromkeys(atoms))
+    self.batched = unique(x for leaf in self.leaves for x in leaf.batched)
+    self.common = unique(x for leaf in self.leaves for x in leaf.common)
+
+  def run(
+    self, batch: Any, mask: jax.Array | None
+  ) -> tuple[jax.Array, list[jax.Array], Data]:
+    """Run all but the last products: losses [n], what is auxiliary, data."""
+    rows = jax.tree.leaves(batch)
+    no_row = [None] * len(rows)
+    common = self.program.run([*self._params, *no_row], self.common)
+    values = self._again(
+      self._params, [*self._results, *self.batched], rows, effects=True)
+    (losses, *aux), batched = (values[:len(self._results)],
+                               values[len(self._results):])
+    if mask is None:
+      mask = jnp.ones(self.num_examples, bool)
+    else:
+      batched = [leaves_lib.keep_some(x, mask) for x in batched]
+    return losses, aux, self.pack((batched, common, rows, mask, self._params))
+
+  def pack(self, arrays: tuple) -> Data:
+    """Make `Data` of arrays."""
+    batched, common, rows, mask, params = arrays
+    return Data(dict(zip(self.batched, batched)), dict(zip(self.common, common)),
+                rows, mask, functools.partial(self._again, params))
+
+  def unpack(self, data: Data) -> tuple:
+    """Make arrays of `Data`, which may leave `jax.jit`."""
+    return ([data.batched[x] for x in self.batched],
+            [data.common[x] for x in self.common], data.examples, data.mask,
+            self._params)
+
+  def _again(self, params, wanted, rows, effects=False):
+    run = lambda row: self.program.run([*params, *row], wanted, effects)
+    return jax.vmap(run)(rows)
+
+  def unflatten(self, grads: list[jax.Array]) -> Any:
+    """Make a tree like the parameters; integers get zeros of dtype float0."""
+    values: Iterator[jax.Array] = iter(grads)
+    return self._treedef.unflatten([
+      next(values) if floating else np.zeros(np.shape(x), jax.dtypes.float0)
+      for x, floating in zip(self._params, self._floating)])
+
+  def unflatten_aux(self, flat: list[jax.Array]) -> Any:
+    """Make the auxiliary output of its leaves."""
+    return self._aux_def.unflatten(flat)
+
+
+def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
+  """Differentiate one example's loss, checked, in the leaves that float."""
+  def loss_of(moving):
+    values = iter(moving)
+    full = [next(values) if moves else x for x, moves in zip(params, floating)]
+    result = loss_fn(treedef.unflatten(full), example)
+    if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+      raise ValueError('has_aux=True: loss_fn must return a pair, the loss and '
+                       f'what is auxiliary, and returned {type(result)}')
+    loss, aux = result if has_aux else (result, ())
+    check_scalar(loss)
+    return loss, aux
+
+  moving = [x for x, moves in zip(params, floating) if moves]
+  (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+  return loss, aux, grads
+
+
+def check_scalar(loss: Any) -> None:
+  """Raise ValueError unless a loss is one real number."""
+  shape = getattr(loss, 'shape', ()) if not isinstance(
+    loss, (tuple, list, dict)) else type(loss)
+  dtype = jnp.result_type(loss) if shape == () else None
+  if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f'loss_fn returned {shape if dtype is None else dtype}: must be one '
+      'floating number, of shape (), for one example')
+
+
+def count_examples(batch: Any) -> int:
+  """Tell how many examples a batch holds; all leaves must agree."""
+  rows = {jax.tree_util.keystr(path): jnp.shape(x) for path, x
+          in jax.tree_util.tree_leaves_with_path(batch)}
+  sizes = {shape[:1] for shape in rows.values()}
+  if len(sizes) != 1 or not all(map(all, sizes)) or sizes == {()}:
+    raise ValueError(
+      f'batch with leaves of shapes {rows}: must hold at least one example, '
+      'along the first axis of each leaf, of the same size in all')
+  return sizes.pop()[0]
+
+
+def _check_separate(program):
+  """Raise ValueError where the loss talks to other examples or workers."""
+  for i, equation in enumerate(program.equations):
+    if equation.name in _COLLECTIVES:
+      axes = equation.params.get('axes', equation.params.get('axis_name'))
+      raise ValueError(
+        f'loss_fn mixes examples: {equation.name} over {axes}. It must be a '
+        'function of one example alone; name the axis of the workers as '
+        'axis_name=, and leave batch statistics out')
+    for k in range(len(equation.params.get('branches', ()))
+                   if equation.name == 'cond' else equation.name == 'scan'):
+      _check_separate(program.body(i, k))
