@@ -145,15 +145,16 @@ def in_chunks(
   rebuild = lambda leaves: part(dict(zip(names, treedef.unflatten(leaves))))
   if size == n:
     return rebuild(leaves)
-  chunks = [x.reshape(n // size, size, *x.shape[1:]) for x in leaves]
-  shapes = jax.eval_shape(rebuild, [x[0] for x in chunks])[0]
+  # Cut out of the whole: cut apart beforehand, XLA would copy it.
+  cut = lambda i: [lax.dynamic_slice_in_dim(x, i * size, size) for x in leaves]
+  shapes = jax.eval_shape(lambda: rebuild(cut(0)))[0]
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-  def step(total, chunk):
-    more, lined_up = rebuild(chunk)
+  def step(total, i):
+    more, lined_up = rebuild(cut(i))
     return jax.tree.map(jnp.add, total, more), lined_up
 
-  total, lined_up = lax.scan(step, zeros, chunks)
+  total, lined_up = lax.scan(step, zeros, jnp.arange(n // size))
   return total, lined_up.reshape(n, *lined_up.shape[2:])
 
 

@@ -35,6 +35,7 @@ class Leaf:
     kind: See above.
     pieces: What it is the sum of.
     groups: The products, those together that lie alike.
+    num_held: How many numbers the products of all examples are made of.
     reason: Why not 'products', where it is not.
   """
 
@@ -47,6 +48,9 @@ class Leaf:
     self.size = math.prod(self.shape)
     self.pieces = cutter.pieces(value)
     self.groups: list[groups_lib.Group] = []
+    self.num_held = self.num_examples * sum(
+      math.prod(programs.shape_and_dtype(cutter.program, x)[0])
+      for piece in self.pieces if piece.view for x in piece.operands)
     self.kind, self.reason = self._choose(cutter, max(num_parameters, _WRITTEN))
     if self.kind in ('example', 'fallback'):
       self.pieces = [pieces_lib.Piece((value,))]
@@ -72,9 +76,8 @@ class Leaf:
     why = (f'{others[0]} behind a product' if others else
            'a summand that is no product' if whole else
            'products that lie differently')
-    held = sum(math.prod(programs.shape_and_dtype(cutter.program, x)[0])
-               for piece in products for x in piece.operands)
-    if fits and self.size <= held:
+    if fits and (self.num_examples * self.size
+                 <= max(self.num_held, costs.room())):
       return 'example', f'{why}; no larger than its operands'
     return 'mixture', why
 

@@ -128,10 +128,9 @@ class Program:
     """
     values, used = self.needed(wanted, effects)
     env = dict(zip(self.inputs, args))
-    read = lambda x: x.constant if x not in env else env[x]
     for i in sorted(used):
       equation = self.equations[i]
-      ins = [read(x) for x in equation.ins]
+      ins = [x.constant if x not in env else env[x] for x in equation.ins]
       inner = list(dict.fromkeys(
         x for x in wanted if isinstance(x, Inner) and x.equation == i))
       if inner:
@@ -142,7 +141,7 @@ class Program:
         env.update(zip(inner, extra))
       else:
         env.update(zip(equation.outs, equation.bind(*ins)))
-    return [env[x] if isinstance(x, Inner) else read(x) for x in wanted]
+    return [env[x] if x in env else x.constant for x in wanted]
 
   def carries(self, index: int) -> tuple[int, int]:
     """Count the constants and the carries of a scan."""

@@ -76,22 +76,26 @@ def example_moments(
       raise ValueError(f'microbatch_size={size}: must divide the {n} examples')
     if axis_name is not None:
       params = axes.as_private(params, axis_name)
+    # Known before all else, so that gradients come out as those of a mean.
+    count = jnp.float32(n) if mask is None else jnp.sum(mask, dtype=jnp.float32)
+    if axis_name is not None:
+      count = lax.psum(count, axis_name)
+    share = 1 / jnp.maximum(count, 1)
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
     trace = tracing.Trace(loss_fn, has_aux, params,
-                          jax.tree.map(lambda x: x[0], chunks[0]))
+                          jax.tree.map(lambda x: x[0], chunks[0]), share)
     total, shared, aux = _over_chunks(
       lambda chunk: _sums(trace, groups, *chunk), chunks)
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    share = 1 / jnp.maximum(total['count'], 1)
-    grads = [(g * share).astype(c.dtype) + c
+    grads = [g if c is None else g + (count * c).astype(g.dtype)
              for g, c in zip(total['grads'], shared)]
     squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
     moments = {name: Moments(
-      total['count'], jnp.float32(1), square,
+      count, jnp.float32(1), square,
       # May come out below zero by rounding, where all gradients are equal.
-      jnp.maximum(total['squares'][name] * share - square, 0))
+      jnp.maximum(total['squares'][name] * count - square, 0))
       for name, square in squares.items()}
     loss = total['loss'] * share
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
@@ -216,23 +220,23 @@ def as_value_and_grad(
 
 
 def _run(loss_fn, has_aux, params, batch, mask):
-  n = tracing.count_examples(batch)
+  mask = _checked_mask(mask, tracing.count_examples(batch))
   trace = tracing.Trace(loss_fn, has_aux, params, batch)
-  losses, aux, data = trace.run(batch, _checked_mask(mask, n))
-  return trace, jnp.where(data.mask, losses, 0), trace.unflatten_aux(aux), data
+  losses, aux, data = trace.run(batch, mask)
+  losses = jnp.where(data.mask, losses, 0)
+  return trace, losses, trace.unflatten_aux(aux), data
 
 
 def _sums(trace, groups, batch, mask):
   """Add up over examples: what differs by example, what does not, the rest."""
   losses, aux, data = trace.run(batch, mask)
-  totals, squares, shared = [], [], []
-  for leaf in trace.leaves:
-    total, square = leaf.sums(data)
-    common = leaf.shared(data)
-    zeros = jnp.zeros(leaf.shape, leaf.dtype)
-    shared.append(zeros if common is None else common.astype(leaf.dtype))
-    totals.append(moments_lib.widen(zeros if total is None else total))
-    squares.append(jnp.sum(jnp.where(data.mask, square, 0)))
+  sums = [leaf.sums(data) for leaf in trace.leaves]
+  totals, shared = [], []
+  for leaf, (total, _) in zip(trace.leaves, sums):
+    totals.append(jnp.zeros(leaf.shape, leaf.dtype) if total is None
+                  else total.astype(leaf.dtype))
+    shared.append(leaf.shared(data))
+  squares = [jnp.sum(jnp.where(data.mask, square, 0)) for _, square in sums]
   return {
     'grads': totals,
     'squares': _grouped(trace, squares, groups),

@@ -41,14 +41,18 @@ class Trace:
   """The gradient of a loss at one example, cut leaf by leaf.
 
   Attributes:
-    leaves: What to do about each leaf that has a gradient.
+    leaves: What to do about each leaf that has a gradient; all gradients are
+      multiplied by `scale`.
     paths: Theirs, in the tree of the parameters.
     num_examples: n.
     batched: The values that they need for each example.
     common: Those that they need once.
   """
 
-  def __init__(self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any):
+  def __init__(
+    self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any,
+    scale: jax.typing.ArrayLike = 1.,
+  ):
     self.num_examples = count_examples(batch)
     self._params, self._treedef = jax.tree.flatten(params)
     self._floating = [jnp.issubdtype(jnp.result_type(x), jnp.floating)
@@ -57,16 +61,19 @@ class Trace:
       path for (path, _), floating in zip(
         jax.tree_util.tree_leaves_with_path(params), self._floating)
       if floating]
+    # The gradients are scaled from the start, as those of a mean are.
+    self._fixed = [*self._params, jnp.asarray(scale, jnp.float32)]
     example = jax.tree.map(lambda x: x[0], batch)
     flat, example_def = jax.tree.flatten(example)
 
-    def run(params, flat):
+    def run(common, flat):
+      *params, scale = common
       return _value_and_grad(loss_fn, has_aux, self._treedef, self._floating,
-                             params, example_def.unflatten(flat))
+                             params, example_def.unflatten(flat), scale)
 
     try:
       closed, shapes = jax.make_jaxpr(run, return_shape=True)(
-        self._params, flat)
+        self._fixed, flat)
     except NameError as error:
       if 'unbound axis' not in str(error):
         raise
@@ -76,7 +83,7 @@ class Trace:
     self.program = programs.Program(closed)
     _check_separate(self.program)
     self._aux_def = jax.tree.structure(shapes[1])
-    sources = self.program.inputs[len(self._params):]
+    sources = self.program.inputs[len(self._fixed):]
     cutter = cutting.Cutter(self.program, sources)
     num_grads = sum(self._floating)
     outs = self.program.outputs
@@ -94,32 +101,33 @@ class Trace:
   ) -> tuple[jax.Array, list[jax.Array], Data]:
     """Run all but the last products: losses [n], what is auxiliary, data."""
     rows = jax.tree.leaves(batch)
-    no_row = [None] * len(rows)
-    common = self.program.run([*self._params, *no_row], self.common)
-    values = self._again(
-      self._params, [*self._results, *self.batched], rows, effects=True)
-    (losses, *aux), batched = (values[:len(self._results)],
-                               values[len(self._results):])
+    common = self.program.run(
+      [*self._fixed, *[None] * len(rows)], self.common)
+    values = self._run_all(
+      self._fixed, [*self._results, *self.batched], rows, effects=True)
+    losses, *aux = values[:len(self._results)]
+    batched = values[len(self._results):]
     if mask is None:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_lib.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, self._params))
+    return losses, aux, self.pack((batched, common, rows, mask, self._fixed))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of arrays."""
-    batched, common, rows, mask, params = arrays
+    batched, common, rows, mask, fixed = arrays
     return Data(dict(zip(self.batched, batched)), dict(zip(self.common, common)),
-                rows, mask, functools.partial(self._again, params))
+                rows, mask, 
+                functools.partial(self._run_all, fixed))
 
   def unpack(self, data: Data) -> tuple:
     """Make arrays of `Data`, which may leave `jax.jit`."""
     return ([data.batched[x] for x in self.batched],
             [data.common[x] for x in self.common], data.examples, data.mask,
-            self._params)
+            self._fixed)
 
-  def _again(self, params, wanted, rows, effects=False):
-    run = lambda row: self.program.run([*params, *row], wanted, effects)
+  def _run_all(self, fixed, wanted, rows, effects=False):
+    run = lambda row: self.program.run([*fixed, *row], wanted, effects)
     return jax.vmap(run)(rows)
 
   def unflatten(self, grads: list[jax.Array]) -> Any:
@@ -134,7 +142,9 @@ class Trace:
     return self._aux_def.unflatten(flat)
 
 
-def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
+def _value_and_grad(
+  loss_fn, has_aux, treedef, floating, params, example, scale
+):
   """Differentiate one example's loss, checked, in the leaves that float."""
   def loss_of(moving):
     values = iter(moving)
@@ -144,15 +154,15 @@ def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
       raise ValueError('has_aux=True: loss_fn must return a pair, the loss and '
                        f'what is auxiliary, and returned {type(result)}')
     loss, aux = result if has_aux else (result, ())
-    check_scalar(loss)
-    return loss, aux
+    loss = jnp.asarray(_checked_scalar(loss))
+    return loss * scale.astype(loss.dtype), (loss, aux)
 
   moving = [x for x, moves in zip(params, floating) if moves]
-  (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+  grads, (loss, aux) = jax.grad(loss_of, has_aux=True)(moving)
   return loss, aux, grads
 
 
-def check_scalar(loss: Any) -> None:
+def _checked_scalar(loss):
   """Raise ValueError unless a loss is one real number."""
   shape = getattr(loss, 'shape', ()) if not isinstance(
     loss, (tuple, list, dict)) else type(loss)
@@ -161,6 +171,7 @@ def check_scalar(loss: Any) -> None:
     raise ValueError(
       f'loss_fn returned {shape if dtype is None else dtype}: must be one '
       'floating number, of shape (), for one example')
+  return loss
 
 
 def count_examples(batch: Any) -> int:
