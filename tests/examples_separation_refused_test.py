@@ -103,8 +103,8 @@ MIXED = {
     functools.partial(jnp.multiply, jnp.mean(x)), x)),
     'scan at .* goes from one example to the next'),
   'places_as_numbers': (lambda w, x: jnp.mean(jnp.float32(jnp.concatenate(
-    [jnp.arange(len(x))[:, None], jnp.int32(x[:, :1])], 1))),
-    'convert_element_type at .* depends on its place'),
+    [jnp.arange(len(x))[:, None], jnp.int32(x[:, :1])], 1).reshape(-1))),
+    'reshape at .* depends on its place'),
   'late_in_a_loop': (lambda w, x: jnp.tanh(lax.fori_loop(
     0, 3, lambda i, c: (c[1], jnp.mean(x @ w)), (0., 0.))[0]),
     'tanh at .* of the result is not linear'),
