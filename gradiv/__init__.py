@@ -7,6 +7,7 @@ from it, as `optax.GradientTransformation` under a named axis of workers:
           per worker          the wire          common to all workers
 """
 
+from gradiv import examples as examples
 from gradiv import scaling as scaling
 from gradiv import staleness as staleness
 from gradiv import topology as topology
@@ -55,6 +56,11 @@ from gradiv.confidence import Interval as Interval
 from gradiv.draws import DrawState as DrawState
 from gradiv.dropconnect import drop_connect as drop_connect
 from gradiv.dropconnect import drop_updates as drop_updates
+from gradiv.examples import as_value_and_grad as as_value_and_grad
+from gradiv.examples import example_gram as example_gram
+from gradiv.examples import example_moments as example_moments
+from gradiv.examples import example_sq_norms as example_sq_norms
+from gradiv.examples import explain as explain
 from gradiv.gossip import ChocoState as ChocoState
 from gradiv.gossip import CorrectedState as CorrectedState
 from gradiv.gossip import MixByGossipState as MixByGossipState

@@ -42,7 +42,8 @@ class ImportsTest(parameterized.TestCase):
     order = ('checks', 'compat', 'backends', 'axes', 'moments', 'metrics',
              'confidence', 'tracking', 'wire', 'slices', 'weightings', 'gram',
              'aggregation', 'agreement', 'draws', 'dropconnect', 'langevin',
-             'quantization', 'topology', 'gossip', 'staleness', 'scaling')
+             'quantization', 'topology', 'gossip', 'staleness', 'scaling',
+             'examples')
     named = {p.relative_to(ROOT / 'gradiv').parts[0].removesuffix('.py')
              for p in FILES}
     self.assertEqual(named, {*order, '__init__'})

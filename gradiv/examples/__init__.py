@@ -1,5 +1,6 @@
 """Statistics over the gradients of the examples of a batch."""
 
+from gradiv.examples.explaining import explain as explain
 from gradiv.examples.statistics import as_value_and_grad as as_value_and_grad
 from gradiv.examples.statistics import example_gram as example_gram
 from gradiv.examples.statistics import example_moments as example_moments

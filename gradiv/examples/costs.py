@@ -12,6 +12,10 @@ import jax
 # Of some machines: two CPU cores 20 to 40, an accelerator 30 to 100.
 _FLOPS_PER_NUMBER = 32
 
+# How many numbers of gradients that cannot be cut may be written out whole,
+# where the parameters are fewer.
+WHOLE = 2**22
+
 
 class Way(NamedTuple):
   """A way to the squared norms of n products.
@@ -28,6 +32,7 @@ class Way(NamedTuple):
 
   @property
   def cost(self) -> int:
+    """Weigh both, in floating-point operations."""
     return self.flops + _FLOPS_PER_NUMBER * self.numbers
 
 

@@ -83,7 +83,7 @@ class Cutter:
     if view is None:
       return []
     return [Piece(view.operands, view, labels=pieces_lib.label(view),
-                  shape=equation.outs[0].aval.shape,
+                  name=equation.name, shape=equation.outs[0].aval.shape,
                   dtype=equation.outs[0].aval.dtype)]
 
   def _sum(self, equation):

@@ -1,6 +1,5 @@
 """Pieces that lie alike in a leaf, finished together by their factors."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +50,8 @@ class Group:
       (u, v), = pairs
       squares = jnp.sum(factors_lib.sq_norms(u) * factors_lib.sq_norms(v), -1)
     else:
-      squares = _over_pairs(pairs, factors_lib.inner)
+      # A sum of signed numbers; of what cancels, no more is left than rounding.
+      squares = jnp.maximum(_over_pairs(pairs, factors_lib.inner), 0)
     return self.place(total), squares
 
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
@@ -189,4 +189,3 @@ def _outer(rows):
 def flat_gram(rows: jax.Array) -> jax.Array:
   """Compute the Gram matrix of gradients that are written out: [n, ...]."""
   return _outer(moments.widen(rows).reshape(len(rows), -1))
-

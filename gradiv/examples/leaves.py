@@ -9,7 +9,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,10 +21,6 @@ from gradiv.examples import cutting
 from gradiv.examples import groups as groups_lib
 from gradiv.examples import pieces as pieces_lib
 from gradiv.examples import programs
-
-# Leaves that cannot be cut are still written out whole up to this size.
-_WRITTEN = 2**22
-
 
 class Leaf:
   """What to do about one leaf.
@@ -51,7 +46,7 @@ class Leaf:
     self.num_held = self.num_examples * sum(
       math.prod(programs.shape_and_dtype(cutter.program, x)[0])
       for piece in self.pieces if piece.view for x in piece.operands)
-    self.kind, self.reason = self._choose(cutter, max(num_parameters, _WRITTEN))
+    self.kind, self.reason = self._choose(cutter, max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
       self.pieces = [pieces_lib.Piece((value,))]
 
@@ -104,7 +99,7 @@ class Leaf:
     return found + [x for piece in self.pieces for op in piece.ops
                     for x in op.extra]
 
-  def sums(self, data: 'Data') -> tuple[jax.Array, jax.Array]:
+  def sums(self, data: Any) -> tuple[jax.Array, jax.Array]:
     """Compute Σ g_i, without what is common to all, and ‖g_i‖²: [n]."""
     shared = self.shared(data)
     if self.kind == 'common':
@@ -121,6 +116,7 @@ class Leaf:
       if shared is not None:
         squares += moments.sq_norm(shared)
       return total, squares
+
     def part(rows):
       own = rows if shared is None else rows + shared[None]
       return _add_up(rows), jnp.sum(
@@ -128,7 +124,7 @@ class Leaf:
 
     return self._in_chunks(part, data)
 
-  def weighted(self, data: 'Data', weights: jax.Array) -> jax.Array:
+  def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
     """Compute Σ w_i g_i; what is given weight zero is left out."""
     shared = self.shared(data)
     common = 0 if shared is None else jnp.sum(weights) * shared
@@ -149,7 +145,7 @@ class Leaf:
           total += piece.add_up(arrays, data.common)
     return (total + common).astype(self.dtype)
 
-  def gram(self, data: 'Data') -> jax.Array:
+  def gram(self, data: Any) -> jax.Array:
     """Compute ⟨g_i, g_j⟩: [n, n]."""
     n, shared = self.num_examples, self.shared(data)
     square = 0. if shared is None else moments.sq_norm(shared)
@@ -162,7 +158,7 @@ class Leaf:
         total += along[:, None] + along[None, :] + square
       return total
     own = lambda rows: rows if shared is None else rows + shared[None]
-    if n * self.size <= max(costs.room(), _WRITTEN):
+    if n * self.size <= max(costs.room(), costs.WHOLE):
       return groups_lib.flat_gram(own(self._rows(data)))
 
     def part(rows):
@@ -174,7 +170,7 @@ class Leaf:
 
     return self._in_chunks(part, data)[1]
 
-  def shared(self, data: 'Data') -> jax.Array | None:
+  def shared(self, data: Any) -> jax.Array | None:
     """Add up what is common to all examples; None where nothing is."""
     parts = [piece.add_up([data.common[x][None] for x in piece.operands],
                           data.common)

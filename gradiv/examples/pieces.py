@@ -57,6 +57,7 @@ class Piece:
       which part of the factor, size); None where it is not known.
     factor: A constant that multiplies it.
     is_common: Whether it is the same for all examples.
+    name: Of the primitive that makes the product.
     shape: Of the product, as the equation gives it.
     dtype: Of the product.
   """
@@ -68,6 +69,7 @@ class Piece:
   labels: Labels | None = None
   factor: float = 1.
   is_common: bool = False
+  name: str = ''
   shape: tuple[int, ...] = ()
   dtype: Any = None
 

@@ -204,7 +204,7 @@ def as_value_and_grad(
   """
   def value_and_grad(params, batch, *args):
     tracing.count_examples(batch)
-    separation.check_loss(loss_fn, has_aux, params, batch, args)
+    separation.check_separate(loss_fn, params, batch, *args, has_aux=has_aux)
 
     def of_one(params, example):
       return loss_fn(params, jax.tree.map(lambda x: x[None], example), *args)

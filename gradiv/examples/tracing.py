@@ -116,9 +116,9 @@ class Trace:
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of arrays."""
     batched, common, rows, mask, fixed = arrays
-    return Data(dict(zip(self.batched, batched)), dict(zip(self.common, common)),
-                rows, mask, 
-                functools.partial(self._run_all, fixed))
+    return Data(
+      dict(zip(self.batched, batched)), dict(zip(self.common, common)), rows,
+      mask, functools.partial(self._run_all, fixed))
 
   def unpack(self, data: Data) -> tuple:
     """Make arrays of `Data`, which may leave `jax.jit`."""
