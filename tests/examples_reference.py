@@ -1,0 +1,148 @@
+"""What statistics of examples are held to: ``jax.vmap(jax.grad)``."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradiv
+
+
+@functools.cache
+def quick_options():
+  """Find what makes XLA's CPU compile in a fifth of the time, if it knows."""
+  options = {'xla_cpu_parallel_codegen_split_count': 1,
+             'xla_cpu_use_fusion_emitters': False}
+  try:
+    jax.jit(jnp.sin, compiler_options=options).lower(1.).compile()
+  except jax.errors.JaxRuntimeError:  # jax 0.12
+    del options['xla_cpu_use_fusion_emitters']
+  return options
+
+
+def quick_jit(fn):
+  """Compile what runs once."""
+  return jax.jit(fn, compiler_options=quick_options())
+
+
+def floating(tree, params):
+  """List the leaves that stand where `params` can be differentiated."""
+  assert jax.tree.structure(tree) == jax.tree.structure(params)
+  return [x for x, p in zip(jax.tree.leaves(tree), jax.tree.leaves(params))
+          if jnp.issubdtype(p.dtype, jnp.floating)]
+
+
+def gradients(loss_fn, params, batch, has_aux=False):
+  """Compute losses, and floating gradients with an axis of examples."""
+  of_one = jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
+  losses, grads = jax.vmap(of_one, (None, 0))(params, batch)
+  return losses, floating(grads, params)
+
+
+def weights_of(n):
+  """Weights of either sign, of which one is zero."""
+  return np.float32(np.where(np.arange(n) == 1, 0, np.cos(2 * np.arange(n))))
+
+
+class Truth:
+  """Gradients of examples in float64, and comparisons with them.
+
+  What is compared may differ by `tolerance` of its natural scale: for a leaf
+  of a gradient the largest element of any example's, for a square the square,
+  for an inner product ‖g_i‖‖g_j‖.
+  """
+
+  def __init__(self, losses, grads, tolerance=1e-5):
+    self.losses = jax.tree.map(np.asarray, losses)
+    self.grads = [np.asarray(g, np.float64) for g in grads]
+    self.dtypes = [g.dtype for g in grads]
+    self.tolerance = tolerance
+    self.n = len(jax.tree.leaves(self.losses)[0])
+    flat = [g.reshape(self.n, -1) for g in self.grads]
+    self.rows = np.concatenate([np.zeros((self.n, 0)), *flat], 1)
+
+  def check_sum(self, actual, weights):
+    """Compare with Σ w_i g_i, leaf by leaf."""
+    weights = np.asarray(weights, np.float64)
+    assert [g.dtype for g in actual] == self.dtypes
+    for a, g in zip(actual, self.grads, strict=True):
+      expected = np.tensordot(weights, g, 1)
+      scale = np.abs(g).max(initial=0) * max(np.abs(weights).sum(), 1)
+      np.testing.assert_allclose(
+        np.asarray(a, np.float64), expected, 0, self.tolerance * scale)
+
+  def check_squares(self, actual):
+    """Compare with ‖g_i‖²."""
+    np.testing.assert_allclose(
+      actual, np.sum(self.rows**2, 1), self.tolerance, 1e-30)
+
+  def check_gram(self, actual):
+    """Compare with ⟨g_i, g_j⟩."""
+    norms = np.linalg.norm(self.rows, axis=1)
+    gap = np.abs(np.asarray(actual) - self.rows @ self.rows.T)
+    allowed = self.tolerance * np.outer(norms, norms) + 1e-30
+    assert actual.dtype == np.float32 and actual.shape == (self.n, self.n)
+    assert np.all(gap <= allowed), (gap / allowed).max() * self.tolerance
+
+  def check_moments(self, moments, rows=None):
+    """Compare with the moments of the rows."""
+    rows = self.rows if rows is None else rows
+    mean = rows.mean(0)
+    expected = (len(rows), 1, np.sum(mean**2),
+                np.mean(np.sum((rows - mean)**2, 1)))
+    np.testing.assert_array_equal(np.asarray(moments[:2]), expected[:2])
+    scale = np.mean(np.sum(rows**2, 1))
+    np.testing.assert_allclose(
+      np.asarray(moments[2:]), expected[2:], 0, self.tolerance * scale + 1e-30)
+
+  def check_losses(self, actual):
+    """Compare the losses, and what comes with them."""
+    jax.tree.map(self._close, actual, self.losses)
+
+  def check_mean_loss(self, actual):
+    """Compare the mean loss, and each example's of what comes with it."""
+    loss, *aux = actual if isinstance(self.losses, tuple) else (actual,)
+    losses, *all_aux = (self.losses if isinstance(self.losses, tuple)
+                        else (self.losses,))
+    self._close(loss, losses.mean(dtype=np.float64))
+    jax.tree.map(self._close, aux, all_aux)
+
+  def _close(self, a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(
+      a, b, 0, self.tolerance * max(np.abs(b).max(initial=0), 1e-3))
+
+
+def check(loss_fn, params, batch, *, has_aux=False, tolerance=1e-5):
+  """Hold all statistics of a loss to the gradient of each example.
+
+  One program computes both, so that one is compiled.
+  """
+  weights = weights_of(len(jax.tree.leaves(batch)[0]))
+
+  @quick_jit
+  def everything(params, batch, weights):
+    loss, grads, moments = gradiv.example_moments(
+      loss_fn, has_aux=has_aux)(params, batch)
+    losses, squares, combine = gradiv.example_sq_norms(
+      loss_fn, has_aux=has_aux)(params, batch)
+    own, gram, combine_rows = gradiv.example_gram(
+      loss_fn, has_aux=has_aux)(params, batch)
+    sums = [floating(grads, params), floating(combine(weights), params),
+            floating(combine_rows(weights), params)]
+    return (loss, losses, own, sums, moments, squares, gram,
+            gradients(loss_fn, params, batch, has_aux))
+
+  loss, losses, own, sums, moments, squares, gram, expected = everything(
+    params, batch, weights)
+  truth = Truth(*expected, tolerance)
+  truth.check_mean_loss(loss)
+  truth.check_losses(losses)
+  truth.check_losses(own)
+  truth.check_sum(sums[0], np.full(truth.n, 1 / truth.n))
+  truth.check_sum(sums[1], weights)
+  truth.check_sum(sums[2], weights)
+  truth.check_moments(moments)
+  truth.check_squares(squares)
+  truth.check_gram(gram)
