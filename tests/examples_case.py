@@ -89,6 +89,10 @@ def cross_entropy(logits, labels):
 
 
 def normed(x, axis=-1):
-  """Normalise without parameters."""
+  """Normalise without parameters.
+
+  What is added is large: where two features alone are left of a large
+  difference their gradient nearly cancels, and rounding would decide.
+  """
   x = x - x.mean(axis, keepdims=True)
-  return x / jnp.sqrt(jnp.mean(x * x, axis, keepdims=True) + 1e-3)
+  return x / jnp.sqrt(jnp.mean(x * x, axis, keepdims=True) + 0.1)

@@ -1,12 +1,16 @@
 """What statistics of examples are held to: ``jax.vmap(jax.grad)``."""
 
+import contextlib
+import copy
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gradiv
+from gradiv.examples import costs, leaves
 
 
 @functools.cache
@@ -24,6 +28,20 @@ def quick_options():
 def quick_jit(fn):
   """Compile what runs once."""
   return jax.jit(fn, compiler_options=quick_options())
+
+
+@contextlib.contextmanager
+def little_room():
+  """Make the engine take, while it traces, what it would not at these sizes.
+
+  The dearest of its ways to a norm, products where a leaf is small enough to
+  be written out, and what must be written out a few examples at a time.
+  """
+  dearest = lambda ways: max(ways, key=lambda way: way.cost)
+  with (mock.patch.object(costs, 'best', dearest),
+        mock.patch.object(costs, 'room', lambda: 64),
+        mock.patch.object(leaves, '_WRITTEN', 0)):
+    yield
 
 
 def floating(tree, params):
@@ -55,12 +73,22 @@ class Truth:
 
   def __init__(self, losses, grads, tolerance=1e-5):
     self.losses = jax.tree.map(np.asarray, losses)
-    self.grads = [np.asarray(g, np.float64) for g in grads]
-    self.dtypes = [g.dtype for g in grads]
     self.tolerance = tolerance
-    self.n = len(jax.tree.leaves(self.losses)[0])
-    flat = [g.reshape(self.n, -1) for g in self.grads]
-    self.rows = np.concatenate([np.zeros((self.n, 0)), *flat], 1)
+    self._keep([np.asarray(g, np.float64) for g in grads],
+               [g.dtype for g in grads])
+
+  def _keep(self, grads, dtypes):
+    self.grads, self.dtypes, self.n = grads, dtypes, len(grads[0])
+    self.rows = np.concatenate([g.reshape(self.n, -1) for g in grads], 1)
+
+  def of(self, examples=slice(None), leaves=None):
+    """Restrict to some examples, and to some leaves by their numbers."""
+    leaves = range(len(self.grads)) if leaves is None else leaves
+    truth = copy.copy(self)
+    truth.losses = jax.tree.map(lambda x: x[examples], self.losses)
+    truth._keep([self.grads[k][examples] for k in leaves],
+                [self.dtypes[k] for k in leaves])
+    return truth
 
   def check_sum(self, actual, weights):
     """Compare with Σ w_i g_i, leaf by leaf."""
@@ -85,9 +113,9 @@ class Truth:
     assert actual.dtype == np.float32 and actual.shape == (self.n, self.n)
     assert np.all(gap <= allowed), (gap / allowed).max() * self.tolerance
 
-  def check_moments(self, moments, rows=None):
-    """Compare with the moments of the rows."""
-    rows = self.rows if rows is None else rows
+  def check_moments(self, moments):
+    """Compare with the moments of the gradients."""
+    rows = self.rows
     mean = rows.mean(0)
     expected = (len(rows), 1, np.sum(mean**2),
                 np.mean(np.sum((rows - mean)**2, 1)))
@@ -114,23 +142,26 @@ class Truth:
       a, b, 0, self.tolerance * max(np.abs(b).max(initial=0), 1e-3))
 
 
-def check(loss_fn, params, batch, *, has_aux=False, tolerance=1e-5):
+def check(loss_fn, params, batch, *, has_aux=False, tolerance=1e-5,
+          gram_room=contextlib.nullcontext):
   """Hold all statistics of a loss to the gradient of each example.
 
-  One program computes both, so that one is compiled.
+  One program computes both, so that one is compiled. The moments are had as
+  the engine likes, the squares in little room, the Gram matrix in `gram_room`.
   """
   weights = weights_of(len(jax.tree.leaves(batch)[0]))
 
   @quick_jit
   def everything(params, batch, weights):
-    loss, grads, moments = gradiv.example_moments(
-      loss_fn, has_aux=has_aux)(params, batch)
-    losses, squares, combine = gradiv.example_sq_norms(
-      loss_fn, has_aux=has_aux)(params, batch)
-    own, gram, combine_rows = gradiv.example_gram(
-      loss_fn, has_aux=has_aux)(params, batch)
-    sums = [floating(grads, params), floating(combine(weights), params),
-            floating(combine_rows(weights), params)]
+    of = lambda make: make(loss_fn, has_aux=has_aux)(params, batch)
+    loss, grads, moments = of(gradiv.example_moments)
+    with little_room():
+      losses, squares, combine = of(gradiv.example_sq_norms)
+      mixed = combine(weights)
+    with gram_room():
+      own, gram, combine = of(gradiv.example_gram)
+      sums = [floating(tree, params)
+              for tree in (grads, mixed, combine(weights))]
     return (loss, losses, own, sums, moments, squares, gram,
             gradients(loss_fn, params, batch, has_aux))
 

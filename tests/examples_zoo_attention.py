@@ -99,7 +99,7 @@ def transformer_of_tokens(draw):
 
   return loss_fn, {
     'table': draw(8, 4), 'place': draw(6, 4),
-    'blocks': [block_params(draw), block_params(draw)],
+    'blocks': [block_params(draw, wide=5)],
   }, draw.integers(8, 7)
 
 
