@@ -20,6 +20,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# Hypothesis writes what constants the source holds, whatever its database is.
+if 'HYPOTHESIS_STORAGE_DIRECTORY' not in os.environ:
+  _constants = tempfile.TemporaryDirectory(prefix='gradiv_hypothesis_')
+  atexit.register(_constants.cleanup)
+  os.environ['HYPOTHESIS_STORAGE_DIRECTORY'] = _constants.name
 # No test opens a window or a connection.
 os.environ.setdefault('MPLBACKEND', 'Agg')
 

@@ -35,7 +35,8 @@ def shape_kept(name, t, d, pick):
     return Layer(name, ((lib.VOCABULARY, d),))
   if name == 'stacked':
     return Layer(name, ((pick(st.integers(1, 3)), d, d),))
-  return Layer('activation', (), (pick(st.sampled_from(sorted(lib.ACTIVATIONS))),))
+  name = pick(st.sampled_from(sorted(lib.ACTIVATIONS)))
+  return Layer('activation', (), (name,))
 
 
 def plain(name, t, d, pick):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import gradiv
+from gradiv import examples
 from gradiv.examples import costs, leaves
 
 
@@ -154,12 +154,12 @@ def check(loss_fn, params, batch, *, has_aux=False, tolerance=1e-5,
   @quick_jit
   def everything(params, batch, weights):
     of = lambda make: make(loss_fn, has_aux=has_aux)(params, batch)
-    loss, grads, moments = of(gradiv.example_moments)
+    loss, grads, moments = of(examples.example_moments)
     with little_room():
-      losses, squares, combine = of(gradiv.example_sq_norms)
+      losses, squares, combine = of(examples.example_sq_norms)
       mixed = combine(weights)
     with gram_room():
-      own, gram, combine = of(gradiv.example_gram)
+      own, gram, combine = of(examples.example_gram)
       sums = [floating(tree, params)
               for tree in (grads, mixed, combine(weights))]
     return (loss, losses, own, sums, moments, squares, gram,

@@ -6,6 +6,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import examples
 from tests import examples_reference as reference
 from tests import examples_zoo as zoo
 
@@ -48,7 +49,7 @@ class ZooTest(parameterized.TestCase):
 
     @reference.quick_jit
     def both(params, batch):
-      loss, grads, moments = gradiv.example_moments(
+      loss, grads, moments = examples.example_moments(
         loss_fn, has_aux=case.has_aux, microbatch_size=2)(params, batch)
       return (loss, reference.floating(grads, params), moments,
               reference.gradients(loss_fn, params, batch, case.has_aux))
@@ -73,12 +74,12 @@ class ZooTest(parameterized.TestCase):
     def both(params, batch, padded):
       results = []
       for kwargs in ({}, {'microbatch_size': 1}):
-        loss, grads, moments = gradiv.example_moments(
+        loss, grads, moments = examples.example_moments(
           loss_fn, **kwargs)(params, padded, mask=mask)
         results.append((loss, reference.floating(grads, params), moments))
-      losses, squares, combine = gradiv.example_sq_norms(loss_fn)(
+      losses, squares, combine = examples.example_sq_norms(loss_fn)(
         params, padded, mask=mask)
-      _, gram, combine_rows = gradiv.example_gram(loss_fn)(
+      _, gram, combine_rows = examples.example_gram(loss_fn)(
         params, padded, mask=mask)
       sums = [reference.floating(c(weights), params)
               for c in (combine, combine_rows)]
@@ -114,9 +115,9 @@ class ZooTest(parameterized.TestCase):
     @reference.quick_jit
     def both(params, batch, weights):
       of = lambda make: make(loss_fn, groups=gradiv.by_layer)(params, batch)
-      _, _, moments = of(gradiv.example_moments)
-      _, squares, combine = of(gradiv.example_sq_norms)
-      _, gram, combine_rows = of(gradiv.example_gram)
+      _, _, moments = of(examples.example_moments)
+      _, squares, combine = of(examples.example_sq_norms)
+      _, gram, combine_rows = of(examples.example_gram)
       return (moments, squares, gram,
               [jax.tree.leaves(c(weights)) for c in (combine, combine_rows)],
               reference.gradients(loss_fn, params, batch))
@@ -146,7 +147,7 @@ class ZooTest(parameterized.TestCase):
     loss_fn, params, batch = zoo.NAMED[name].make()
     batch = taken(batch, 8)
     mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)
-    of_worker = gradiv.example_moments(loss_fn, axis_name='workers')
+    of_worker = examples.example_moments(loss_fn, axis_name='workers')
 
     def run(params, batch, mask):
       loss, grads, moments = of_worker(params, batch)
