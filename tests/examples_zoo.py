@@ -7,11 +7,12 @@
 from tests import (
   examples_zoo_attention, examples_zoo_control, examples_zoo_convs,
   examples_zoo_flax, examples_zoo_functions, examples_zoo_layers,
-  examples_zoo_tokens, examples_zoo_weights)
+  examples_zoo_tokens, examples_zoo_weights, examples_zoo_wide)
 
 CASES = (
   *examples_zoo_layers.CASES, *examples_zoo_tokens.CASES,
   *examples_zoo_convs.CASES, *examples_zoo_attention.CASES,
   *examples_zoo_weights.CASES, *examples_zoo_control.CASES,
-  *examples_zoo_functions.CASES, *examples_zoo_flax.CASES)
+  *examples_zoo_functions.CASES, *examples_zoo_wide.CASES,
+  *examples_zoo_flax.CASES)
 NAMED = {case.name: case for case in CASES}

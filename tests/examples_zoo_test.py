@@ -10,12 +10,10 @@ from gradiv import examples
 from tests import examples_reference as reference
 from tests import examples_zoo as zoo
 
-# One of each kind: convolution, lookup, scan, branch, a sum of products and
-# what is no product, a weight behind a function, and a penalty.
-FEW = (
-  'conv_strided_and_valid', 'embedding_tied_to_the_logits', 'scan_lstm',
-  'cond_by_the_example', 'weights_in_one_vector', 'weight_normalised',
-  'weight_decay_in_the_loss')
+# A lookup and a product, a loop, what is no product beside products, and a
+# penalty that is common to all examples.
+FEW = ('embedding_tied_to_the_logits', 'scan_lstm', 'weights_in_one_vector',
+       'weight_decay_in_the_loss')
 
 
 def few(*others):
@@ -35,12 +33,15 @@ class ZooTest(parameterized.TestCase):
     reference.check(*case.make(), has_aux=case.has_aux,
                     tolerance=case.tolerance)
 
-  @parameterized.named_parameters(
-    (case.name, case) for case in zoo.CASES)
+  @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
   @pytest.mark.slow
-  def test_gram_in_little_room(self, case):
+  def test_all_in_little_room(self, case):
     reference.check(*case.make(), has_aux=case.has_aux,
                     tolerance=case.tolerance, gram_room=reference.little_room)
+
+  @few('wide_dense_on_sequences', 'weight_normalised')
+  def test_gram_in_little_room(self, case):
+    reference.check(*case.make(), gram_room=reference.little_room)
 
   @few('auxiliary_outputs')
   def test_in_smaller_batches(self, case):
@@ -60,7 +61,7 @@ class ZooTest(parameterized.TestCase):
     truth.check_sum(grads, np.full(6, 1 / 6))
     truth.check_moments(moments)
 
-  @few()
+  @few('cond_by_the_example')
   def test_what_is_masked_does_not_count(self, case):
     """Padding may hold anything: here, NaN wherever there are floats."""
     loss_fn, params, batch = case.make()
@@ -103,7 +104,7 @@ class ZooTest(parameterized.TestCase):
     self.assertTrue(np.isnan(gram[~mask]).all())
     self.assertTrue(np.isnan(gram[:, ~mask]).all())
 
-  @few('linen_mlp', 'modules_that_are_trees')
+  @few('linen_mlp')
   def test_groups(self, case):
     """Each group by itself, and a weight for each group and example."""
     loss_fn, params, batch = case.make()
@@ -140,8 +141,7 @@ class ZooTest(parameterized.TestCase):
 
   @parameterized.product(
     backend=('vmap', 'shard_map'),
-    name=('conv_strided_and_valid', 'scan_lstm', 'weight_decay_in_the_loss',
-          'weight_normalised'))
+    name=('scan_lstm', 'weight_decay_in_the_loss'))
   def test_workers_are_one_batch(self, backend, name):
     """Four workers of two examples each, of which some are masked."""
     loss_fn, params, batch = zoo.NAMED[name].make()

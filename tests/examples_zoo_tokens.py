@@ -74,6 +74,16 @@ def embedding_of_words_in_contexts(draw):
 
 
 @CASES.case
+def embedding_with_a_penalty(draw):
+  def loss_fn(p, e):
+    fit = square(jnp.tanh(p[e['tokens']]) - e['y'])
+    return fit + 0.1 * jnp.sum(jnp.square(p))
+
+  return loss_fn, draw(6, 3), {
+    'tokens': draw.integers(6, 5), 'y': draw.batch(5, 3)}
+
+
+@CASES.case
 def masked_tokens(draw):
   def loss_fn(p, e):
     error = jnp.tanh(e['x'] @ p['w'] + p['b'][None]) - e['y']

@@ -92,6 +92,12 @@ def weight_by_layout_operations(draw):
 
 
 @CASES.case
+def weight_flipped(draw):
+  net = lambda p, x: jnp.tanh(x @ jnp.flip(p, 0))
+  return draw.regression(net, draw(4, 3), 6, 4)
+
+
+@CASES.case
 def weight_repeated(draw):
   net = lambda p, x: jnp.tanh(x @ jnp.tile(p, (2, 3)))
   return draw.regression(net, draw(2, 2), 6, 4)
