@@ -1,6 +1,7 @@
 """Statistics of examples, for every architecture of the table."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -42,6 +43,21 @@ class ZooTest(parameterized.TestCase):
   @few('wide_dense_on_sequences', 'weight_normalised')
   def test_gram_in_little_room(self, case):
     reference.check(*case.make(), gram_room=reference.little_room)
+
+  def test_squares_of_what_cancels_are_not_negative(self):
+    """Else their roots, by which gradients are clipped, would be NaN."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: np.float32(rng.normal(size=shape))
+
+    def loss_fn(w, e):
+      # The positions hold the same, and their errors add up to zero.
+      h = e['x'] @ w
+      return jnp.sum(jnp.square(h - h.mean(0, keepdims=True) - e['y']))
+
+    squares = reference.quick_jit(lambda w, e: examples.example_sq_norms(
+      loss_fn)(w, e)[1])(draw(64, 64), {
+        'x': np.repeat(draw(16, 1, 64), 4, 1), 'y': draw(16, 4, 64)})
+    self.assertTrue(np.all(squares >= 0), squares)
 
   @few('auxiliary_outputs')
   def test_in_smaller_batches(self, case):
