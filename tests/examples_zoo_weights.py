@@ -204,6 +204,12 @@ def sum_of_two_parameters(draw):
   return draw.regression(net, {'shared': draw(3, 3), 'own': draw(3, 3)}, 6, 3)
 
 
+@CASES.case
+def difference_of_two_parameters(draw):
+  net = lambda p, x: jnp.tanh(x @ (p['a'] - p['b'])) @ p['b']
+  return draw.regression(net, {'a': draw(3, 3), 'b': draw(3, 3)}, 6, 3)
+
+
 @CASES.case(falls_back=True)
 def fourier_transform_of_a_parameter(draw):
   def net(p, x):
