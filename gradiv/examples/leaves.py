@@ -22,6 +22,7 @@ from gradiv.examples import groups as groups_lib
 from gradiv.examples import pieces as pieces_lib
 from gradiv.examples import programs
 
+
 class Leaf:
   """What to do about one leaf.
 
@@ -46,7 +47,8 @@ class Leaf:
     self.num_held = self.num_examples * sum(
       math.prod(programs.shape_and_dtype(cutter.program, x)[0])
       for piece in self.pieces if piece.view for x in piece.operands)
-    self.kind, self.reason = self._choose(cutter, max(num_parameters, costs.WHOLE))
+    self.kind, self.reason = self._choose(
+      cutter, max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
       self.pieces = [pieces_lib.Piece((value,))]
 
