@@ -34,8 +34,10 @@ decentralized: $(VENV)/ready
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready
-	@echo '== what the exchange of gradients costs, into $(WORKDIR)'
+	@echo '== what the exchange of gradients costs, into $(WORKDIR) (a minute)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
+	@echo '== what the statistics of single examples cost (four minutes)'
+	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
 	@echo '== the tests (a quarter of an hour on two cores)'

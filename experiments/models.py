@@ -46,7 +46,7 @@ _MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     'transformer': (
         networks.Transformer, {'width': 256, 'heads': 4, 'layers': 4}),
 }
-_READ_TOKENS = ('lstm', 'transformer')
+TOKEN_MODELS = ('lstm', 'transformer')
 
 
 def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
@@ -73,7 +73,7 @@ def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
   graphdef, shapes = nnx.split(nnx.eval_shape(lambda: module_type(
       input_shape, num_classes, rngs=nnx.Rngs(0), **options)))
   shapes = nnx.to_pure_dict(shapes)
-  rectified = (name not in _READ_TOKENS
+  rectified = (name not in TOKEN_MODELS
                and options.get('activation', 'relu') == 'relu')
 
   def init(key: jax.Array) -> Params:
@@ -134,7 +134,7 @@ def _check_arguments(name, input_shape, num_classes):
     raise ValueError(f'name is {name!r}; allowed: {", ".join(_MODELS)}')
   shape = tuple(input_shape)
   rank = {'logistic': len(shape), 'mlp': len(shape),
-          **dict.fromkeys(_READ_TOKENS, 1)}.get(name, 3)
+          **dict.fromkeys(TOKEN_MODELS, 1)}.get(name, 3)
   if not _are_sizes(shape) or len(shape) != rank:
     raise ValueError(f'input_shape is {shape!r}; allowed for {name!r}: '
                      f'{rank or "some"} positive integers')

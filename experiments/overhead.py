@@ -13,7 +13,6 @@ one process, their steps taken in turn; only ratios mean anything elsewhere.
 import dataclasses
 import os
 import pathlib
-import time
 from collections.abc import Callable
 
 import jax
@@ -28,6 +27,7 @@ import gradiv
 from experiments import compiled
 from experiments import config as config_lib
 from experiments import records
+from experiments import timing
 from experiments.config import flag
 from gradiv import weightings
 
@@ -118,16 +118,10 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
     for i, (key, cut) in enumerate(zip(keys, cuts))}
   steps = {name: compile_step(make(), grads, mesh)
            for name, make in WAYS.items()}
-  times = {name: [] for name in steps}
-  for attempt in range(1 + config.rounds):
-    for name, step in steps.items():
-      start = time.perf_counter()
-      jax.block_until_ready(step(grads))
-      if attempt:  # the first warms up
-        times[name].append(time.perf_counter() - start)
+  times = timing.in_turn(steps, grads, rounds=config.rounds)
   width = jnp.dtype(config.dtype).itemsize
   return {name: {
-    'milliseconds': 1e3 * float(np.median(times[name])),
+    'milliseconds': times[name],
     'memory': step.memory_analysis().temp_size_in_bytes / width / size,
     'sent': compiled.bytes_sent(
       step.as_text(), config.num_workers) / width / size,
@@ -137,8 +131,8 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
 def table(config: Config, results: dict) -> str:
   """Lay the figures out, and below each size the ratios."""
   lines = [
-    '', f'{config.num_workers} workers on {describe_device()}, {config.dtype}; '
-    'memory and traffic in gradients of D', '',
+    '', f'{config.num_workers} workers on {timing.describe_device()}, '
+    f'{config.dtype}; memory and traffic in gradients of D', '',
     f'{"D":>10}  {"":<18} {"ms":>9} {"memory":>8} {"sent":>8}']
   for size, ways in results.items():
     for name, way in ways.items():
@@ -157,13 +151,6 @@ def ratio(ways: dict, column: str, one: str, other: str) -> float:
   return ways[one][column] / ways[other][column]
 
 
-def describe_device() -> str:
-  """Name the hardware."""
-  kind = jax.devices()[0].device_kind
-  cores = f', {os.cpu_count()} cores' if jax.default_backend() == 'cpu' else ''
-  return f'{kind}{cores}'
-
-
 def run(config: Config) -> dict:
   """Measure all sizes, print the table, and keep the record."""
   config_lib.check(
@@ -171,7 +158,7 @@ def run(config: Config) -> dict:
     'devices here', lambda n: n <= jax.device_count())
   results = {size: measure(config, size) for size in config.sizes}
   print(table(config, results))
-  record = {'device': describe_device(), 'jax': jax.__version__,
+  record = {'device': timing.describe_device(), 'jax': jax.__version__,
             'config': dataclasses.asdict(config),
             'results': {str(size): ways for size, ways in results.items()}}
   if config.workdir:

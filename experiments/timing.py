@@ -1,0 +1,56 @@
+"""How long steps take, as medians that one machine allows to compare."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+# Fewer rounds have no median worth its name.
+_LEAST_ROUNDS = 3
+
+
+def in_turn(
+  steps: dict[str, Callable[..., Any]], *args: Any, rounds: int,
+  seconds: float = math.inf,
+) -> dict[str, float]:
+  """Time each of `steps`, called with `args`, in rounds that visit all.
+
+  What slows the machine down for a while then slows all of them. One round
+  more goes first, to warm up.
+
+  >>> times = in_turn({'double': lambda x: 2 * x}, 21, rounds=3)
+  >>> 0 < times['double'] < 1000
+  True
+
+  Args:
+    steps: What to time, by name.
+    *args: What each is called with.
+    rounds: How many, unless time runs out.
+    seconds: Begin no round after these, but for the first three.
+
+  Returns:
+    name -> median milliseconds.
+  """
+  times = {name: [] for name in steps}
+  begun = time.perf_counter()
+  for attempt in range(1 + rounds):
+    if (attempt > _LEAST_ROUNDS
+        and time.perf_counter() - begun > seconds):
+      break
+    for name, step in steps.items():
+      start = time.perf_counter()
+      jax.block_until_ready(step(*args))
+      times[name].append(time.perf_counter() - start)
+  return {name: 1e3 * float(np.median(ts[1:])) for name, ts in times.items()}
+
+
+def describe_device() -> str:
+  """Name the hardware."""
+  kind = jax.devices()[0].device_kind
+  cores = f', {os.cpu_count()} cores' if jax.default_backend() == 'cpu' else ''
+  return f'{kind}{cores}'
