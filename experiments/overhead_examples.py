@@ -41,7 +41,7 @@ class Config:
     tuple(f'{name}:gradiv_gram' for name in WORKLOADS[1:]),
     'ways to leave out, as workload:way')
   rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
-  seconds: float = flag(20.0, 'begin no round of a workload after these, but '
+  seconds: float = flag(10.0, 'begin no round of a workload after these, but '
                         'for the first three')
 
   def __post_init__(self):
