@@ -27,7 +27,7 @@ class TimingTest(absltest.TestCase):
 
   def test_medians_of_all_rounds_but_the_first(self):
     times = timing.in_turn(
-      {'a': self.step('a', 9, 1, 2, 6), 'b': self.step('b', 0, 5, 4, 3)}, '!',
+      {'a': self.step('a', 9, 1, 2, 6), 'b': self.step('b', 7, 5, 4, 3)}, '!',
       rounds=3)
     self.assertEqual(times, {'a': 2000, 'b': 4000})
     self.assertEqual(self.visits, ['a!', 'b!'] * 4)
@@ -39,6 +39,14 @@ class TimingTest(absltest.TestCase):
     self.visits.clear()
     timing.in_turn({'a': self.step('a', 5, 5, 5, 5)}, '', rounds=9, seconds=1.)
     self.assertLen(self.visits, 4)
+
+  def test_short_steps_are_called_until_a_visit_has_lasted(self):
+    times = timing.in_turn(
+      {'a': self.step('a', *[.25] * 2), 'b': self.step('b', *[.03] * 4,
+                                                       .06, .01, .02, .03)},
+      '', rounds=1)
+    self.assertEqual(self.visits, 2 * (['a'] + ['b'] * 4))
+    self.assertAlmostEqual(times['b'], 25)
 
 
 if __name__ == '__main__':
