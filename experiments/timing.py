@@ -14,7 +14,7 @@ import numpy as np
 _LEAST_ROUNDS = 3
 # Seconds that a visit lasts at least. Of many short steps in a row, only the
 # first finds the caches as the way before, which may be huge, has left them.
-_VISIT = 0.1
+_VISIT = 0.2
 
 
 def in_turn(

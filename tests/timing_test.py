@@ -42,11 +42,11 @@ class TimingTest(absltest.TestCase):
 
   def test_short_steps_are_called_until_a_visit_has_lasted(self):
     times = timing.in_turn(
-      {'a': self.step('a', *[.25] * 2), 'b': self.step('b', *[.03] * 4,
-                                                       .06, .01, .02, .03)},
+      {'a': self.step('a', *[.25] * 2), 'b': self.step('b', *[.06] * 4,
+                                                       .11, .03, .04, .05)},
       '', rounds=1)
     self.assertEqual(self.visits, 2 * (['a'] + ['b'] * 4))
-    self.assertAlmostEqual(times['b'], 25)
+    self.assertAlmostEqual(times['b'], 45)
 
 
 if __name__ == '__main__':
