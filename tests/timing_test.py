@@ -25,27 +25,27 @@ class TimingTest(absltest.TestCase):
 
     return run
 
-  def test_medians_of_all_rounds_but_the_first(self):
+  def test_medians_of_all_rounds_but_the_warm_up(self):
     times = timing.in_turn(
-      {'a': self.step('a', 9, 1, 2, 6), 'b': self.step('b', 7, 5, 4, 3)}, '!',
-      rounds=3)
+      {'a': self.step('a', 9, 8, 1, 2, 6), 'b': self.step('b', 7, 7, 5, 4, 3)},
+      '!', rounds=3)
     self.assertEqual(times, {'a': 2000, 'b': 4000})
-    self.assertEqual(self.visits, ['a!', 'b!'] * 4)
+    self.assertEqual(self.visits, ['a!'] * 2 + ['b!'] * 2 + ['a!', 'b!'] * 3)
 
   def test_no_round_after_the_time_but_for_the_first_three(self):
     times = timing.in_turn(
-      {'a': self.step('a', 1, 1, 2, 3, 4, 5)}, '', rounds=9, seconds=10.)
-    self.assertEqual(times, {'a': 2500})  # 7 s, then 11 s
+      {'a': self.step('a', 1, 1, 1, 2, 3, 4, 5)}, '', rounds=9, seconds=11.)
+    self.assertEqual(times, {'a': 2500})  # 8 s, then 12 s
     self.visits.clear()
-    timing.in_turn({'a': self.step('a', 5, 5, 5, 5)}, '', rounds=9, seconds=1.)
-    self.assertLen(self.visits, 4)
+    timing.in_turn({'a': self.step('a', *[5] * 5)}, '', rounds=9, seconds=1.)
+    self.assertLen(self.visits, 5)
 
-  def test_short_steps_are_called_until_a_visit_has_lasted(self):
+  def test_short_steps_are_called_several_times_a_visit(self):
+    # The first call after a huge step is slow, and no median notices.
     times = timing.in_turn(
-      {'a': self.step('a', *[.25] * 2), 'b': self.step('b', *[.06] * 4,
-                                                       .11, .03, .04, .05)},
-      '', rounds=1)
-    self.assertEqual(self.visits, 2 * (['a'] + ['b'] * 4))
+      {'a': self.step('a', *[.25] * 3),
+       'b': self.step('b', .5, .06, .5, .03, .04, .05)}, '', rounds=1)
+    self.assertEqual(''.join(self.visits), 'aabb' + 'abbbb')
     self.assertAlmostEqual(times['b'], 45)
 
 
