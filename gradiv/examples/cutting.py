@@ -63,6 +63,10 @@ class Cutter:
       found = self._cond(index, out)
     elif name == 'optimization_barrier':
       found = self._pieces(equation.ins[out])
+    elif name in ('scatter-add', 'scatter_add'):
+      found = self._product(equation, None) + self._pieces(equation.ins[0])
+    elif name in ('slice', 'split'):
+      found = self._cut_out(equation, out) or self._linear(equation)
     else:
       found = (self._product(equation, 2) or self._linear(equation)
                or self._product(equation, 1))
@@ -74,10 +78,12 @@ class Cutter:
     """Cut here, if a rule applies and so many operands differ by example."""
     if equation.name not in rules.RULES:
       return []
-    # What is summed was multiplied before, and the ones of rows may be common.
-    implied = equation.name in ('reduce_sum', 'scatter-add', 'scatter_add')
-    if not implied and num_varying != sum(
-        x in self.varying for x in equation.ins):
+    varies = [x in self.varying for x in equation.ins]
+    if equation.name == 'dynamic_update_slice':
+      if not any(varies[2:]):
+        return []  # a place that is common: the zeros are but around it
+    elif equation.name != 'reduce_sum' and num_varying not in (
+        None, sum(varies)):
       return []
     view = rules.RULES[equation.name](self.program, equation)
     if view is None:
@@ -179,6 +185,26 @@ class Cutter:
                 for x, n, s in zip(ins[2:], sizes, shape)]
       return tuple((start, start + s) for start, s in zip(starts, shape))
     return None
+
+  def _cut_out(self, equation, out):
+    """Follow a slice of products into their factors, where that can be."""
+    params, (x,) = equation.params, equation.ins
+    if equation.name == 'split':
+      axis, sizes = params['axis'], params['sizes']
+      low = sum(sizes[:out])
+      cuts = [(axis, low, low + sizes[out])]
+    else:
+      cuts = [(d, low, high) for d, (low, high) in enumerate(zip(
+        params['start_indices'], params['limit_indices']))
+        if (low, high) != (0, x.aval.shape[d])]
+      if set(params['strides'] or (1,)) != {1}:
+        return []
+    found = self._pieces(x)
+    for axis, low, high in cuts:
+      found = [_part(piece, axis, low, high) for piece in found]
+      if None in found:
+        return []
+    return found
 
   def _concatenated(self, equation):
     axis, low, found = equation.params['dimension'], 0, []
@@ -289,6 +315,24 @@ class Cutter:
 def _can_leave(piece):
   """Tell whether a piece inside an equation can be finished outside."""
   return piece.view is not None and not any(op.extra for op in piece.ops)
+
+
+def _part(piece, axis, low, high):
+  """Cut a slice out of a product that has but been transposed."""
+  if piece is None or piece.view is None or piece.stacks or any(
+      op.name != 'transpose' for op in piece.ops):
+    return None
+  for op in reversed(piece.ops):
+    axis = op.key[axis]
+  view = rules.part_of(piece.view, piece.shape, axis, low, high)
+  if view is None:
+    return None
+  shape = tuple(high - low if d == axis else s
+                for d, s in enumerate(piece.shape))
+  labels = pieces_lib.label(view)
+  for op in piece.ops:
+    labels = tuple(labels[d] for d in op.key)
+  return _replace(piece, view=view, shape=shape, labels=labels)
 
 
 def _scaled(piece, scalar):

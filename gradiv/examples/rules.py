@@ -143,14 +143,16 @@ def _unfold(x, axis, padding, dilation, stride, step, size, positions):
 
 def _scatter_add(program, equation):
   """One-hot rows [k, a] and updates [k, b]: embeddings."""
-  zeros, index, updates = equation.ins
-  dims, shape = equation.params['dimension_numbers'], zeros.aval.shape
+  del program  # What is added to is a summand of its own.
+  _, index, updates = equation.ins
+  shape = equation.outs[0].aval.shape
+  dims = equation.params['dimension_numbers']
   rows = tuple(dims.inserted_window_dims)
   batching = getattr(dims, 'operand_batching_dims', ())
   whole = tuple(s for d, s in enumerate(shape) if d not in rows)
   window = tuple(updates.aval.shape[d] for d in dims.update_window_dims)
-  if (not is_zero(program, zeros) or batching or window != whole or not rows
-      or tuple(dims.scatter_dims_to_operand_dims) != rows):
+  if batching or window != whole or not rows or (
+      tuple(dims.scatter_dims_to_operand_dims) != rows):
     return None
   heights = [shape[d] for d in rows]
   clips = str(equation.params['mode']).upper().endswith('CLIP')
@@ -174,6 +176,62 @@ def _scatter_add(program, equation):
   labels = tuple(('a' if d in rows else 'b', s) for d, s in enumerate(shape))
   return View((index, updates), factor, labels, (1, k, a, b), linear=1,
               is_sparse=True)
+
+
+def _one_slice(program, equation):
+  """One row, or one matrix of several, chosen by the example: W[label]."""
+  zeros, update, *index = equation.ins
+  shape, small = zeros.aval.shape, update.aval.shape
+  axes = [d for d in range(len(shape)) if shape[d] != small[d]]
+  if not is_zero(program, zeros) or len(axes) != 1 or small[axes[0]] != 1:
+    return None
+  (axis,) = axes
+  a, b = shape[axis], update.aval.size
+
+  def factor(index, update):
+    # Where it does not fit, the slice is moved until it does.
+    index = jnp.clip(index.astype(jnp.int32), 0, a - 1).reshape(1, 1)
+    return factors.OneHot(index, a), update.reshape(1, 1, b)
+
+  labels = tuple(('a' if d == axis else 'b', s) for d, s in enumerate(shape))
+  return View((index[axis], update), factor, labels, (1, 1, a, b), linear=1,
+              is_sparse=True)
+
+
+def part_of(
+  view: View, shape: tuple[int, ...], axis: int, low: int, high: int
+) -> View | None:
+  """See a slice of the out as a product, of slices of the factors.
+
+  >>> import types
+  >>> x, y = (programs.Value(jnp.ones((3, s))) for s in (4, 6))
+  >>> dot = types.SimpleNamespace(ins=[x, y], params={
+  ...   'dimension_numbers': (((0,), (0,)), ((), ()))})
+  >>> part_of(_dot(None, dot), (4, 6), 1, 2, 5).sizes
+  (1, 3, 4, 3)
+  """
+  labels = [g for g, _ in view.labels]
+  if tuple(s for _, s in view.labels) != shape or labels[axis] == 'z' or (
+      view.is_sparse):
+    return None
+  group = labels[axis]
+  mine = [d for d in range(len(shape)) if labels[d] == group]
+  sizes = [shape[d] for d in mine]
+  place = mine.index(axis)
+  z, k, a, b = view.sizes
+  count = math.prod(sizes) // shape[axis] * (high - low)
+
+  def factor(*operands):
+    u, v = view.factor(*operands)
+    whole = u if group == 'a' else v
+    cut = lax.slice_in_dim(whole.reshape(z, k, *sizes), low, high, 1, place + 2)
+    cut = cut.reshape(z, k, count)
+    return (cut, v) if group == 'a' else (u, cut)
+
+  new = tuple((g, high - low if d == axis else s)
+              for d, (g, s) in enumerate(view.labels))
+  sizes_now = (z, k, count, b) if group == 'a' else (z, k, a, count)
+  return view._replace(factor=factor, labels=new, sizes=sizes_now, add_up=None)
 
 
 def _multiply(program, equation):
@@ -257,6 +315,7 @@ RULES: dict[str, Callable[..., View | None]] = {
   'conv_general_dilated': _conv,
   'scatter-add': _scatter_add,
   'scatter_add': _scatter_add,
+  'dynamic_update_slice': _one_slice,
   'mul': _multiply,
   'reduce_sum': _multiply,
 }

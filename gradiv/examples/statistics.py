@@ -76,7 +76,6 @@ def example_moments(
       raise ValueError(f'microbatch_size={size}: must divide the {n} examples')
     if axis_name is not None:
       params = axes.as_private(params, axis_name)
-    # Known before all else, so that gradients come out as those of a mean.
     count = jnp.float32(n) if mask is None else jnp.sum(mask, dtype=jnp.float32)
     if axis_name is not None:
       count = lax.psum(count, axis_name)
@@ -84,18 +83,18 @@ def example_moments(
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
     trace = tracing.Trace(loss_fn, has_aux, params,
-                          jax.tree.map(lambda x: x[0], chunks[0]), share)
+                          jax.tree.map(lambda x: x[0], chunks[0]))
     total, shared, aux = _over_chunks(
-      lambda chunk: _sums(trace, groups, *chunk), chunks)
+      lambda chunk: _sums(trace, groups, share, *chunk), chunks)
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    grads = [g if c is None else g + (count * c).astype(g.dtype)
+    grads = [g if c is None else g + c.astype(g.dtype)
              for g, c in zip(total['grads'], shared)]
     squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
     moments = {name: Moments(
       count, jnp.float32(1), square,
       # May come out below zero by rounding, where all gradients are equal.
-      jnp.maximum(total['squares'][name] * count - square, 0))
+      jnp.maximum(total['squares'][name] * share - square, 0))
       for name, square in squares.items()}
     loss = total['loss'] * share
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
@@ -227,14 +226,14 @@ def _run(loss_fn, has_aux, params, batch, mask):
   return trace, losses, trace.unflatten_aux(aux), data
 
 
-def _sums(trace, groups, batch, mask):
+def _sums(trace, groups, share, batch, mask):
   """Add up over examples: what differs by example, what does not, the rest."""
   losses, aux, data = trace.run(batch, mask)
   sums = [leaf.sums(data) for leaf in trace.leaves]
   totals, shared = [], []
   for leaf, (total, _) in zip(trace.leaves, sums):
     totals.append(jnp.zeros(leaf.shape, leaf.dtype) if total is None
-                  else total.astype(leaf.dtype))
+                  else (total * share).astype(leaf.dtype))
     shared.append(leaf.shared(data))
   squares = [jnp.sum(jnp.where(data.mask, square, 0)) for _, square in sums]
   return {

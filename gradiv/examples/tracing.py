@@ -41,18 +41,14 @@ class Trace:
   """The gradient of a loss at one example, cut leaf by leaf.
 
   Attributes:
-    leaves: What to do about each leaf that has a gradient; all gradients are
-      multiplied by `scale`.
+    leaves: What to do about each leaf that has a gradient.
     paths: Theirs, in the tree of the parameters.
     num_examples: n.
     batched: The values that they need for each example.
     common: Those that they need once.
   """
 
-  def __init__(
-    self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any,
-    scale: jax.typing.ArrayLike = 1.,
-  ):
+  def __init__(self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any):
     self.num_examples = count_examples(batch)
     self._params, self._treedef = jax.tree.flatten(params)
     self._floating = [jnp.issubdtype(jnp.result_type(x), jnp.floating)
@@ -61,19 +57,16 @@ class Trace:
       path for (path, _), floating in zip(
         jax.tree_util.tree_leaves_with_path(params), self._floating)
       if floating]
-    # The gradients are scaled from the start, as those of a mean are.
-    self._fixed = [*self._params, jnp.asarray(scale, jnp.float32)]
     example = jax.tree.map(lambda x: x[0], batch)
     flat, example_def = jax.tree.flatten(example)
 
-    def run(common, flat):
-      *params, scale = common
+    def run(params, flat):
       return _value_and_grad(loss_fn, has_aux, self._treedef, self._floating,
-                             params, example_def.unflatten(flat), scale)
+                             params, example_def.unflatten(flat))
 
     try:
       closed, shapes = jax.make_jaxpr(run, return_shape=True)(
-        self._fixed, flat)
+        self._params, flat)
     except NameError as error:
       if 'unbound axis' not in str(error):
         raise
@@ -83,7 +76,7 @@ class Trace:
     self.program = programs.Program(closed)
     _check_separate(self.program)
     self._aux_def = jax.tree.structure(shapes[1])
-    sources = self.program.inputs[len(self._fixed):]
+    sources = self.program.inputs[len(self._params):]
     cutter = cutting.Cutter(self.program, sources)
     num_grads = sum(self._floating)
     outs = self.program.outputs
@@ -102,16 +95,16 @@ class Trace:
     """Run all but the last products: losses [n], what is auxiliary, data."""
     rows = jax.tree.leaves(batch)
     common = self.program.run(
-      [*self._fixed, *[None] * len(rows)], self.common)
+      [*self._params, *[None] * len(rows)], self.common)
     values = self._run_all(
-      self._fixed, [*self._results, *self.batched], rows, effects=True)
+      self._params, [*self._results, *self.batched], rows, effects=True)
     losses, *aux = values[:len(self._results)]
     batched = values[len(self._results):]
     if mask is None:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_lib.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, self._fixed))
+    return losses, aux, self.pack((batched, common, rows, mask, self._params))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of arrays."""
@@ -124,7 +117,7 @@ class Trace:
     """Make arrays of `Data`, which may leave `jax.jit`."""
     return ([data.batched[x] for x in self.batched],
             [data.common[x] for x in self.common], data.examples, data.mask,
-            self._fixed)
+            self._params)
 
   def _run_all(self, fixed, wanted, rows, effects=False):
     run = lambda row: self.program.run([*fixed, *row], wanted, effects)
@@ -142,9 +135,7 @@ class Trace:
     return self._aux_def.unflatten(flat)
 
 
-def _value_and_grad(
-  loss_fn, has_aux, treedef, floating, params, example, scale
-):
+def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
   """Differentiate one example's loss, checked, in the leaves that float."""
   def loss_of(moving):
     values = iter(moving)
@@ -154,15 +145,15 @@ def _value_and_grad(
       raise ValueError('has_aux=True: loss_fn must return a pair, the loss and '
                        f'what is auxiliary, and returned {type(result)}')
     loss, aux = result if has_aux else (result, ())
-    loss = jnp.asarray(_checked_scalar(loss))
-    return loss * scale.astype(loss.dtype), (loss, aux)
+    _check_scalar(loss)
+    return loss, aux
 
   moving = [x for x, moves in zip(params, floating) if moves]
-  grads, (loss, aux) = jax.grad(loss_of, has_aux=True)(moving)
+  (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
   return loss, aux, grads
 
 
-def _checked_scalar(loss):
+def _check_scalar(loss):
   """Raise ValueError unless a loss is one real number."""
   shape = getattr(loss, 'shape', ()) if not isinstance(
     loss, (tuple, list, dict)) else type(loss)
@@ -171,7 +162,6 @@ def _checked_scalar(loss):
     raise ValueError(
       f'loss_fn returned {shape if dtype is None else dtype}: must be one '
       'floating number, of shape (), for one example')
-  return loss
 
 
 def count_examples(batch: Any) -> int:
