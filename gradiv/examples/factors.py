@@ -74,6 +74,11 @@ def product_sum(u: Factor, v: Factor) -> jax.Array:
       1, x.shape[1], -1, *x.shape[3:])
     u, v = (jax.tree.map(fold, x) for x in (u, v))
     return product(u, v)[0]
+  if u.shape[1] == 1:
+    # The very product of a plain step, for which nothing is laid out anew.
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    return lax.dot_general(flat(u), flat(v), (((0,), (0,)), ((), ())),
+                           preferred_element_type=wide(u.dtype))[None]
   return jnp.einsum('nzka,nzkb->zab', u, v,
                     preferred_element_type=wide(u.dtype))
 

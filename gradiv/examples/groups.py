@@ -40,19 +40,44 @@ class Group:
     """List the values that the products are made of."""
     return [x for piece in self.pieces for x in piece.operands]
 
-  def sums(self, data: Data) -> tuple[jax.Array, jax.Array]:
-    """Compute Σ_i P_i, in the leaf, and ‖P_i‖²: [n]."""
+  def sums(
+    self, data: Data, scale: jax.typing.ArrayLike = 1.
+  ) -> tuple[jax.Array, jax.Array]:
+    """Compute Σ_i P_i times `scale`, in the leaf, and ‖P_i‖²: [n]."""
+    data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
     if self.way.name == 'direct':
-      return self._write_out(data)
+      total, squares = in_chunks(
+        self._write_out, data, z * a * b + self.extra)
+    elif self.extra:
+      # In a loop: else XLA spreads patches out when they could first be had,
+      # in the forward pass, and holds those of all layers.
+      total, squares = in_chunks(
+        lambda data: (_sum_of(self.pairs(data)), self._squares(data)),
+        data, self.extra)
+    else:
+      total, squares = None, self._squares(data)
+    if total is None:
+      # The factor is scaled and not the sum, which is so written but once.
+      total, scale = _sum_of(
+        [_scaled(pair, scale) for pair in self.pairs(data)]), 1.
+    return self.place(total * scale), squares
+
+  def _squares(self, data):
+    """Read norms off inner products of the factors."""
     pairs = self.pairs(data)
-    total = sum(factors_lib.product_sum(u, v) for u, v in pairs)
     if self.way.name == 'outer':
       (u, v), = pairs
-      squares = jnp.sum(factors_lib.sq_norms(u) * factors_lib.sq_norms(v), -1)
-    else:
-      # A sum of signed numbers; of what cancels, no more is left than rounding.
-      squares = jnp.maximum(_over_pairs(pairs, factors_lib.inner), 0)
-    return self.place(total), squares
+      return jnp.sum(factors_lib.sq_norms(u) * factors_lib.sq_norms(v), -1)
+    # A sum of signed numbers; of what cancels, no more is left than rounding.
+    return jnp.maximum(_over_pairs(pairs, factors_lib.inner), 0)
+
+  def _write_out(self, data):
+    """Write the products out; their sum is the contraction of a plain step."""
+    block = sum(factors_lib.product(u, v) for u, v in self.pairs(data))
+    squares = jnp.sum(jnp.square(block), (1, 2, 3))
+    if any(piece.view.is_sparse for piece in self.pieces):
+      return None, squares  # Rows by the dozen: summed more cheaply apart.
+    return add_up(block), squares
 
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
     """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""
@@ -103,29 +128,14 @@ class Group:
     return piece.put(
       jnp.swapaxes(block, 1, 2) if piece.place[1] else block, {})
 
-  def _write_out(self, data):
-    """Write the products out, some at a time; their sum is that of the step."""
-    z, _, a, b = self.sizes
-    # Rows of ones by the dozen: their sum is cheaper on its own.
-    apart = any(piece.view.is_sparse for piece in self.pieces)
 
-    def part(data):
-      pairs = self.pairs(data)
-      block = sum(factors_lib.product(u, v) for u, v in pairs)
-      squares = jnp.sum(jnp.square(block), (1, 2, 3))
-      if apart:
-        return (), squares
-      # As a product: XLA's CPU is slow at sums over the outermost axis.
-      total = (block[0] if len(block) == 1 else jnp.einsum(
-        'n,nzab->zab', jnp.ones(len(block), block.dtype), block,
-        precision=lax.Precision.HIGHEST))
-      return total, squares
-
-    total, squares = in_chunks(
-      part, {x: data[x] for x in self.operands}, z * a * b + self.extra)
-    if apart:
-      total = sum(factors_lib.product_sum(*p) for p in self.pairs(data))
-    return self.place(total), squares
+def add_up(rows: jax.Array) -> jax.Array:
+  """Sum over the examples."""
+  if len(rows) == 1:
+    return rows[0]
+  # As a product: XLA's CPU is slow at sums over the outermost axis.
+  return jnp.einsum('n,n...->...', jnp.ones(len(rows), rows.dtype), rows,
+                    precision=lax.Precision.HIGHEST)
 
 
 def in_chunks(
@@ -145,17 +155,34 @@ def in_chunks(
   rebuild = lambda leaves: part(dict(zip(names, treedef.unflatten(leaves))))
   if size == n:
     return rebuild(leaves)
-  # Cut out of the whole: cut apart beforehand, XLA would copy it.
-  cut = lambda i: [lax.dynamic_slice_in_dim(x, i * size, size) for x in leaves]
-  shapes = jax.eval_shape(lambda: rebuild(cut(0)))[0]
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  # Axes of one are left out, as where a batch goes through a layer, so that XLA
+  # need not hold an array in both shapes.
+  slim = [x.reshape(n, *(s for s in x.shape[1:] if s != 1)) for x in leaves]
+  cut = lambda i: [
+    lax.dynamic_slice_in_dim(x, i * size, size).reshape(size, *full.shape[1:])
+    for x, full in zip(slim, leaves)]
 
   def step(total, i):
     more, lined_up = rebuild(cut(i))
     return jax.tree.map(jnp.add, total, more), lined_up
 
-  total, lined_up = lax.scan(step, zeros, jnp.arange(n // size))
-  return total, lined_up.reshape(n, *lined_up.shape[2:])
+  # From the first chunk on, not from zeros: XLA would write those of all leaves
+  # before the forward pass.
+  total, first = rebuild(cut(0))
+  total, rest = lax.scan(step, total, jnp.arange(1, n // size))
+  rest = rest.reshape(n - size, *rest.shape[2:])
+  return total, jnp.concatenate([first, rest])
+
+
+def _sum_of(pairs):
+  return sum(factors_lib.product_sum(u, v) for u, v in pairs)
+
+
+def _scaled(pair, scale):
+  u, v = pair
+  if isinstance(v, factors_lib.OneHot):
+    return _scaled((v, u), scale)[::-1]
+  return u, (v * scale).astype(v.dtype)
 
 
 def _over_pairs(pairs, inner):

@@ -101,8 +101,10 @@ class Leaf:
     return found + [x for piece in self.pieces for op in piece.ops
                     for x in op.extra]
 
-  def sums(self, data: Any) -> tuple[jax.Array, jax.Array]:
-    """Compute Σ g_i, without what is common to all, and ‖g_i‖²: [n]."""
+  def sums(
+    self, data: Any, scale: jax.typing.ArrayLike = 1.
+  ) -> tuple[jax.Array | None, jax.Array]:
+    """Compute Σ g_i times `scale`, without what is common, and ‖g_i‖²: [n]."""
     shared = self.shared(data)
     if self.kind == 'common':
       square = moments.sq_norm(shared)
@@ -110,7 +112,7 @@ class Leaf:
     if self.kind == 'products':
       total, squares = None, 0.
       for group in self.groups:
-        more, square = group.sums(data.batched)
+        more, square = group.sums(data.batched, scale)
         total = more if total is None else total + more
         squares += square
         if shared is not None:
@@ -121,7 +123,7 @@ class Leaf:
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
-      return _add_up(rows), jnp.sum(
+      return groups_lib.add_up(rows) * scale, jnp.sum(
         jnp.square(moments.widen(own)).reshape(len(own), -1), -1)
 
     return self._in_chunks(part, data)
@@ -134,7 +136,7 @@ class Leaf:
       return common.astype(self.dtype)
     if self.kind == 'fallback':
       def part(rows, weights):
-        return _add_up(_weigh(rows, weights)), weights
+        return groups_lib.add_up(_weigh(rows, weights)), weights
       total, _ = self._in_chunks(part, data, weights)
     else:
       total = 0
@@ -223,14 +225,6 @@ def _weigh(x, weights):
   weights = weights.reshape(-1, *(1,) * (x.ndim - 1))
   return jnp.where(
     weights != 0, moments.widen(x) * weights, 0).astype(x.dtype)
-
-
-def _add_up(rows):
-  if len(rows) == 1:
-    return rows[0]
-  # As a product: XLA's CPU is slow at sums over the outermost axis.
-  return jnp.einsum('n,n...->...', jnp.ones(len(rows), rows.dtype), rows,
-                    precision=lax.Precision.HIGHEST)
 
 
 def _maker(cutter, value):

@@ -229,11 +229,11 @@ def _run(loss_fn, has_aux, params, batch, mask):
 def _sums(trace, groups, share, batch, mask):
   """Add up over examples: what differs by example, what does not, the rest."""
   losses, aux, data = trace.run(batch, mask)
-  sums = [leaf.sums(data) for leaf in trace.leaves]
+  sums = [leaf.sums(data, share) for leaf in trace.leaves]
   totals, shared = [], []
   for leaf, (total, _) in zip(trace.leaves, sums):
     totals.append(jnp.zeros(leaf.shape, leaf.dtype) if total is None
-                  else (total * share).astype(leaf.dtype))
+                  else total.astype(leaf.dtype))
     shared.append(leaf.shared(data))
   squares = [jnp.sum(jnp.where(data.mask, square, 0)) for _, square in sums]
   return {
