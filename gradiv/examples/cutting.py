@@ -1,27 +1,16 @@
 """The way back from a gradient to the products that it is the sum of."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
+from gradiv.examples import linear
 from gradiv.examples import pieces as pieces_lib
 from gradiv.examples import programs
 from gradiv.examples import rules
-from gradiv.examples.pieces import Op, Piece
-
-# They move elements about and change none; a cast but rounds.
-_LAYOUT = frozenset({
-  'reshape', 'squeeze', 'expand_dims', 'convert_element_type', 'copy',
-  'copy_p', 'reduce_precision', 'pvary', 'pcast', 'sharding_constraint'})
-# Linear in the operand at this place, the others being common to the examples;
-# None: in any. What else is added or put around must be zero.
-_LINEAR = {
-  'mul': None, 'div': 0, 'dot_general': None, 'conv_general_dilated': None,
-  'reduce_sum': 0, 'slice': 0, 'pad': 0, 'dynamic_slice': 0, 'gather': 0,
-  'cumsum': 0, 'broadcast_in_dim': 0, 'dynamic_update_slice': 1,
-  'triangular_solve': 1}
+from gradiv.examples import views
+from gradiv.examples.pieces import Piece
 
 
 class Cutter:
@@ -48,7 +37,7 @@ class Cutter:
 
   def _pieces(self, value) -> list[Piece]:
     """As `pieces`; empty where there is no product, nor need to look in."""
-    if rules.is_zero(self.program, value):
+    if views.is_zero(self.program, value):
       return []
     if value not in self.varying or value not in self.program.producer:
       return [self._whole(value)]
@@ -120,71 +109,13 @@ class Cutter:
       return []
     if name == 'neg':
       return [_scaled(piece, -1.) for piece in follow]
-    scalar = self._scalar(equation, place)
+    scalar = linear.scalar(self.program, equation, place)
     if scalar is not None:
       return [_scaled(piece, scalar) for piece in follow]
-    op, relabel = self._op(equation, place)
+    op, relabel = linear.op(self.program, equation, place)
     if op is None:
       return []
     return [piece.through(op, relabel) for piece in follow]
-
-  def _op(self, equation, place):
-    """Describe an equation as an `Op`, and what it does to labels."""
-    name, params = equation.name, equation.params
-    value, out = equation.ins[place], equation.outs[0]
-    others = [x for i, x in enumerate(equation.ins) if i != place]
-    same = lambda labels: labels
-
-    def apply(x, *extra):
-      args = list(extra)
-      args.insert(place, x)
-      return equation.bind(*args)[0]
-
-    if name in _LAYOUT:
-      if name == 'convert_element_type':
-        return Op(name, str(out.aval.dtype),
-                  lambda x: x.astype(out.aval.dtype)), same
-      if name in ('reshape', 'squeeze', 'expand_dims'):
-        shape = out.aval.shape
-        return Op('reshape', shape, lambda x: x.reshape(shape)), same
-      return Op(name, None, apply), same
-    if name == 'broadcast_in_dim' and value.aval.size == out.aval.size:
-      shape = out.aval.shape
-      return Op('reshape', shape, lambda x: x.reshape(shape)), same
-    if name == 'transpose':
-      order = tuple(params['permutation'])
-      return (Op(name, order, lambda x: x.transpose(order)),
-              lambda labels: pieces_lib.transposed(
-                labels, value.aval.shape, order))
-    if name == 'rev':
-      return Op(name, params['dimensions'], apply), lambda labels: None
-    box = self._box(equation, place)
-    if box is not None:
-      return _boxed(out.aval.shape, box), same
-    if name in _LINEAR and _LINEAR[name] in (None, place) and (
-        name not in ('pad', 'dynamic_update_slice')
-        or rules.is_zero(self.program, others[0])):
-      return Op(name, id(equation), apply, tuple(others), False), same
-    return None, same
-
-  def _box(self, equation, place):
-    """Where the value lies in a result that is zero around it."""
-    name, ins = equation.name, equation.ins
-    shape = ins[place].aval.shape
-    if name == 'pad' and place == 0 and rules.is_zero(self.program, ins[1]):
-      config = equation.params['padding_config']
-      if all(low >= 0 and high >= 0 and not inside
-             for low, high, inside in config):
-        return tuple((int(low), int(low) + s)
-                     for (low, _, _), s in zip(config, shape))
-    if (name == 'dynamic_update_slice' and place == 1
-        and rules.is_zero(self.program, ins[0])
-        and all(x.constant is not None for x in ins[2:])):
-      sizes = equation.outs[0].aval.shape
-      starts = [int(np.clip(x.constant, 0, n - s))
-                for x, n, s in zip(ins[2:], sizes, shape)]
-      return tuple((start, start + s) for start, s in zip(starts, shape))
-    return None
 
   def _cut_out(self, equation, out):
     """Follow a slice of products into their factors, where that can be."""
@@ -201,7 +132,7 @@ class Cutter:
         return []
     found = self._pieces(x)
     for axis, low, high in cuts:
-      found = [_part(piece, axis, low, high) for piece in found]
+      found = [linear.part(piece, axis, low, high) for piece in found]
       if None in found:
         return []
     return found
@@ -213,45 +144,19 @@ class Cutter:
       size = x.aval.shape[axis]
       box = tuple((low, low + size) if d == axis else (0, s)
                   for d, s in enumerate(shape))
-      found += [piece.through(_boxed(shape, box))
+      found += [piece.through(linear.boxed(shape, box))
                 for piece in self._pieces(x)]
       low += size
     return found
 
-  def _scalar(self, equation, place):
-    """The scalar, or the constant, that an equation multiplies by."""
-    if equation.name not in ('mul', 'div') or len(equation.ins) != 2 or (
-        equation.name == 'div' and place):
-      return None
-    value = self._behind(equation.ins[1 - place])
-    if value.aval.size != 1 or value.aval.ndim:
-      return None
-    if value.constant is not None:
-      constant = float(value.constant)
-      return constant if equation.name == 'mul' else 1 / constant
-    return value if equation.name == 'mul' else None
-
   def _scaled_by_example(self, equation):
     """Follow a product that a scalar of each example multiplies."""
     for place in (0, 1):
-      scalar = self._behind(equation.ins[1 - place])
+      scalar = linear.behind(self.program, equation.ins[1 - place])
       if scalar.aval.ndim == 0:
         found = self._pieces(equation.ins[place])
         return [_scaled(piece, scalar) for piece in found]
     return []
-
-  def _behind(self, value):
-    """Look through broadcasts and casts of a scalar."""
-    while value in self.program.producer:
-      equation = self.program.equations[self.program.producer[value][0]]
-      if equation.name not in ('broadcast_in_dim', 'convert_element_type'
-                               ) or len(equation.ins) != 1:
-        break
-      if equation.ins[0].aval.size != 1 or not jnp.issubdtype(
-          equation.ins[0].aval.dtype, jnp.floating):
-        break
-      value = equation.ins[0]
-    return value
 
   def _scan(self, index, out):
     """Look into a loop: at what it stacks, or adds up in a carry."""
@@ -317,37 +222,9 @@ def _can_leave(piece):
   return piece.view is not None and not any(op.extra for op in piece.ops)
 
 
-def _part(piece, axis, low, high):
-  """Cut a slice out of a product that has but been transposed."""
-  if piece is None or piece.view is None or piece.stacks or any(
-      op.name != 'transpose' for op in piece.ops):
-    return None
-  for op in reversed(piece.ops):
-    axis = op.key[axis]
-  view = rules.part_of(piece.view, piece.shape, axis, low, high)
-  if view is None:
-    return None
-  shape = tuple(high - low if d == axis else s
-                for d, s in enumerate(piece.shape))
-  labels = pieces_lib.label(view)
-  for op in piece.ops:
-    labels = tuple(labels[d] for d in op.key)
-  return _replace(piece, view=view, shape=shape, labels=labels)
-
-
 def _scaled(piece, scalar):
   """Multiply a piece by a constant or by a scalar value."""
   if isinstance(scalar, float):
-    return _replace(piece, factor=piece.factor * scalar)
-  return _replace(piece, operands=(*piece.operands, scalar),
-                  is_common=False)
-
-
-def _replace(piece, **changes):
-  return Piece(**(piece.__dict__ | changes))
-
-
-def _boxed(shape, box):
-  pads = [(low, size - high, 0) for (low, high), size in zip(box, shape)]
-  return Op('box', (shape, box),
-            lambda x: lax.pad(x, jnp.zeros((), x.dtype), pads), box=box)
+    return dataclasses.replace(piece, factor=piece.factor * scalar)
+  return dataclasses.replace(
+    piece, operands=(*piece.operands, scalar), is_common=False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from gradiv.examples import factors as factors_lib
 from gradiv.examples import programs
-from gradiv.examples import rules
+from gradiv.examples import views
 
 Data = dict[programs.Atom, jax.Array]
 Labels = tuple[tuple[str, int, int], ...]
@@ -63,7 +63,7 @@ class Piece:
   """
 
   operands: tuple[programs.Atom, ...]
-  view: rules.View | None = None
+  view: views.View | None = None
   stacks: tuple[tuple[str, int], ...] = ()
   ops: tuple[Op, ...] = ()
   labels: Labels | None = None
@@ -198,7 +198,7 @@ class Piece:
                      for op in self.ops[first:])), turned
 
 
-def label(view: rules.View) -> Labels:
+def label(view: views.View) -> Labels:
   """Number the parts of each factor in the order in which they lie."""
   seen: dict[str, int] = {}
   labels = []
