@@ -4,14 +4,19 @@ import atexit
 import gc
 import os
 import tempfile
+from importlib import metadata
 
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
 # collective steps are in flight; must be set before jax starts.
 os.environ.setdefault('NPROC', '32')
 # Programs run for moments here: to optimize the machine code takes longer than
 # it saves. What the tests read off compiled programs, the HLO, stays the same.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0')
+_flags = ['--xla_backend_optimization_level=0',
+          '--xla_cpu_parallel_codegen_split_count=1']
+_version = tuple(map(int, metadata.version('jaxlib').split('.')[:2]))
+if _version < (0, 11):  # a later one does not know it
+  _flags.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_flags])
 # A run that is resumed, in another process even, is not compiled again. Those
 # of one test run share the folder, and it goes with the first of them.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
