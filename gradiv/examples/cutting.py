@@ -26,7 +26,7 @@ class Cutter:
   ):
     self.program = program
     self.varying = program.reached(sources)
-    self._inner: dict[tuple[int, int], Cutter] = {}
+    self._inner: dict[tuple[int, int | None], Cutter] = {}
 
   def pieces(self, value: programs.Value) -> list[Piece]:
     """Write a value as a sum of pieces; of one, itself, where none is found."""
@@ -162,7 +162,7 @@ class Cutter:
     """Look into a loop: at what it stacks, or adds up in a carry."""
     equation, body = self.program.equations[index], self.program.body(index)
     num_consts, num_carry = self.program.carries(index)
-    inside = self._body(index, 0)
+    inside = self._body(index, None)
     found = inside._pieces(body.outputs[out])
     rest = []
     if out < num_carry:
@@ -176,7 +176,7 @@ class Cutter:
     if not all(_can_leave(piece) for piece in found):
       return []
     stack = ('sum' if out < num_carry else 'keep', equation.params['length'])
-    return [piece.lifted(index, 0, stack) for piece in found] + rest
+    return [piece.lifted(index, None, stack) for piece in found] + rest
 
   def _cond(self, index, out):
     """Look into the branches; the pieces of those not taken are zero."""

@@ -1,5 +1,6 @@
 """Pieces that lie alike in a leaf, finished together by their factors."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +23,12 @@ class Group:
 
   Attributes:
     pieces: The products.
+    num_examples: n.
     way: How to get the squared norms.
   """
 
   def __init__(self, pieces: Sequence[pieces_lib.Piece], num_examples: int):
-    self.pieces = list(pieces)
+    self.pieces, self.num_examples = list(pieces), num_examples
     z, _, a, b = self.pieces[0].sizes
     if self.pieces[0].place[1]:
       a, b = b, a
@@ -44,6 +46,13 @@ class Group:
     self, data: Data, scale: jax.typing.ArrayLike = 1.
   ) -> tuple[jax.Array, jax.Array]:
     """Compute Σ_i P_i times `scale`, in the leaf, and ‖P_i‖²: [n]."""
+    block, squares = self.blocks(data, scale)
+    return self.place(block), squares
+
+  def blocks(
+    self, data: Data, scale: jax.typing.ArrayLike = 1.
+  ) -> tuple[jax.Array, jax.Array]:
+    """Do as `sums`, with Σ_i P_i as [z, a, b]."""
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
     if self.way.name == 'direct':
       total, squares = in_chunks(
@@ -60,7 +69,7 @@ class Group:
       # The factor is scaled and not the sum, which is so written but once.
       total, scale = _sum_of(
         [_scaled(pair, scale) for pair in self.pairs(data)]), 1.
-    return self.place(total * scale), squares
+    return total * scale, squares
 
   def _squares(self, data):
     """Read norms off inner products of the factors."""
@@ -78,6 +87,44 @@ class Group:
     if any(piece.view.is_sparse for piece in self.pieces):
       return None, squares  # Rows by the dozen: summed more cheaply apart.
     return add_up(block), squares
+
+  def in_loop(self) -> programs.Inner | None:
+    """Ask for `blocks` inside the loop that stacks the products, if one does.
+
+    The factors of one step are then dropped before the next, as a scan over
+    layers that are rematerialised needs it.
+    """
+    piece = self.pieces[0]
+    if len(self.pieces) > 1 or [kind for kind, _ in piece.stacks[:1]] != [
+        'keep'] or not all(isinstance(x, programs.Inner) and x.branch is None
+                           for x in piece.operands):
+      return None
+    inside = dataclasses.replace(
+      piece, operands=tuple(x.atom for x in piece.operands),
+      stacks=piece.stacks[1:], ops=())
+    group, n = Group([inside], self.num_examples), self.num_examples
+
+    @jax.custom_batching.custom_vmap
+    def finish(*operands):
+      block, squares = group.blocks(
+        {atom: x[None] for atom, x in zip(inside.operands, operands)})
+      return block, squares[0]
+
+    @finish.def_vmap
+    def finish_all(axis_size, is_batched, *operands):
+      rows = [x if batched else jnp.broadcast_to(x[None], (n, *x.shape))
+              for x, batched in zip(operands, is_batched)]
+      return group.blocks(dict(zip(inside.operands, rows))), (False, True)
+
+    index = piece.operands[0].equation
+    return programs.Inner(index, None, programs.Made(finish, inside.operands))
+
+  def from_loop(
+    self, blocks: jax.Array, squares: jax.Array, scale: jax.typing.ArrayLike
+  ) -> tuple[jax.Array, jax.Array]:
+    """Make `sums` of what the loop gave: [steps, z, a, b] and [n, steps]."""
+    block = blocks.reshape(-1, *blocks.shape[2:])
+    return self.place(block * scale), jnp.sum(squares, 1)
 
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
     """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""

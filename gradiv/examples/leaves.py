@@ -7,6 +7,7 @@
   fallback  no product was found: the gradient is computed anew, in chunks
 """
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -85,6 +86,13 @@ class Leaf:
     return [groups_lib.Group(pieces, self.num_examples)
             for pieces in alike.values()]
 
+  @functools.cached_property
+  def in_loop(self) -> programs.Inner | None:
+    """Ask for sums inside a loop, where all of the leaf is made in one."""
+    if self.kind != 'products' or len(self.groups) > 1 or self.common:
+      return None
+    return self.groups[0].in_loop()
+
   @property
   def batched(self) -> list[programs.Atom]:
     """List the values that are needed for each example."""
@@ -105,6 +113,8 @@ class Leaf:
     self, data: Any, scale: jax.typing.ArrayLike = 1.
   ) -> tuple[jax.Array | None, jax.Array]:
     """Compute Σ g_i times `scale`, without what is common, and ‖g_i‖²: [n]."""
+    if self.in_loop in data.batched:
+      return self.groups[0].from_loop(*data.batched[self.in_loop], scale)
     shared = self.shared(data)
     if self.kind == 'common':
       square = moments.sq_norm(shared)

@@ -169,7 +169,7 @@ class Piece:
     return dataclasses.replace(self, ops=(*self.ops, op), labels=labels)
 
   def lifted(
-    self, index: int, branch: int, stack: tuple[str, int] | None
+    self, index: int, branch: int | None, stack: tuple[str, int] | None
   ) -> 'Piece':
     """See a piece inside an equation from outside."""
     operands = tuple(programs.Inner(index, branch, x) for x in self.operands)

@@ -39,16 +39,28 @@ class Inner(NamedTuple):
 
   Attributes:
     equation: Which equation.
-    branch: Which branch; 0 for a scan.
+    branch: Which branch; None for a scan.
     atom: The value there, or one still further inside.
   """
 
   equation: int
-  branch: int
+  branch: int | None
   atom: Any
 
 
-Atom = Value | Inner
+class Made(NamedTuple):
+  """What a function makes of values where they are.
+
+  Attributes:
+    fn: Of the values; returns a tree of arrays.
+    atoms: Which values.
+  """
+
+  fn: Callable
+  atoms: tuple['Atom', ...]
+
+
+Atom = Value | Inner | Made
 
 
 class Equation(NamedTuple):
@@ -82,9 +94,9 @@ class Program:
       out: (i, k) for i, e in enumerate(self.equations)
       for k, out in enumerate(e.outs)}
     self.zeros: dict[Value, bool] = {}
-    self._bodies: dict[tuple[int, int], Program] = {}
+    self._bodies: dict[tuple[int, int | None], Program] = {}
 
-  def body(self, index: int, branch: int = 0) -> 'Program':
+  def body(self, index: int, branch: int | None = None) -> 'Program':
     """Open the body of a scan, or one branch of a cond."""
     if (index, branch) not in self._bodies:
       equation = self.equations[index]
@@ -105,6 +117,8 @@ class Program:
     self, wanted: Iterable[Atom], effects: bool = False
   ) -> tuple[set[Value], set[int]]:
     """Find the values and the equations that a result is computed from."""
+    wanted = [x for result in wanted for x in (
+      result.atoms if isinstance(result, Made) else (result,))]
     values = {x for x in wanted if isinstance(x, Value)}
     opened = {x.equation for x in wanted if isinstance(x, Inner)}
     used = set()
@@ -126,6 +140,9 @@ class Program:
       wanted: Values of the program, or inside its equations.
       effects: Whether to print, call back and so on, where the program does.
     """
+    results = wanted
+    wanted = [x for result in results for x in (
+      result.atoms if isinstance(result, Made) else (result,))]
     values, used = self.needed(wanted, effects)
     env = dict(zip(self.inputs, args))
     for i in sorted(used):
@@ -141,7 +158,9 @@ class Program:
         env.update(zip(inner, extra))
       else:
         env.update(zip(equation.outs, equation.bind(*ins)))
-    return [env[x] if x in env else x.constant for x in wanted]
+    read = lambda x: env[x] if x in env else x.constant
+    return [x.fn(*map(read, x.atoms)) if isinstance(x, Made) else read(x)
+            for x in results]
 
   def carries(self, index: int) -> tuple[int, int]:
     """Count the constants and the carries of a scan."""

@@ -83,7 +83,8 @@ def example_moments(
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
     trace = tracing.Trace(loss_fn, has_aux, params,
-                          jax.tree.map(lambda x: x[0], chunks[0]))
+                          jax.tree.map(lambda x: x[0], chunks[0]),
+                          only_sums=mask is None)
     total, shared, aux = _over_chunks(
       lambda chunk: _sums(trace, groups, share, *chunk), chunks)
     if axis_name is not None:

@@ -44,11 +44,15 @@ class Trace:
     leaves: What to do about each leaf that has a gradient.
     paths: Theirs, in the tree of the parameters.
     num_examples: n.
-    batched: The values that they need for each example.
+    batched: The values that they need for each example; with `only_sums`,
+      what is made of them inside of loops.
     common: Those that they need once.
   """
 
-  def __init__(self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any):
+  def __init__(
+    self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any,
+    only_sums: bool = False,
+  ):
     self.num_examples = count_examples(batch)
     self._params, self._treedef = jax.tree.flatten(params)
     self._floating = [jnp.issubdtype(jnp.result_type(x), jnp.floating)
@@ -86,7 +90,9 @@ class Trace:
     self.leaves = [leaves_lib.Leaf(cutter, value, self.num_examples,
                                    num_parameters) for value in grads]
     unique = lambda atoms: list(dict.fromkeys(atoms))
-    self.batched = unique(x for leaf in self.leaves for x in leaf.batched)
+    self.batched = unique(
+      x for leaf in self.leaves for x in (
+        [leaf.in_loop] if only_sums and leaf.in_loop else leaf.batched))
     self.common = unique(x for leaf in self.leaves for x in leaf.common)
 
   def run(
@@ -121,7 +127,11 @@ class Trace:
 
   def _run_all(self, fixed, wanted, rows, effects=False):
     run = lambda row: self.program.run([*fixed, *row], wanted, effects)
-    return jax.vmap(run)(rows)
+    made = lambda x: isinstance(x, programs.Inner) and isinstance(
+      x.atom, programs.Made)
+    # What is made in a loop is a sum over the examples, and squares of each.
+    axes = [(None, 0) if made(x) else 0 for x in wanted]
+    return jax.vmap(run, out_axes=axes)(rows)
 
   def unflatten(self, grads: list[jax.Array]) -> Any:
     """Make a tree like the parameters; integers get zeros of dtype float0."""
@@ -185,6 +195,8 @@ def _check_separate(program):
         f'loss_fn mixes examples: {equation.name} over {axes}. It must be a '
         'function of one example alone; name the axis of the workers as '
         'axis_name=, and leave batch statistics out')
-    for k in range(len(equation.params.get('branches', ()))
-                   if equation.name == 'cond' else equation.name == 'scan'):
+    bodies = [None] if equation.name == 'scan' else []
+    if equation.name == 'cond':
+      bodies = range(len(equation.params['branches']))
+    for k in bodies:
       _check_separate(program.body(i, k))
