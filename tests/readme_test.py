@@ -6,6 +6,8 @@ import io
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 from absl.testing import absltest
 
 import gradiv
@@ -23,6 +25,16 @@ class ReadmeTest(absltest.TestCase):
     bound = float(out.getvalue().split()[0])
     self.assertGreater(bound, 1)
 
+  def test_the_statistics_of_examples_run(self):
+    page = (ROOT / 'docs' / 'examples.md').read_text()
+    block, = re.findall(r'```python\n(.*?)```', page, re.S)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      exec(compile(block, 'examples.md', 'exec'), names := {})
+    self.assertIn('0.0 % fall back', out.getvalue())
+    norms = [jax.tree.map(jnp.linalg.norm, g).values()
+             for g in (names['clipped'], names['agreed'])]
+    self.assertTrue(all(0 < norm for each in norms for norm in each))
+
   def test_names_and_files_exist(self):
     for name in re.findall(r'`(?:gradiv\.)?([a-z_]+)\(', README):
       if name not in ('shard_map', 'make'):
@@ -30,7 +42,7 @@ class ReadmeTest(absltest.TestCase):
     targets = (ROOT / 'Makefile').read_text()
     for target in re.findall(r'make ([a-z-]+)', README):
       self.assertIn(f'\n{target}:', targets)
-    for path in (ROOT / 'README.md', ROOT / 'docs' / 'papers.md'):
+    for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
       for link in re.findall(r'\]\(((?!http)[^)]+)\)', path.read_text()):
         self.assertTrue((path.parent / link).exists(), link)
 

@@ -76,9 +76,7 @@ def example_moments(
       raise ValueError(f'microbatch_size={size}: must divide the {n} examples')
     if axis_name is not None:
       params = axes.as_private(params, axis_name)
-    count = jnp.float32(n) if mask is None else jnp.sum(mask, dtype=jnp.float32)
-    if axis_name is not None:
-      count = lax.psum(count, axis_name)
+    count = _count(mask, n, axis_name)
     share = 1 / jnp.maximum(count, 1)
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
@@ -217,6 +215,14 @@ def as_value_and_grad(
     return (value, moments), grads
 
   return value_and_grad
+
+
+def _count(mask, n, axis_name):
+  """Count the examples of all workers; by a psum only where masks differ."""
+  if mask is None:
+    return jnp.float32(n * (axes.num_workers(axis_name) if axis_name else 1))
+  count = jnp.sum(mask, dtype=jnp.float32)
+  return lax.psum(count, axis_name) if axis_name else count
 
 
 def _run(loss_fn, has_aux, params, batch, mask):
