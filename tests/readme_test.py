@@ -32,7 +32,7 @@ class ReadmeTest(absltest.TestCase):
       exec(compile(block, 'examples.md', 'exec'), names := {})
     self.assertIn('0.0 % fall back', out.getvalue())
     norms = [jax.tree.map(jnp.linalg.norm, g).values()
-             for g in (names['clipped'], names['agreed'])]
+             for g in (names['clipped'], names['robust'])]
     self.assertTrue(all(0 < norm for each in norms for norm in each))
 
   def test_names_and_files_exist(self):
