@@ -17,6 +17,8 @@ _COLLECTIVES = frozenset({
   'psum', 'psum2', 'psum_invariant', 'psum_invariant2', 'pmax', 'pmin',
   'all_gather', 'all_gather_invariant', 'all_to_all', 'ppermute',
   'reduce_scatter', 'pgather', 'ragged_all_to_all'})
+# Their bodies name axes that they bind: a layer may lie on several devices.
+_OWN_AXES = frozenset({'shard_map', 'xla_pmap'})
 
 
 class Data(NamedTuple):
@@ -77,8 +79,8 @@ class Trace:
       raise ValueError(
         f'loss_fn mixes examples by a collective ({error}): it must be a '
         'function of one example alone') from error
+    _check_separate(closed.jaxpr)
     self.program = programs.Program(closed)
-    _check_separate(self.program)
     self._aux_def = jax.tree.structure(shapes[1])
     sources = self.program.inputs[len(self._params):]
     cutter = cutting.Cutter(self.program, sources)
@@ -186,17 +188,19 @@ def count_examples(batch: Any) -> int:
   return sizes.pop()[0]
 
 
-def _check_separate(program):
+def _check_separate(jaxpr):
   """Raise ValueError where the loss talks to other examples or workers."""
-  for i, equation in enumerate(program.equations):
-    if equation.name in _COLLECTIVES:
-      axes = equation.params.get('axes', equation.params.get('axis_name'))
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name in _COLLECTIVES:
+      axes = params.get('axes', params.get('axis_name'))
       raise ValueError(
-        f'loss_fn mixes examples: {equation.name} over {axes}. It must be a '
+        f'loss_fn mixes examples: {name} over {axes}. It must be a '
         'function of one example alone; name the axis of the workers as '
         'axis_name=, and leave batch statistics out')
-    bodies = [None] if equation.name == 'scan' else []
-    if equation.name == 'cond':
-      bodies = range(len(equation.params['branches']))
-    for k in bodies:
-      _check_separate(program.body(i, k))
+    if name in _OWN_AXES:
+      continue
+    for inner in jax.tree.leaves(list(params.values())):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        _check_separate(inner)
