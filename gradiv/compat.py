@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def varying_axes(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: Any) -> frozenset[str]:
   """Read the mapped axes over which the type of `x` varies."""
-  aval = jax.typeof(x)
+  aval = x if isinstance(x, jax.core.AbstractValue) else jax.typeof(x)
   tracked = getattr(aval, 'mat', None)  # since jax 0.10
   return frozenset(tracked.varying if tracked is not None else aval.vma)
 
@@ -33,6 +33,25 @@ def to_varying(x: jax.Array, axis: str) -> jax.Array:
   if hasattr(lax, 'pcast'):  # since jax 0.8
     return lax.pcast(x, axis, to='varying')
   return lax.pvary(x, axis)
+
+
+def zeros_of(
+  shape: tuple[int, ...], dtype: Any, varying: frozenset[str]
+) -> jax.Array:
+  """Make zeros that are typed as varying over some axes.
+
+  The carry of a loop must begin with the type that it ends with, and what the
+  branches of a cond return must be of one type.
+  """
+  zeros = jnp.zeros(shape, dtype)
+  for axis in sorted(varying):
+    zeros = to_varying(zeros, axis)
+  return zeros
+
+
+def zeros_like(x: Any) -> jax.Array:
+  """Make zeros typed as `x`, an array or what `jax.eval_shape` gives."""
+  return zeros_of(x.shape, x.dtype, varying_axes(x))
 
 
 def all_gather_common(x: jax.Array, axis: str) -> jax.Array:

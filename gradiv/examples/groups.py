@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradiv import compat
 from gradiv import moments
 from gradiv.examples import costs
 from gradiv.examples import factors as factors_lib
@@ -129,9 +130,10 @@ class Group:
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
     """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""
     z, _, a, b = self.sizes
-    shape = jax.ShapeDtypeStruct((z, a, b), jnp.float32)
+    zeros = compat.zeros_of(
+      (z, a, b), jnp.float32, compat.varying_axes(common))
     place = lambda block: self.place(block).astype(jnp.float32)
-    (block,) = jax.linear_transpose(place, shape)(common.astype(jnp.float32))
+    (block,) = jax.linear_transpose(place, zeros)(common.astype(jnp.float32))
     return sum(factors_lib.inner_common(u, v, block)
                for u, v in self.pairs(data))
 
@@ -152,8 +154,9 @@ class Group:
       return _outer(block.reshape(n, -1))
 
     starts = jnp.arange(0, b, width)
+    zeros = compat.zeros_like(jax.eval_shape(part, starts[0]))
     return lax.scan(lambda total, start: (total + part(start), None),
-                    jnp.zeros((n, n), jnp.float32), starts)[0]
+                    zeros, starts)[0]
 
   def pairs(self, data: Data) -> list[Pair]:
     """Make the factors, those of one kind joined along their positions."""

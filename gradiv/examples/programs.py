@@ -211,8 +211,8 @@ class Program:
         results = body.run(
           args, [body.outputs[k] for k in live] + mine, effects)
         values = iter(results[len(live):])
-        extra = [next(values) if x.branch == branch else jnp.zeros(
-          *shape_and_dtype(self, x)) for x in inner]
+        extra = [next(values) if x.branch == branch else compat.zeros_of(
+          *shape_and_dtype(self, x), varying(self, x)) for x in inner]
         return results[:len(live)], extra
 
       return taken
@@ -259,6 +259,13 @@ def shape_and_dtype(program: Program, atom: Atom) -> tuple[tuple, Any]:
   if equation.name == 'scan':
     shape = (equation.params['length'], *shape)
   return shape, dtype
+
+
+def varying(program: Program, atom: Atom) -> frozenset[str]:
+  """Tell over which mapped axes the type of a value varies."""
+  while isinstance(atom, Inner):
+    program, atom = program.body(atom.equation, atom.branch), atom.atom
+  return compat.varying_axes(atom.aval)
 
 
 def _bind(eqn, *args):

@@ -19,6 +19,7 @@ from jax import lax
 
 from gradiv import axes
 from gradiv import checks
+from gradiv import compat
 from gradiv import moments as moments_lib
 from gradiv.examples import separation
 from gradiv.examples import tracing
@@ -76,7 +77,12 @@ def example_moments(
       raise ValueError(f'microbatch_size={size}: must divide the {n} examples')
     if axis_name is not None:
       params = axes.as_private(params, axis_name)
-    count = _count(mask, n, axis_name)
+    own = jnp.float32(n) if mask is None else jnp.sum(mask, dtype=jnp.float32)
+    count = own
+    if axis_name is not None:
+      # A psum only where masks may differ.
+      count = (own * axes.num_workers(axis_name) if mask is None
+               else lax.psum(own, axis_name))
     share = 1 / jnp.maximum(count, 1)
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
@@ -85,10 +91,14 @@ def example_moments(
                           only_sums=mask is None)
     total, shared, aux = _over_chunks(
       lambda chunk: _sums(trace, groups, share, *chunk), chunks)
+    # What is common is there once, whatever the examples; of several workers,
+    # each brings the part of its examples, for the sum to be typed as common.
+    part = 1 if axis_name is None else own * share
+    total['grads'] = [g if c is None else g + (c * part).astype(g.dtype)
+                      for g, c in zip(total['grads'], shared)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    grads = [g if c is None else g + c.astype(g.dtype)
-             for g, c in zip(total['grads'], shared)]
+    grads = total['grads']
     squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
     moments = {name: Moments(
       count, jnp.float32(1), square,
@@ -217,14 +227,6 @@ def as_value_and_grad(
   return value_and_grad
 
 
-def _count(mask, n, axis_name):
-  """Count the examples of all workers; by a psum only where masks differ."""
-  if mask is None:
-    return jnp.float32(n * (axes.num_workers(axis_name) if axis_name else 1))
-  count = jnp.sum(mask, dtype=jnp.float32)
-  return lax.psum(count, axis_name) if axis_name else count
-
-
 def _run(loss_fn, has_aux, params, batch, mask):
   mask = _checked_mask(mask, tracing.count_examples(batch))
   trace = tracing.Trace(loss_fn, has_aux, params, batch)
@@ -247,7 +249,6 @@ def _sums(trace, groups, share, batch, mask):
     'grads': totals,
     'squares': _grouped(trace, squares, groups),
     'loss': jnp.sum(jnp.where(data.mask, losses, 0)),
-    'count': jnp.sum(data.mask).astype(jnp.float32),
   }, shared, aux
 
 
@@ -258,7 +259,7 @@ def _over_chunks(sums, chunks):
   if num_chunks == 1:
     return sums(first)
   total, shared, _ = jax.eval_shape(sums, first)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (total, shared))
+  zeros = jax.tree.map(compat.zeros_like, (total, shared))
 
   def step(carry, chunk):
     total, shared, aux = sums(chunk)
