@@ -172,6 +172,32 @@ def adjoint_of_a_differential_equation(draw):
   return draw.regression(net, {'w': draw(3, 3), 'v': draw(3, 2)}, 3)
 
 
+@jax.custom_vjp
+def dense_and_lookup(w, x, columns):
+  """A product, and a corner of the weight; one cotangent is made of both."""
+  return x @ w, w[:2, columns]
+
+
+def _into_one(residuals, d):
+  w, x, columns = residuals
+  return (x.T @ d[0]).at[:2, columns].add(d[1]), d[0] @ w.T, None
+
+
+dense_and_lookup.defvjp(
+  lambda *args: (dense_and_lookup(*args), args), _into_one)
+
+
+@CASES.case
+def custom_vjp_that_adds_into_a_product(draw):
+  def loss_fn(p, e):
+    h, corner = dense_and_lookup(p, e['x'], e['columns'])
+    return square(jnp.tanh(h)) + square(corner - e['y'])
+
+  return loss_fn, draw(4, 5), {
+    'x': draw.batch(3, 4), 'columns': draw.integers(5, 3),
+    'y': draw.batch(2, 3)}
+
+
 @CASES.case
 def loss_that_is_jitted(draw):
   loss_fn, params, batch = draw.regression(
