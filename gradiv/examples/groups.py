@@ -130,10 +130,11 @@ class Group:
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
     """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""
     z, _, a, b = self.sizes
+    common = moments.widen(common)
     zeros = compat.zeros_of(
-      (z, a, b), jnp.float32, compat.varying_axes(common))
-    place = lambda block: self.place(block).astype(jnp.float32)
-    (block,) = jax.linear_transpose(place, zeros)(common.astype(jnp.float32))
+      (z, a, b), common.dtype, compat.varying_axes(common))
+    place = lambda block: self.place(block).astype(common.dtype)
+    (block,) = jax.linear_transpose(place, zeros)(common)
     return sum(factors_lib.inner_common(u, v, block)
                for u, v in self.pairs(data))
 
@@ -153,10 +154,9 @@ class Group:
         for u, v in pairs)
       return _outer(block.reshape(n, -1))
 
-    starts = jnp.arange(0, b, width)
-    zeros = compat.zeros_like(jax.eval_shape(part, starts[0]))
+    starts = jnp.arange(width, b, width)
     return lax.scan(lambda total, start: (total + part(start), None),
-                    zeros, starts)[0]
+                    part(0), starts)[0]
 
   def pairs(self, data: Data) -> list[Pair]:
     """Make the factors, those of one kind joined along their positions."""
@@ -180,12 +180,13 @@ class Group:
 
 
 def add_up(rows: jax.Array) -> jax.Array:
-  """Sum over the examples."""
+  """Sum over the examples, in at least float32."""
   if len(rows) == 1:
-    return rows[0]
+    return moments.widen(rows[0])
   # As a product: XLA's CPU is slow at sums over the outermost axis.
   return jnp.einsum('n,n...->...', jnp.ones(len(rows), rows.dtype), rows,
-                    precision=lax.Precision.HIGHEST)
+                    precision=lax.Precision.HIGHEST,
+                    preferred_element_type=factors_lib.wide(rows.dtype))
 
 
 def in_chunks(

@@ -19,6 +19,7 @@ from jax import lax
 from gradiv import moments
 from gradiv.examples import costs
 from gradiv.examples import cutting
+from gradiv.examples import factors
 from gradiv.examples import groups as groups_lib
 from gradiv.examples import pieces as pieces_lib
 from gradiv.examples import programs
@@ -141,6 +142,7 @@ class Leaf:
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
     """Compute Σ w_i g_i; what is given weight zero is left out."""
     shared = self.shared(data)
+    weights = weights.astype(factors.wide(self.dtype))
     common = 0 if shared is None else jnp.sum(weights) * shared
     if self.kind == 'common':
       return common.astype(self.dtype)

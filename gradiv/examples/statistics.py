@@ -21,6 +21,7 @@ from gradiv import axes
 from gradiv import checks
 from gradiv import compat
 from gradiv import moments as moments_lib
+from gradiv.examples import factors
 from gradiv.examples import tracing
 from gradiv.moments import Moments
 
@@ -82,7 +83,7 @@ def example_moments(
       # A psum only where masks may differ.
       count = (own * axes.num_workers(axis_name) if mask is None
                else lax.psum(own, axis_name))
-    share = 1 / jnp.maximum(count, 1)
+    share = 1 / jnp.maximum(count, 1).astype(jnp.result_type(float))
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
     chunks = jax.tree.map(cut, (batch, mask))
     trace = tracing.Trace(loss_fn, has_aux, params,
@@ -92,19 +93,22 @@ def example_moments(
       lambda chunk: _sums(trace, groups, share, *chunk), chunks)
     # What is common is there once, whatever the examples; of several workers,
     # each brings the part of its examples, for the sum to be typed as common.
-    part = 1 if axis_name is None else own * share
-    total['grads'] = [g if c is None else g + (c * part).astype(g.dtype)
-                      for g, c in zip(total['grads'], shared)]
+    part = jnp.float32(1) if axis_name is None else own * share
+    total['grads'] = [
+      (g if c is None else g + _times(c.astype(g.dtype), part)).astype(
+        leaf.dtype)
+      for g, c, leaf in zip(total['grads'], shared, trace.leaves)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
     grads = total['grads']
     squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
+    grads = [g.astype(leaf.dtype) for g, leaf in zip(grads, trace.leaves)]
     moments = {name: Moments(
       count, jnp.float32(1), square,
       # May come out below zero by rounding, where all gradients are equal.
-      jnp.maximum(total['squares'][name] * share - square, 0))
+      jnp.maximum(_times(total['squares'][name], share) - square, 0))
       for name, square in squares.items()}
-    loss = total['loss'] * share
+    loss = _times(total['loss'], share).astype(trace.loss_dtype)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
             trace.unflatten(grads), moments if groups else moments[''])
 
@@ -194,18 +198,24 @@ def _run(loss_fn, has_aux, params, batch, mask):
 def _sums(trace, groups, share, batch, mask):
   """Add up over examples: what differs by example, what does not, the rest."""
   losses, aux, data = trace.run(batch, mask)
-  sums = [leaf.sums(data, share) for leaf in trace.leaves]
-  totals, shared = [], []
-  for leaf, (total, _) in zip(trace.leaves, sums):
-    totals.append(jnp.zeros(leaf.shape, leaf.dtype) if total is None
-                  else total.astype(leaf.dtype))
+  totals, all_squares, shared = [], [], []
+  for leaf in trace.leaves:
+    # Wide, since chunks are added to it: bfloat16 stops at 256 of them.
+    dtype = factors.wide(leaf.dtype)
+    total, squares = leaf.sums(data, share.astype(dtype))
+    totals.append(jnp.zeros(leaf.shape, dtype) if total is None
+                  else total.astype(dtype))
+    all_squares.append(jnp.sum(jnp.where(data.mask, squares, 0)))
     shared.append(leaf.shared(data))
-  squares = [jnp.sum(jnp.where(data.mask, square, 0)) for _, square in sums]
   return {
     'grads': totals,
-    'squares': _grouped(trace, squares, groups),
-    'loss': jnp.sum(jnp.where(data.mask, losses, 0)),
+    'squares': _grouped(trace, all_squares, groups),
+    'loss': jnp.sum(jnp.where(data.mask, moments_lib.widen(losses), 0)),
   }, shared, aux
+
+
+def _times(x, share):
+  return x * share.astype(x.dtype)
 
 
 def _over_chunks(sums, chunks):

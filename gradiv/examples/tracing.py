@@ -46,6 +46,7 @@ class Trace:
     leaves: What to do about each leaf that has a gradient.
     paths: Theirs, in the tree of the parameters.
     num_examples: n.
+    loss_dtype: Of the loss.
     batched: The values that they need for each example; with `only_sums`,
       what is made of them inside of loops.
     common: Those that they need once.
@@ -56,8 +57,11 @@ class Trace:
     only_sums: bool = False,
   ):
     self.num_examples = count_examples(batch)
-    self._params, self._treedef = jax.tree.flatten(params)
-    self._floating = [jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    leaves, self._treedef = jax.tree.flatten(params)
+    # Of NumPy's float64, where jax computes in float32.
+    self._params = [jnp.asarray(x) for x in leaves]
+    _check_real(params)
+    self._floating = [jnp.issubdtype(x.dtype, jnp.floating)
                       for x in self._params]
     self.paths = [
       path for (path, _), floating in zip(
@@ -88,6 +92,7 @@ class Trace:
     outs = self.program.outputs
     cut = len(outs) - num_grads
     self._results, grads = outs[:cut], outs[cut:]
+    self.loss_dtype = outs[0].aval.dtype
     num_parameters = sum(np.size(x) for x in self._params)
     self.leaves = [leaves_lib.Leaf(cutter, value, self.num_examples,
                                    num_parameters) for value in grads]
@@ -101,7 +106,7 @@ class Trace:
     self, batch: Any, mask: jax.Array | None
   ) -> tuple[jax.Array, list[jax.Array], Data]:
     """Run all but the last products: losses [n], what is auxiliary, data."""
-    rows = jax.tree.leaves(batch)
+    rows = [jnp.asarray(x) for x in jax.tree.leaves(batch)]
     common = self.program.run(
       [*self._params, *[None] * len(rows)], self.common)
     values = self._run_all(
@@ -163,6 +168,16 @@ def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
   moving = [x for x, moves in zip(params, floating) if moves]
   (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
   return loss, aux, grads
+
+
+def _check_real(params):
+  """Raise ValueError on a leaf of complex numbers."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+      raise ValueError(
+        f'params{jax.tree_util.keystr(path)} has dtype '
+        f'{jnp.result_type(leaf)}: must be real; take the real and the '
+        'imaginary part as two leaves')
 
 
 def _check_scalar(loss):
