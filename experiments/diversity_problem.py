@@ -8,7 +8,7 @@ import numpy as np
 
 import gradiv
 from experiments import config as config_lib
-from experiments import data, models, trainer
+from experiments import data, diversity_tracking, models, trainer
 
 
 class Problem:
@@ -28,6 +28,7 @@ class Problem:
     if config.label_noise:
       labels[:n] = data.flip_labels(labels[:n], config.label_noise,
                                     examples.num_classes, config.seed)
+    self.eval_size = min(config.eval_batch_size, n)
     self.arrays = {'image': arrays['image'], 'label': labels}
     self.standardize = functools.partial(
       data.standardize, mean=mean, std=std)
@@ -39,13 +40,31 @@ class Problem:
     """Choose which examples stand at the places of the training set."""
     return data.replicate(self.config.train_examples, replication, seed)
 
-  def loss(self, params, batch, key):
-    """Average the cross entropy over a batch."""
+  def prepare(self, batch, key):
+    """Augment a batch where that is asked for; standardize its images."""
     image = batch['image']
     if self.config.augment:
       image = data.augment_cifar(key, image)
-    logits = self.model.apply(params, self.standardize(image))
+    return batch | {'image': self.standardize(image)}
+
+  def loss_of_one(self, params, example):
+    """Compute the cross entropy of one example, and whether it is right."""
+    logits = self.model.apply(params, example['image'])
+    label = example['label']
+    return models.cross_entropy(logits, label), models.accuracy(logits, label)
+
+  def loss(self, params, batch, key):
+    """Average the cross entropy over a batch."""
+    batch = self.prepare(batch, key)
+    logits = self.model.apply(params, batch['image'])
     return models.cross_entropy(logits, batch['label'])
+
+  def measured_gradient(self, lane, params, batch, key):
+    """Compute loss and gradient of a batch, with `Moments` of its examples."""
+    del lane
+    (loss, _), grads, moments = gradiv.example_moments(
+      self.loss_of_one, has_aux=True)(params, self.prepare(batch, key))
+    return loss, diversity_tracking.Measured(grads, moments)
 
   def program(self, lanes, batch_size, make_optimizer, **kwargs):
     """Train each lane on batches of the places that its `rows` hold."""
@@ -75,29 +94,36 @@ class Problem:
 
   def evaluate(self, examples, params):
     """Compute the loss over the whole training set, as it is."""
-    size = min(self.config.eval_batch_size, self.config.train_examples)
-
     def part(examples):
       logits = self.model.apply(params, self.standardize(examples['image']))
       return {'loss': models.cross_entropy(logits, examples['label']),
               'accuracy': models.accuracy(logits, examples['label'])}
 
     parts = jax.tree.map(
-      lambda x: x.reshape(-1, size, *x.shape[1:]), examples)
+      lambda x: x.reshape(-1, self.eval_size, *x.shape[1:]), examples)
     return jax.tree.map(jnp.mean, jax.lax.map(part, parts))
 
   def evaluate_exactly(self, examples, params):
-    """Also compute ‖∇F‖² and tr Σ over the whole training set."""
-    def one(image, label):
-      loss = lambda p: models.cross_entropy(
-        self.model.apply(p, self.standardize(image[None])), label[None])
-      return gradiv.worker_moments(jax.grad(loss)(params), 'examples')
+    """Also compute ‖∇F‖² and tr Σ over the whole training set, by layer too.
 
-    moments = jax.vmap(one, axis_name='examples', out_axes=None)(
-      examples['image'], examples['label'])
-    exact = gradiv.estimate(
-      moments, num_examples=self.config.train_examples)
-    return self.evaluate(examples, params) | {
+    One forward and backward pass gives all of it: no gradient of a single
+    example is ever written out.
+    """
+    (loss, right), _, layers = gradiv.example_moments(
+      self.loss_of_one, has_aux=True, groups=gradiv.by_layer,
+      microbatch_size=self.eval_size)(
+        params, examples | {'image': self.standardize(examples['image'])})
+    n = self.config.train_examples
+    metrics = {'loss': loss, 'accuracy': right.mean()}
+    for name, moments in layers.items():
+      exact = gradiv.estimate(moments, num_examples=n)
+      metrics |= {f'exact_sq_norm/{name}': exact.sq_norm,
+                  f'exact_variance/{name}': exact.variance}
+    moments = next(iter(layers.values()))._replace(
+      sq_norm_of_mean=sum(m.sq_norm_of_mean for m in layers.values()),
+      mean_sq_deviation=sum(m.mean_sq_deviation for m in layers.values()))
+    exact = gradiv.estimate(moments, num_examples=n)
+    return metrics | {
       'exact_sq_norm': exact.sq_norm,
       'exact_variance': exact.variance,
       'diversity': gradiv.gradient_diversity(moments),

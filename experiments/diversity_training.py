@@ -6,34 +6,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-import gradiv
-from experiments import diversity_problem, diversity_report, stopping, trainer
-
-
-def make_optimizer(lane, config, *, track: bool, axis_name):
-  """Build plain SGD on the mean of the workers, tracked where asked."""
-  # Batches smaller than the workers are still split; only tracking needs b.
-  tracking = [gradiv.track_moments(
-    axis_name, batch_size=config.reference_batch_size / config.num_workers,
-    decay=config.decay)] if track else []
-  return optax.chain(*tracking, gradiv.aggregate_by_mean(axis_name),
-                     optax.sgd(lane['learning_rate']))
-
-
-def read_tracked(opt_state) -> dict:
-  """Flatten what `track_moments` knows into numbers to record."""
-  estimate = optax.tree.get(opt_state, 'estimate')
-  interval = optax.tree.get(opt_state, 'interval')
-  return {
-    'sq_norm': estimate.sq_norm,
-    'variance': estimate.variance,
-    'inverse_low': gradiv.inverse_batch_size_bound(interval.upper),
-    'inverse_high': gradiv.inverse_batch_size_bound(interval.lower),
-    'trusted': interval.trusted,
-    'num_skipped': optax.tree.get(opt_state, 'num_skipped'),
-  }
+from experiments import (
+  diversity_problem, diversity_report, diversity_tracking, stopping, trainer,
+)
 
 
 def distances(params) -> dict:
@@ -73,7 +49,8 @@ def train_all(config, stop: stopping.Stop) -> None:
       config.lanes_at_once)
     every = every or per_pass(size)
     optimizer = functools.partial(
-      make_optimizer, config=config, track=track, axis_name=workers.axis_name)
+      diversity_tracking.make_optimizer, config=config, track=track,
+      axis_name=workers.axis_name)
     trainer.train(
       problem.program(lanes, size, optimizer, **kwargs),
       trainer.Schedule(config.passes * per_pass(size), every,
@@ -91,7 +68,9 @@ def train_all(config, stop: stopping.Stop) -> None:
   settings = [(r, tuned[r, size], s)
               for r in config.replications for s in seeds]
   train('diversity', settings, lanes_of(problem, settings), size, track=True,
-        every=max(1, per_pass(size) // 2), read=read_tracked,
+        every=max(1, per_pass(size) // 2),
+        gradient=problem.measured_gradient,
+        read=functools.partial(diversity_tracking.read, decay=config.decay),
         evaluate=(problem.evaluate_exactly if config.exact
                   else problem.evaluate))
   for size in config.batch_sizes:
