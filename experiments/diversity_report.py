@@ -155,12 +155,12 @@ def stability(config) -> dict[int, np.ndarray]:
 
 
 def report(config) -> dict:
-  """Print the table, write the summary and draw the four figures."""
-  from experiments import diversity_figures
+  """Print the tables, write the summary and draw the four figures."""
+  from experiments import diversity_figures, diversity_tables
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
   records.write_whole(workdir / 'summary.json', summary)
-  print(table(config, summary))
+  print(diversity_tables.table(config, summary))
   for path in diversity_figures.draw_all(config, summary):
     print(f'figure: {path}')
   print(f'records: {workdir}/*/batch_*/metrics.jsonl, {workdir}/summary.json')
@@ -192,71 +192,54 @@ def summarize(config) -> dict:
       f'{r:g}': _finite(bound_at_target(config, run, i))
       for i, r in enumerate(config.replications)},
     'distance': {str(size): stats(d[-1]) for size, d in far.items()},
-    'coverage': _coverage(run),
+    'layers': {
+      layer: {f'{r:g}': _finite(x[-1])
+              for r, x in zip(config.replications, bounds)}
+      for layer, bounds in layer_bounds(run).items()},
+    'coverage': _tracking(run),
+    'example_coverage': _tracking(run, 'example_'),
   }
 
 
-def _coverage(run):
-  """Tell how often the tracked interval holds the exact B_S."""
+def layer_bounds(run) -> dict[str, np.ndarray]:
+  """Read B_S of each layer, and of all, over the whole set: [r, record].
+
+  The harmonic mean over the seeds; NaN where a layer has no gradient at all.
+  Empty without --exact.
+  """
+  name = 'exact_sq_norm'
+  layers = {key: key.removeprefix(f'{name}/') for key in sorted(run)
+            if key.startswith(f'{name}/')}
+  if layers:
+    layers[name] = 'whole network'
+  result = {}
+  for key, layer in layers.items():
+    signal = run[key]
+    square = signal + run[key.replace('sq_norm', 'variance', 1)]
+    with np.errstate(divide='ignore', invalid='ignore'):
+      result[layer] = 1 / np.mean(signal / square, 1)
+  return result
+
+
+def _tracking(run, prefix=''):
+  """Hold what was tracked to what is exact, at all records but the first."""
   if 'exact_variance' not in run:
     return None
-  exact = run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
-  inside = (run['inverse_low'] <= exact) & (exact <= run['inverse_high'])
-  trusted = run['trusted'] > 0
+  signal, noise = run['exact_sq_norm'], run['exact_variance']
+  exact = signal / (signal + noise)
+  low, high = (run[prefix + name] for name in ('inverse_low', 'inverse_high'))
+  inside = (low <= exact) & (exact <= high)
+  trusted = run[prefix + 'trusted'] > 0
+  error = lambda name, truth: float(np.sqrt(np.mean(np.square(
+    run[prefix + name] / truth - 1)[..., 1:])))
   return {'all': float(inside[..., 1:].mean()),
           'trusted': _finite(inside[trusted].mean() if trusted.any()
                              else np.nan),
-          'share_trusted': float(trusted[..., 1:].mean())}
+          'share_trusted': float(trusted[..., 1:].mean()),
+          'width': float(np.median(((high - low) / exact)[..., 1:])),
+          'sq_norm_error': _finite(error('sq_norm', signal)),
+          'variance_error': _finite(error('variance', noise))}
 
 
 def _finite(x):
   return float(x) if np.isfinite(x) else None
-
-
-def table(config, summary) -> str:
-  """Lay the cells out for a terminal."""
-  target = config.target_loss
-  lines = [
-    '', f'{config.dataset}, {config.model}, {config.train_examples} examples, '
-    f'{config.passes} passes, {config.num_seeds} seeds '
-    '(mean ± standard error)', '',
-    f'{"r":>3} {"batch":>6} {"rate":>6} {"loss ratio":>15} '
-    f'{f"evals to {target:g}":>15} {"predicted":>10} {"steps":>7}']
-  for cell in summary['cells']:
-    if cell['batch_size'] == config.batch_sizes[0]:
-      bound = summary['bound_at_target'][f'{cell["replication"]:g}']
-      lines.append(
-        f'-- r = {cell["replication"]:g}: B_S where the loss is {target:g}: '
-        f'{_number(bound, ".0f")} ' + '-' * 18)
-    steps = cell['steps'][0]
-    lines.append(
-      f'{cell["replication"]:>3g} {cell["batch_size"]:>6} '
-      f'{cell["learning_rate"]:>6g} {_pm(cell["loss_ratio"], ".2f"):>15} '
-      f'{_pm(cell["evaluations"], ".0f"):>15} '
-      f'{_number(cell["predicted_evaluations"], ".0f"):>10} '
-      f'{_number(steps, ".0f"):>7}')
-  distances = ', '.join(
-    f'{size}: {_pm(d, ".3f")}' for size, d in summary['distance'].items())
-  lines += ['', f'distance of twin runs by batch size: {distances}']
-  coverage = summary['coverage']
-  if coverage:
-    known = (
-      'none of them is yet narrow enough to be trusted'
-      if coverage['trusted'] is None else
-      f'{coverage["trusted"]:.0%} of the {coverage["share_trusted"]:.0%} that '
-      'are narrow enough to be trusted')
-    lines.append(f'tracked 95 % intervals that hold the exact B_S: '
-                 f'{coverage["all"]:.0%}; {known}')
-  return '\n'.join(lines) + '\n'
-
-
-def _number(x, form):
-  return 'not reached' if x is None else format(x, form)
-
-
-def _pm(pair, form):
-  mean, error = pair
-  if mean is None:
-    return 'not reached'
-  return format(mean, form) + (
-    '' if error is None else f' ± {format(error, form)}')
