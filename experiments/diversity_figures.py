@@ -23,20 +23,15 @@ def _by_replication(config):
 
 
 def draw_diversity(config, summary):
-  """Draw B_S as tracked in two ways, the diversity, its parts and layers."""
+  """Draw B_S with its band, for each r; of the batch's examples, by layer."""
   del summary
   run = diversity_report.tracked(config)
-  count = len(config.replications)
-  sources = {'': f'{config.num_workers} workers',
-             'example_': f'{config.reference_batch_size} examples'}
   figure, axes = plots.mosaic(
-    [[f'{prefix}bound {i}' for i in range(count)] for prefix in sources],
-    ['diversity', 'noise', 'layers'])
+    [f'bound {i}' for i in range(len(config.replications))],
+    ['examples', 'diversity', 'noise', 'layers'], width=15.0)
   for i, r, colour, marker in _by_replication(config):
-    for prefix, source in sources.items():
-      ax = axes[f'{prefix}bound {i}']
-      _draw_bound(ax, config, run, i, colour, prefix)
-      ax.set_title(f'r = {r:g}, {source}')
+    _draw_bound(axes[f'bound {i}'], config, run, i, colour)
+    axes[f'bound {i}'].set_title(f'r = {r:g}')
     style = dict(color=colour, label=f'r = {r:g}')
     if config.exact:
       mean = 1 / (1 / run['diversity'][i]).mean(0)
@@ -46,35 +41,35 @@ def draw_diversity(config, summary):
     axes['noise'].plot(run['passes'], noise, **style)
     axes['noise'].plot(run['passes'], np.where(signal > 0, signal, np.nan),
                        color=colour, ls='--', lw=1)
-  for prefix in sources:
-    axes[f'{prefix}bound 0'].set_ylabel('batch-size bound B_S (examples)')
-    axes[f'{prefix}bound {count - 1}'].set_xlabel('data passes')
-  axes['bound 0'].legend(fontsize=8, loc='lower right')
+  first, examples = axes['bound 0'], axes['examples']
+  first.legend(fontsize=8, loc='lower right')
+  _draw_bound(examples, config, run, 0, plots.COLOURS[0], 'example_')
+  examples.set_title(f'r = 1, of the {config.reference_batch_size} examples')
+  for ax in (first, examples):
+    ax.set_ylabel('batch-size bound B_S (examples)')
   axes['diversity'].set(
-    xlabel='data passes', ylabel='gradient diversity Δ (harmonic mean)',
-    title=f'Diversity of the whole set: B_S = {config.train_examples}·Δ')
-  axes['noise'].set(
-    xlabel='data passes', ylabel='tr Σ (solid), ‖∇F‖² (dashed)',
-    title='The workers\' B_S − 1 = tr Σ / ‖∇F‖²')
-  _draw_layers(axes['layers'], config, run)
+    ylabel='gradient diversity Δ (harmonic mean)',
+    title=f'Whole set: B_S = {config.train_examples}·Δ')
+  axes['noise'].set(ylabel='tr Σ (solid), ‖∇F‖² (dashed)',
+                    title='Tracked parts of B_S')
+  _draw_layers(axes['layers'], run)
   for name in ('diversity', 'noise', 'layers'):
-    plots.log_scale(axes[name])
+    plots.log_scale(axes[name]).set_xlabel('data passes')
     if 0 < len(axes[name].get_lines()) <= 10:
       axes[name].legend(fontsize=8, ncols=2)
   return figure
 
 
-def _draw_layers(ax, config, run):
+def _draw_layers(ax, run):
   """Draw B_S of each layer over the whole set, as it is."""
   bounds = diversity_report.layer_bounds(run)
   for (layer, bound), colour in zip(
       bounds.items(), [*plots.shades(max(1, len(bounds) - 1)), 'black']):
     ax.plot(run['passes'], bound[0], color=colour, label=layer)
-  ax.set(xlabel='data passes', ylabel='B_S over the whole set (r = 1)',
-         title='Each layer of the whole set')
+  ax.set(ylabel='B_S (r = 1)', title='Whole set, each layer')
 
 
-def _draw_bound(ax, config, run, i, colour, prefix):
+def _draw_bound(ax, config, run, i, colour, prefix=''):
   """Draw one seed's B_S: as tracked, its band, and over the whole set.
 
   On a scale of 1/B_S, so that infinity, where ‖∇F‖² is not resolved, has a
@@ -87,7 +82,7 @@ def _draw_bound(ax, config, run, i, colour, prefix):
   ax.fill_between(passes[1:], low[1:], high[1:], color=colour, alpha=0.15,
                   lw=0, label='95 % band')
   ax.plot(passes, np.clip(signal / (signal + noise), 0, 1), color=colour,
-          lw=1.2, label='tracked')
+          lw=1.2, label=f'tracked, {config.num_workers} workers')
   if config.exact:
     exact = run['diversity'][i, seed] * config.train_examples
     ax.plot(passes, 1 / exact, color='black', lw=1, label='exact, whole set')
@@ -97,7 +92,7 @@ def _draw_bound(ax, config, run, i, colour, prefix):
   bounds = 10 ** np.arange(1 + int(np.log10(config.train_examples)))
   ax.set_yticks([*(1 / bounds), 0], [*map(str, bounds), '∞'])
   ax.yaxis.set_minor_locator(plots.no_ticks())
-  ax.set_ylim(1, 0)
+  ax.set(xlabel='data passes', ylim=(1, 0))
 
 
 def draw_loss_ratio(config, summary):

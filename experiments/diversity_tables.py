@@ -53,15 +53,17 @@ def _tracking(config, summary):
   sources = {f'{config.num_workers} workers': summary['coverage'],
              f'{config.reference_batch_size} examples':
                summary['example_coverage']}
+  ratio = summary['band_ratio']
+  percent = lambda x: '-' if x is None else f'{x:.0%}'
   return [
-    '', 'tracked along the training, beside the whole set: 95 % intervals of '
-    'B_S, and root mean square errors', '',
-    f'{"of the gradients of":<20} {"that hold it":>13} {"width of 1/B_S":>15} '
-    f'{"tr Σ":>6} {"‖∇F‖²":>6} {"trusted":>8}',
-    *(f'{source:<20} {kept["all"]:>13.0%} {kept["width"]:>15.0%} '
-      f'{_number(kept["variance_error"], ".0%"):>6} '
-      f'{_number(kept["sq_norm_error"], ".0%"):>6} '
-      f'{kept["share_trusted"]:>8.0%}' for source, kept in sources.items())]
+    '', 'B_S as tracked, by 95 % intervals, beside that of the whole set', '',
+    f'{"gradients of":<14} {"hold it":>8} {"width of 1/B_S":>15} '
+    f'{"trusted":>8}',
+    *(f'{source:<14} {kept["all"]:>8.0%} {percent(kept["width"]):>15} '
+      f'{kept["share_trusted"]:>8.0%}' for source, kept in sources.items()),
+    *([] if ratio['measured'] is None else [
+      f'the workers\' are {ratio["measured"]:.2f} times as wide; by the pairs '
+      f'of examples that they compare, {ratio["predicted"]:.2f}'])]
 
 
 def _number(x, form):

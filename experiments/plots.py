@@ -40,14 +40,14 @@ def subplots(columns: int = 1, width: float = 4.6, height: float = 3.8,
                         figsize=(width * columns, height * rows))
 
 
-def mosaic(top: list[list[str]], bottom: list[str], width: float = 13.0,
-           row: float = 3.7):
-  """Make rows of axes by name: those above the last share their scales."""
+def mosaic(top: list[str], bottom: list[str], width: float = 13.0,
+           height: float = 7.4):
+  """Make two rows of axes by name: those above share their scales."""
   with plt.rc_context(STYLE):
-    figure = plt.figure(figsize=(width, row * (len(top) + 1)))
-    above, below = figure.subfigures(2, 1, height_ratios=(len(top), 1))
-    axes = dict(zip(sum(top, []), above.subplots(
-      len(top), len(top[0]), sharex=True, sharey=True, squeeze=False).flat))
+    figure = plt.figure(figsize=(width, height))
+    above, below = figure.subfigures(2, 1)
+    axes = dict(zip(top, above.subplots(1, len(top), sharex=True,
+                                        sharey=True, squeeze=False)[0]))
     axes |= zip(bottom, below.subplots(1, len(bottom), squeeze=False)[0])
   return figure, axes
 
