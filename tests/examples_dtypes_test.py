@@ -42,7 +42,7 @@ class DtypesTest(absltest.TestCase):
 
     with reference.little_room():
       _, grads, _ = reference.quick_jit(
-        examples.example_moments(loss_fn, microbatch_size=2)
+        examples.example_moments(loss_fn, microbatch_size=1)
       )(params, jnp.ones((n, 4), jnp.bfloat16))
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     np.testing.assert_allclose(np.float32(grads['w']), 1, eps)

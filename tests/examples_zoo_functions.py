@@ -198,6 +198,30 @@ def custom_vjp_that_adds_into_a_product(draw):
     'y': draw.batch(2, 3)}
 
 
+@jax.custom_vjp
+def three_factors(w, x, y, z):
+  return jnp.sum(w) * x[0] * y[0] * z[0]
+
+
+def _reversed_axes(residuals, d):
+  w, x, y, z = residuals
+  one = x[:, None, None] * (d * y)[None, None, :]
+  other = z[:, None, None] * (d * y)[None, :, None]
+  # Of the one, an axis of one is reversed; of the other, that of y.
+  return (jnp.flip(one, 1).reshape(w.shape) + jnp.flip(other, 1).reshape(
+    w.shape), x, y, z)
+
+
+three_factors.defvjp(
+  lambda *args: (three_factors(*args), args), _reversed_axes)
+
+
+@CASES.case
+def custom_vjp_that_reverses_axes(draw):
+  loss_fn = lambda p, e: jnp.sin(three_factors(p, *e))
+  return loss_fn, draw(3, 4), (draw.batch(3), draw.batch(4), draw.batch(3))
+
+
 @CASES.case
 def loss_that_is_jitted(draw):
   loss_fn, params, batch = draw.regression(

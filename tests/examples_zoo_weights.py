@@ -110,6 +110,29 @@ def weight_made_symmetric(draw):
 
 
 @CASES.case
+def weight_pruned(draw):
+  keep = draw(4, 3) > 0
+  net = lambda p, x: jnp.tanh(x @ jnp.where(keep, p, 0))
+  return draw.regression(net, draw(4, 3), 6, 4)
+
+
+@CASES.case
+def rows_and_columns_in_another_order(draw):
+  order = jnp.array([2, 0, 3, 1, 1])
+  net = lambda p, x: jnp.tanh(x @ p[order]) @ p[:, order].T
+  return draw.regression(net, draw(4, 5), 6, 5)
+
+
+@CASES.case
+def layer_without_features(draw):
+  def net(p, x):
+    return jnp.tanh(x @ p['w']) @ p['v'] + x @ p['u'] + jnp.sum(p['none'])
+
+  return draw.regression(net, {
+    'w': draw(4, 0), 'v': draw(0, 3), 'u': draw(4, 3), 'none': draw(0)}, 6, 4)
+
+
+@CASES.case
 def weight_below_the_diagonal(draw):
   net = lambda p, x: jnp.tanh(x @ jnp.tril(p))
   return draw.regression(net, draw(4, 4), 6, 4)
@@ -202,6 +225,25 @@ def low_rank_merged_into_a_frozen_weight(draw):
 def sum_of_two_parameters(draw):
   net = lambda p, x: jnp.tanh(x @ (p['shared'] + 0.5 * p['own'])) @ p['own']
   return draw.regression(net, {'shared': draw(3, 3), 'own': draw(3, 3)}, 6, 3)
+
+
+@CASES.case
+def weight_in_two_precisions(draw):
+  """What is computed in float32 is not rounded with what is in bfloat16."""
+  def net(p, x):
+    low = (1e-5 * x).astype(jnp.bfloat16) @ p.astype(jnp.bfloat16)
+    return jnp.tanh(x @ p) + low.astype(jnp.float32)
+
+  return draw.regression(net, draw(4, 3), 6, 4)
+
+
+@CASES.case
+def weight_with_axes_of_one(draw):
+  def net(p, x):
+    h = jnp.einsum('ti,aij->atj', x, p[None])
+    return jnp.tanh(h[0]) + jnp.einsum('ti,iaj->taj', x, p[:, None])[:, 0]
+
+  return draw.regression(net, draw(4, 3), 6, 4)
 
 
 @CASES.case

@@ -53,7 +53,7 @@ class Cutter:
     elif name == 'optimization_barrier':
       found = self._pieces(equation.ins[out])
     elif name in ('scatter-add', 'scatter_add'):
-      found = self._product(equation, None)
+      found = self._linear(equation) or self._product(equation, None)
       found = found and found + self._pieces(equation.ins[0])
     elif name in ('slice', 'split'):
       found = self._cut_out(equation, out) or self._linear(equation)

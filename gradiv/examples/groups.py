@@ -29,7 +29,9 @@ class Group:
   """
 
   def __init__(self, pieces: Sequence[pieces_lib.Piece], num_examples: int):
-    self.pieces, self.num_examples = list(pieces), num_examples
+    # The most precise first: by the equations behind it, sums are placed.
+    self.pieces = sorted(pieces, key=lambda piece: -piece.mantissa)
+    self.num_examples = num_examples
     z, _, a, b = self.pieces[0].sizes
     if self.pieces[0].place[1]:
       a, b = b, a

@@ -34,6 +34,7 @@ class Leaf:
     pieces: What it is the sum of.
     groups: The products, those together that lie alike.
     num_held: How many numbers the products of all examples are made of.
+    width: How many are written out for an example where it is not products.
     reason: Why not 'products', where it is not.
   """
 
@@ -44,11 +45,15 @@ class Leaf:
     self.value, self.num_examples = value, num_examples
     self.shape, self.dtype = value.aval.shape, value.aval.dtype
     self.size = math.prod(self.shape)
-    self.pieces = cutter.pieces(value)
+    self.pieces = cutter.pieces(value) if self.size else []
     self.groups: list[groups_lib.Group] = []
     self.num_held = self.num_examples * sum(
       math.prod(programs.shape_and_dtype(cutter.program, x)[0])
       for piece in self.pieces if piece.view for x in piece.operands)
+    # A small leaf may be made of large products, as the norms of a weight are.
+    self.width = max([self.size, *(
+      z * a * b for piece in self.pieces if piece.view
+      for z, _, a, b in [piece.sizes])])
     self.kind, self.reason = self._choose(
       cutter, max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
@@ -75,9 +80,14 @@ class Leaf:
     why = (f'{others[0]} behind a product' if others else
            'a summand that is no product' if whole else
            'products that lie differently')
-    if fits and (self.num_examples * self.size
-                 <= max(self.num_held, costs.room())):
+    if self.num_examples * self.width <= min(
+        room, max(self.num_held, costs.room())):
       return 'example', f'{why}; no larger than its operands'
+    # It would be held of all examples at once.
+    written = sum(math.prod(programs.shape_and_dtype(cutter.program, x)[0])
+                  for piece in whole for x in piece.operands)
+    if self.num_examples * written > room:
+      return 'fallback', why
     return 'mixture', why
 
   def _group(self, products):
@@ -175,7 +185,8 @@ class Leaf:
       return total
     own = lambda rows: rows if shared is None else rows + shared[None]
     if n * self.size <= max(costs.room(), costs.WHOLE):
-      return groups_lib.flat_gram(own(self._rows(data)))
+      rows = self._in_chunks(lambda rows: ((), rows), data)[1]
+      return groups_lib.flat_gram(own(rows))
 
     def part(rows):
       rows = moments.widen(own(rows)).reshape(len(rows), -1)
@@ -221,7 +232,7 @@ class Leaf:
       return part(self._rows(own), *more)
 
     return groups_lib.in_chunks(
-      chunk, source | {'more': more, 'mask': data.mask}, self.size)
+      chunk, source | {'more': more, 'mask': data.mask}, self.width)
 
 
 def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:

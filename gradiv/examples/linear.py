@@ -22,7 +22,8 @@ _LINEAR = {
   'mul': None, 'div': 0, 'dot_general': None, 'conv_general_dilated': None,
   'reduce_sum': 0, 'slice': 0, 'pad': 0, 'dynamic_slice': 0, 'gather': 0,
   'cumsum': 0, 'broadcast_in_dim': 0, 'dynamic_update_slice': 1,
-  'triangular_solve': 1}
+  'triangular_solve': 1, 'scatter-add': 2, 'scatter_add': 2, 'select_n': None}
+_ADDED_TO = ('pad', 'dynamic_update_slice', 'scatter-add', 'scatter_add')
 
 
 def op(
@@ -47,7 +48,8 @@ def op(
       shape = out.aval.shape
       return Op('reshape', shape, lambda x: x.reshape(shape)), same
     return Op(name, None, apply), same
-  if name == 'broadcast_in_dim' and value.aval.size == out.aval.size:
+  if (name in ('broadcast_in_dim', 'reduce_sum')
+      and value.aval.size == out.aval.size):
     shape = out.aval.shape
     return Op('reshape', shape, lambda x: x.reshape(shape)), same
   if name == 'transpose':
@@ -61,10 +63,21 @@ def op(
   if box is not None:
     return boxed(out.aval.shape, box), same
   if name in _LINEAR and _LINEAR[name] in (None, place) and (
-      name not in ('pad', 'dynamic_update_slice')
-      or views.is_zero(program, others[0])):
+      _is_linear(program, equation, place)):
     return Op(name, id(equation), apply, tuple(others), False), same
   return None, same
+
+
+def _is_linear(program, equation, place):
+  """Tell whether what is put around, or instead of, a value is zero."""
+  name, ins = equation.name, equation.ins
+  if name in _ADDED_TO:
+    return views.is_zero(program, ins[1 if name == 'pad' else 0])
+  if name == 'select_n':
+    return place > 0 and all(
+      views.is_zero(program, x) for i, x in enumerate(ins)
+      if i not in (0, place))
+  return True
 
 
 def _box(program, equation, place):

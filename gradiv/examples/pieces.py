@@ -96,6 +96,12 @@ class Piece:
     """Count the numbers that its factors hold and its operands do not."""
     return self.view.extra * math.prod(steps for _, steps in self.stacks)
 
+  @property
+  def mantissa(self) -> int:
+    """Count the bits that are left of a product in the leaf."""
+    casts = [op.key for op in self.ops if op.name == 'convert_element_type']
+    return min(jnp.finfo(dtype).nmant for dtype in (self.dtype, *casts))
+
   def factors(
     self, arrays: list[jax.Array]
   ) -> tuple[factors_lib.Factor, factors_lib.Factor]:
@@ -191,7 +197,8 @@ class Piece:
     """
     first = next((i for i, op in enumerate(self.ops) if op.box), len(self.ops))
     if self.labels is None:
-      first, where, turned = 0, (self.view.labels, self.stacks), False
+      first, turned = 0, False
+      where = self.view.labels, self.shape, self.stacks
     else:
       where, turned = _normalized(self.labels)
     return (where, *((op.name, op.key, op.depth)
