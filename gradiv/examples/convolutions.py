@@ -60,7 +60,8 @@ def conv(program, equation):
 
   return views.View(
     (x, y), factor, tuple(label for d in sorted(labels) for label in labels[d]),
-    (z, k, a, o), linear=1, extra=z * k * a, add_up=add_up)
+    (z, k, a, o), linear=1, extra=z * k * a,
+    precision=params['precision'], add_up=add_up)
 
 
 def _unfold(x, axis, padding, dilation, stride, step, size, positions):

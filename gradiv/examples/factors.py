@@ -7,6 +7,7 @@ examples in front: [n, z, k, a].
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,17 +58,17 @@ def inner_across(u: Factor, v: Factor) -> jax.Array:
   return _einsum('nzka,mzla->nmzkl', u, v)
 
 
-def product(u: Factor, v: Factor) -> jax.Array:
+def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
   """Write each example's Σ_k u_k ⊗ v_k out: [n, z, a, b]."""
   if isinstance(u, OneHot):
     return _scatter(u, v)
   if isinstance(v, OneHot):
     return jnp.swapaxes(_scatter(v, u), -1, -2)
-  return jnp.einsum('nzka,nzkb->nzab', u, v,
+  return jnp.einsum('nzka,nzkb->nzab', u, v, precision=precision,
                     preferred_element_type=wide(u.dtype))
 
 
-def product_sum(u: Factor, v: Factor) -> jax.Array:
+def product_sum(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
   """Add the products of all examples up: [z, a, b], as a plain step does."""
   if isinstance(u, OneHot) or isinstance(v, OneHot):
     fold = lambda x: jnp.moveaxis(x, 0, 1).reshape(
@@ -78,8 +79,9 @@ def product_sum(u: Factor, v: Factor) -> jax.Array:
     # The very product of a plain step, for which nothing is laid out anew.
     flat = lambda x: x.reshape(-1, x.shape[-1])
     return lax.dot_general(flat(u), flat(v), (((0,), (0,)), ((), ())),
+                           precision=precision,
                            preferred_element_type=wide(u.dtype))[None]
-  return jnp.einsum('nzka,nzkb->zab', u, v,
+  return jnp.einsum('nzka,nzkb->zab', u, v, precision=precision,
                     preferred_element_type=wide(u.dtype))
 
 

@@ -130,7 +130,8 @@ class Piece:
       return self._through(jnp.sum(self._operands(arrays)[0], 0), common)
     if self.view.add_up is not None and not self.stacks:
       return self._through(self.view.add_up(*self._operands(arrays)), common)
-    return self.put(factors_lib.product_sum(*self.factors(arrays)), common)
+    return self.put(factors_lib.product_sum(
+      *self.factors(arrays), self.view.precision), common)
 
   def put(self, block: jax.Array, common: Data) -> jax.Array:
     """Put a product [z, a, b] into the leaf."""

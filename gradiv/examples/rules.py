@@ -37,7 +37,8 @@ def _dot(program, equation):
   labels = ([('z', x.aval.shape[d]) for d in x_batch]
             + [('a', x.aval.shape[d]) for d in x_free]
             + [('b', y.aval.shape[d]) for d in y_free])
-  return View((x, y), factor, tuple(labels), (z, k, a, b), linear=1)
+  return View((x, y), factor, tuple(labels), (z, k, a, b), linear=1,
+              precision=equation.params['precision'])
 
 
 def _scatter_add(program, equation):

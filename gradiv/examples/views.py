@@ -30,6 +30,7 @@ class View(NamedTuple):
     linear: Which operand to multiply to scale the product.
     extra: How many elements the factors hold beyond the operands.
     is_sparse: Whether the rows of a factor are `OneHot`.
+    precision: Of the product, as the user asked for it.
     add_up: Operands with the examples in front -> the sum of their products,
       in the shape of the out, where there is a better way than by factors.
   """
@@ -41,6 +42,7 @@ class View(NamedTuple):
   linear: int
   extra: int = 0
   is_sparse: bool = False
+  precision: Any = None
   add_up: Callable[..., Any] | None = None
 
 
