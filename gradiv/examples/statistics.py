@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradiv import axes
@@ -72,6 +73,8 @@ def example_moments(
   """
   if microbatch_size is not None:
     checks.count('microbatch_size', microbatch_size, 1)
+  if axis_name is not None:
+    axes.names_of(axis_name)
 
   def moments_fn(params, batch, *, mask=None):
     n = tracing.count_examples(batch)
@@ -106,7 +109,6 @@ def example_moments(
       total = lax.psum(total, axis_name)
     grads = total['grads']
     squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
-    grads = [g.astype(leaf.dtype) for g, leaf in zip(grads, trace.leaves)]
     moments = {name: Moments(
       count, jnp.float32(1), square,
       # May come out below zero by rounding, where all gradients are equal.
@@ -228,13 +230,17 @@ def _over_chunks(sums, chunks):
   num_chunks = len(jax.tree.leaves(chunks)[0])
   if num_chunks == 1:
     return sums(first)
-  total, shared, _ = jax.eval_shape(sums, first)
-  zeros = jax.tree.map(compat.zeros_like, (total, shared))
 
   def step(carry, chunk):
     total, shared, aux = sums(chunk)
-    return (jax.tree.map(jnp.add, carry[0], total), shared), aux
+    # In bfloat16, what is small beside the sum so far would be lost.
+    add = lambda so_far, x: so_far + moments_lib.widen(x)
+    return (jax.tree.map(add, carry[0], total), shared), aux
 
+  total, shared, _ = jax.eval_shape(sums, first)
+  total = jax.eval_shape(
+    lambda tree: jax.tree.map(moments_lib.widen, tree), total)
+  zeros = jax.tree.map(compat.zeros_like, (total, shared))
   (total, shared), aux = lax.scan(step, zeros, chunks)
   return total, shared, jax.tree.map(
     lambda x: x.reshape(-1, *x.shape[2:]), aux)
@@ -242,18 +248,15 @@ def _over_chunks(sums, chunks):
 
 def _combiner(trace, data, groups):
   """Make (weights) -> Σ w_i g_i, a pytree that may leave `jax.jit`."""
-  def combine(data, weights):
-    def of(path):
-      w = weights[groups(path)] if groups else weights
-      if jnp.shape(w) != (trace.num_examples,):
-        raise ValueError(f'weights of shape {jnp.shape(w)}: must be one for '
-                         f'each of the {trace.num_examples} examples')
-      return jnp.where(mask, w, 0)
+  names = [groups(path) if groups else '' for path in trace.paths]
 
+  def combine(data, weights):
+    weights = _checked_weights(weights, groups and set(names),
+                               trace.num_examples)
     data = trace.pack(data)
-    mask = data.mask
-    return trace.unflatten([leaf.weighted(data, of(path)) for path, leaf
-                            in zip(trace.paths, trace.leaves)])
+    return trace.unflatten([
+      leaf.weighted(data, jnp.where(data.mask, weights[name], 0))
+      for name, leaf in zip(names, trace.leaves)])
 
   return jax.tree_util.Partial(combine, trace.unpack(data))
 
@@ -270,7 +273,28 @@ def _grouped(trace, values, groups):
 def _checked_mask(mask, n):
   if mask is None:
     return None
+  mask = np.asarray(mask) if isinstance(mask, (list, tuple)) else mask
   if jnp.shape(mask) != (n,):
     raise ValueError(f'mask of shape {jnp.shape(mask)}: must be one for each '
                      f'of the {n} examples')
-  return jnp.asarray(mask, bool)
+  if jnp.result_type(mask) != bool:
+    raise ValueError(f'mask of dtype {jnp.result_type(mask)}: must be bool, '
+                     'True where an example counts')
+  return jnp.asarray(mask)
+
+
+def _checked_weights(weights, names, n):
+  """Return a dict of weights by group, '' where there are none."""
+  if names is None:
+    weights, names = {'': weights}, {''}
+  if not isinstance(weights, dict) or set(weights) != names:
+    found = sorted(weights) if isinstance(weights, dict) else type(weights)
+    raise ValueError(
+      f'weights are {found}: must be a dict with one entry for each of the '
+      f'groups {sorted(names)}')
+  for w in weights.values():
+    shape = jnp.shape(w)
+    if shape != (n,) or jnp.issubdtype(jnp.result_type(w), jnp.complexfloating):
+      raise ValueError(f'weights of shape {shape}: must be one real number '
+                       f'for each of the {n} examples')
+  return weights

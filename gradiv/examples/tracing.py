@@ -57,10 +57,10 @@ class Trace:
     only_sums: bool = False,
   ):
     self.num_examples = count_examples(batch)
+    _check_params(params)
     leaves, self._treedef = jax.tree.flatten(params)
     # Of NumPy's float64, where jax computes in float32.
     self._params = [jnp.asarray(x) for x in leaves]
-    _check_real(params)
     self._floating = [jnp.issubdtype(x.dtype, jnp.floating)
                       for x in self._params]
     self.paths = [
@@ -162,7 +162,7 @@ def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
       raise ValueError('has_aux=True: loss_fn must return a pair, the loss and '
                        f'what is auxiliary, and returned {type(result)}')
     loss, aux = result if has_aux else (result, ())
-    _check_scalar(loss)
+    _check_scalar(loss, has_aux)
     return loss, aux
 
   moving = [x for x, moves in zip(params, floating) if moves]
@@ -170,25 +170,28 @@ def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
   return loss, aux, grads
 
 
-def _check_real(params):
-  """Raise ValueError on a leaf of complex numbers."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-      raise ValueError(
-        f'params{jax.tree_util.keystr(path)} has dtype '
-        f'{jnp.result_type(leaf)}: must be real; take the real and the '
-        'imaginary part as two leaves')
-
-
-def _check_scalar(loss):
+def _check_scalar(loss, has_aux):
   """Raise ValueError unless a loss is one real number."""
-  shape = getattr(loss, 'shape', ()) if not isinstance(
-    loss, (tuple, list, dict)) else type(loss)
-  dtype = jnp.result_type(loss) if shape == () else None
-  if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+  try:
+    found = jax.typeof(loss)
+    fits = found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)
+  except TypeError:
+    found, fits = type(loss), False
+  if not fits:
+    pair = isinstance(loss, tuple) and not has_aux
     raise ValueError(
-      f'loss_fn returned {shape if dtype is None else dtype}: must be one '
-      'floating number, of shape (), for one example')
+      f'loss_fn returned {found}: must be one floating number, of shape (), '
+      'for one example' + pair * '; or a pair, with has_aux=True')
+
+
+def _check_params(params):
+  """Raise ValueError on a leaf of complex numbers."""
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      raise ValueError(
+        f'params{jax.tree_util.keystr(path)} has dtype {dtype}: must be real; '
+        'keep the real and the imaginary part as two leaves')
 
 
 def count_examples(batch: Any) -> int:
