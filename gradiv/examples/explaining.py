@@ -53,8 +53,9 @@ def explain(
 
   Args:
     loss_fn: As of `example_moments`.
-    params: Its parameters.
-    batch: The examples; how many there are decides on the methods.
+    params: Its parameters, or `jax.ShapeDtypeStruct` in place of arrays.
+    batch: The examples, or their shapes; how many there are decides on the
+      methods.
     has_aux: As there.
 
   Returns:

@@ -67,7 +67,8 @@ class Trace:
       path for (path, _), floating in zip(
         jax.tree_util.tree_leaves_with_path(params), self._floating)
       if floating]
-    example = jax.tree.map(lambda x: x[0], batch)
+    example = jax.eval_shape(
+      lambda batch: jax.tree.map(lambda x: x[0], batch), batch)
     flat, example_def = jax.tree.flatten(example)
 
     def run(params, flat):
