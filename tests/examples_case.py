@@ -24,14 +24,15 @@ class Case(NamedTuple):
   Attributes:
     name: Of the test.
     make: Without arguments: ``loss_fn(params, example)``, params, batch.
-    falls_back: A leaf has no rule, and is materialised for each example.
+    falls_back: The primitives that make the leaves which have no rule, and are
+      computed anew for each example unless they are small.
     has_aux: The loss returns a pair.
     tolerance: What is an equal, as a share of the natural scale.
   """
 
   name: str
   make: Callable
-  falls_back: bool = False
+  falls_back: tuple[str, ...] = ()
   has_aux: bool = False
   tolerance: float = 1e-5
 

@@ -180,7 +180,7 @@ def cond_in_scan(draw):
   return draw.regression(net, {'a': draw(3, 3), 'b': draw(3, 3)}, 6, 3)
 
 
-@CASES.case
+@CASES.case(falls_back=('mul', 'scan'))
 def diagonal_state_space(draw):
   def net(p, x):
     decay = jnp.exp(-jax.nn.softplus(p['a']))

@@ -75,7 +75,7 @@ def conv_3d(draw):
     net, {'k': draw(2, 3, 2, 2, 3), 'b': draw(3)}, 3, 4, 3, 2)
 
 
-@CASES.case
+@CASES.case(falls_back=('add_any',))
 def conv_as_patch_embedding(draw):
   net = lambda p, x: jnp.tanh(
     conv(x, p['k'], 2, 'VALID').reshape(-1, 4) + p['place']) @ p['w']
@@ -89,7 +89,7 @@ def conv_channels_first_of_two_frames(draw):
   return draw.regression(net, draw(3, 2, 3, 3), 2, 2, 4, 5)
 
 
-@CASES.case
+@CASES.case(falls_back=('conv_general_dilated',))
 def conv_in_batch_groups(draw):
   net = lambda p, x: jnp.tanh(lax.conv_general_dilated(
     x, p, (1, 1), 'SAME', batch_group_count=2,

@@ -117,7 +117,7 @@ def linen_dropout(draw):
     'key': jax.random.split(jax.random.key(2), N)}
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def linen_weight_norm(draw):
   class Model(nn.Module):
 

@@ -31,7 +31,7 @@ def dense_on_sequences(draw):
     net, {'w': draw(3, 4), 'b': draw(4), 'v': draw(4, 2)}, 7, 3)
 
 
-@CASES.case
+@CASES.case(falls_back=('reduce_sum',))
 def dense_on_images(draw):
   net = lambda p, x: jax.nn.gelu(x @ p['w'] + p['b'][None, None])
   return draw.regression(net, {'w': draw(3, 4), 'b': draw(4)}, 2, 6, 3)
@@ -103,7 +103,7 @@ def layer_norm(draw):
   }, 6, 3)
 
 
-@CASES.case
+@CASES.case(falls_back=('reduce_sum',))
 def rms_norm(draw):
   def net(p, x):
     rms = jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
@@ -112,7 +112,7 @@ def rms_norm(draw):
   return draw.regression(net, {'scale': draw(4), 'w': draw(4, 3)}, 6, 4)
 
 
-@CASES.case
+@CASES.case(falls_back=('add_any', 'reduce_sum'))
 def biases_of_positions_and_features(draw):
   net = lambda p, x: jnp.tanh(
     x + p['place'] + p['feature'][None] + p['row'][:, None] + p['all'])
@@ -142,7 +142,7 @@ def deep_sets(draw):
     'encoder': draw(2, 4), 'bias': draw(4), 'decoder': draw(4, 3)}, 7, 2)
 
 
-@CASES.case
+@CASES.case(falls_back=('add_any',))
 def weight_decay_in_the_loss(draw):
   def loss_fn(p, e):
     fit = square(jnp.tanh(e['x'] @ p['w'] + p['b']) - e['y'])

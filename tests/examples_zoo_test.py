@@ -1,5 +1,8 @@
 """Statistics of examples, for every architecture of the table."""
 
+import contextlib
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +36,14 @@ class ZooTest(parameterized.TestCase):
   def test_equals_the_gradient_of_each_example(self, case):
     reference.check(*case.make(), has_aux=case.has_aux,
                     tolerance=case.tolerance)
+
+  @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
+  def test_falls_back_where_it_is_marked(self, case):
+    with reference.little_room(), contextlib.redirect_stdout(io.StringIO()):
+      rows = examples.explain(*case.make(), has_aux=case.has_aux)
+    behind = {row.reason.removeprefix('no product behind ')
+              for row in rows if row.rule == 'fallback'}
+    self.assertEqual(behind, set(case.falls_back))
 
   @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
   @pytest.mark.slow

@@ -61,7 +61,7 @@ def stacked_weights_by_index(draw):
   return draw.regression(net, {'w': draw(3, 4, 4), 'b': draw(3, 4)}, 6, 4)
 
 
-@CASES.case
+@CASES.case(falls_back=('stack',))
 def stacked_weights_by_split_and_unstack(draw):
   def net(p, x):
     for w in jnp.unstack(p):
@@ -81,7 +81,7 @@ def weights_in_one_vector(draw):
   return draw.regression(net, draw(24), 6, 3)
 
 
-@CASES.case
+@CASES.case(falls_back=('rev', 'transpose'))
 def weight_by_layout_operations(draw):
   def net(p, x):
     w = jnp.concatenate([p['a'].T, jnp.flip(p['b'], 0)], 1)
@@ -138,7 +138,7 @@ def weight_below_the_diagonal(draw):
   return draw.regression(net, draw(4, 4), 6, 4)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def weight_normalised(draw):
   def net(p, x):
     norm = jnp.sqrt(jnp.sum(p['v'] * p['v'], 0, keepdims=True))
@@ -147,7 +147,7 @@ def weight_normalised(draw):
   return draw.regression(net, {'v': draw(4, 3), 'g': 1 + draw(3)}, 6, 4)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def weight_standardised(draw):
   def net(p, x):
     p = p - p.mean((0, 1), keepdims=True)
@@ -158,7 +158,7 @@ def weight_standardised(draw):
   return draw.regression(net, draw(3, 2, 4), 6, 2)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def weight_by_its_exponential(draw):
   net = lambda p, x: jnp.log(jnp.abs(x) @ jnp.exp(p) + 1)
   return draw.regression(net, draw(4, 3), 6, 4)
@@ -173,7 +173,7 @@ def weight_rounded_straight_through(draw):
   return draw.regression(net, draw(4, 3), 6, 4)
 
 
-@CASES.case(falls_back=True)
+@CASES.case(falls_back=('select_n',))
 def weight_dropped_for_each_example(draw):
   def loss_fn(p, e):
     keep = jax.random.bernoulli(e['key'], 0.6, p.shape)
@@ -192,7 +192,7 @@ def columns_chosen_by_the_example(draw):
     'x': draw.batch(4), 'columns': draw.integers(6, 3), 'y': draw.batch(3)}
 
 
-@CASES.case
+@CASES.case(falls_back=('dynamic_update_slice',))
 def rows_from_where_the_example_says(draw):
   def loss_fn(p, e):
     rows = lax.dynamic_slice_in_dim(p, e['start'], 3)
@@ -212,7 +212,7 @@ def low_rank_beside_a_frozen_weight(draw):
     net, {'w': draw(4, 3), 'a': draw(4, 2), 'b': draw(2, 3)}, 6, 4)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def low_rank_merged_into_a_frozen_weight(draw):
   def net(p, x):
     return jnp.tanh(x @ (lax.stop_gradient(p['w']) + p['a'] @ p['b']))
@@ -252,7 +252,7 @@ def difference_of_two_parameters(draw):
   return draw.regression(net, {'a': draw(3, 3), 'b': draw(3, 3)}, 6, 3)
 
 
-@CASES.case(falls_back=True)
+@CASES.case(falls_back=('mul',))
 def fourier_transform_of_a_parameter(draw):
   def net(p, x):
     return jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(p), n=6)
@@ -266,7 +266,7 @@ def fourier_transform_of_activations(draw):
   return draw.regression(net, {'w': draw(3, 6), 'v': draw(4, 2)}, 3)
 
 
-@CASES.case
+@CASES.case(falls_back=('convert_element_type',))
 def complex_phases(draw):
   net = lambda p, x: jnp.exp(1j * (x @ p['w'])) @ (
     p['re'] + 1j * p['im'].astype(jnp.complex64))
@@ -274,13 +274,13 @@ def complex_phases(draw):
     net, {'w': draw(3, 4), 're': draw(4, 2), 'im': draw(4, 2)}, 6, 3)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def linear_solve(draw):
   net = lambda p, x: jnp.linalg.solve(3 * jnp.eye(4) + p, x)
   return draw.regression(net, draw(4, 4), 4)
 
 
-@CASES.case(falls_back=True)
+@CASES.case
 def log_determinant(draw):
   def loss_fn(p, x):
     precision = p @ p.T + jnp.eye(3)
