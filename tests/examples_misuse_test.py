@@ -131,7 +131,7 @@ class MisuseTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'axis_name=3: need a name'):
       examples.example_moments(square, axis_name=3)
 
-  @named(short=(np.ones(3, bool), r'shape \(3,\): must be one for each of the 4'),
+  @named(short=(np.ones(3, bool), r'shape \(3,\): must be one for each'),
          flat=(True, r'shape \(\): must be one for each'),
          floats=(np.ones(4, np.float32), 'dtype float32: must be bool'))
   def test_bad_mask(self, mask, message):
