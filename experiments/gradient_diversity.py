@@ -9,8 +9,9 @@ random 1/r is kept and repeated r times, which lowers its diversity (their
 section 6), and mini-batch SGD is tuned for each batch size and r. Four
 questions, a figure each:
 
-  diversity   How large is B_S along the training, as tracked by the workers,
-              with its confidence band, and over the whole set?
+  diversity   How large is B_S along the training: over the whole set, exactly,
+              in all and by layer; as tracked by the workers, with its
+              confidence band; and from the single examples of each batch?
   loss_ratio  After equal numbers of data passes, how much higher is the loss
               of large batches than of the smallest? (their Figure 2)
   speed       How many gradient evaluations, and steps, does a target loss
@@ -76,7 +77,8 @@ class Config(config_lib.Config):
   augment: bool = flag(False, 'random crops and flips, as usual for CIFAR')
   eval_batch_size: int = flag(1024, 'examples evaluated at once; divides '
                               'train_examples')
-  exact: bool = flag(True, 'also compute B_S over the whole set')
+  exact: bool = flag(True, 'also compute B_S over the whole set, for the price '
+                     'of a forward and backward pass')
   drop_rates: tuple[float, ...] = flag(
     (0.0, 0.2, 0.4, 0.5), 'of `drop_updates`, the first 0; mechanisms')
   noise_stddevs: tuple[float, ...] = flag(
