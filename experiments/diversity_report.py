@@ -198,9 +198,10 @@ def summarize(config) -> dict:
       for layer, bounds in layer_bounds(run).items()},
     'coverage': _tracking(run),
     'example_coverage': _tracking(run, 'example_'),
-    'band_ratio': {'measured': _finite(band_ratio(run)),
-                   'predicted': (predicted_band_ratio(config)
-                                 if config.num_workers > 1 else None)},
+    # One worker alone tracks nothing.
+    'band_ratio': None if config.num_workers == 1 else {
+      'measured': _finite(band_ratio(run)),
+      'predicted': predicted_band_ratio(config)},
   }
 
 
@@ -227,7 +228,7 @@ def layer_bounds(run) -> dict[str, np.ndarray]:
 def band_ratio(run) -> float:
   """Divide the width of the workers' bands of 1/B_S by the examples'.
 
-  The median over all records; NaN where the workers have none.
+  The median over all records.
   """
   workers, examples = (
     (run[f'{prefix}inverse_high'] - run[f'{prefix}inverse_low'])[..., 1:]

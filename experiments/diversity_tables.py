@@ -50,10 +50,11 @@ def _tracking(config, summary):
   """Say how far what was tracked agrees with what is exact."""
   if not summary['coverage']:
     return []
-  sources = {f'{config.num_workers} workers': summary['coverage'],
-             f'{config.reference_batch_size} examples':
-               summary['example_coverage']}
   ratio = summary['band_ratio']
+  sources = {f'{config.num_workers} workers': summary['coverage']
+             } if ratio else {}
+  sources[f'{config.reference_batch_size} examples'] = (
+    summary['example_coverage'])
   percent = lambda x: '-' if x is None else f'{x:.0%}'
   return [
     '', 'B_S as tracked, by 95 % intervals, beside that of the whole set', '',
@@ -61,7 +62,7 @@ def _tracking(config, summary):
     f'{"trusted":>8}',
     *(f'{source:<14} {kept["all"]:>8.0%} {percent(kept["width"]):>15} '
       f'{kept["share_trusted"]:>8.0%}' for source, kept in sources.items()),
-    *([] if ratio['measured'] is None else [
+    *([] if not ratio else [
       f'the workers\' are {ratio["measured"]:.2f} times as wide; by the pairs '
       f'of examples that they compare, {ratio["predicted"]:.2f}'])]
 
