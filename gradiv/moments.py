@@ -3,7 +3,8 @@
 A sample is g_1 ... g_n, each the mean of the gradients of b examples. With
 the mean ḡ, the `Moments` are ‖ḡ‖² and the centred (1/n) Σ ‖g_i − ḡ‖². They
 are taken centred, since a difference of two large squares would cancel, and
-in at least float32, since bfloat16 norms err in the third digit.
+in at least float32, since bfloat16 norms err in the third digit. Of single
+examples, whose gradients are not written out, they are that difference.
 """
 
 from collections.abc import Callable

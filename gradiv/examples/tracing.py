@@ -59,8 +59,9 @@ class Trace:
     self.num_examples = count_examples(batch)
     _check_params(params)
     leaves, self._treedef = jax.tree.flatten(params)
-    # Of NumPy's float64, where jax computes in float32.
-    self._params = [jnp.asarray(x) for x in leaves]
+    # Of NumPy's float64, where jax computes in float32; shapes stay shapes.
+    self._params = [x if isinstance(x, jax.ShapeDtypeStruct)
+                    else jnp.asarray(x) for x in leaves]
     self._floating = [jnp.issubdtype(x.dtype, jnp.floating)
                       for x in self._params]
     self.paths = [
