@@ -24,8 +24,8 @@ class Case(NamedTuple):
   Attributes:
     name: Of the test.
     make: Without arguments: ``loss_fn(params, example)``, params, batch.
-    falls_back: The primitives that make the leaves which have no rule, and are
-      computed anew for each example unless they are small.
+    falls_back: Why leaves are computed anew for each example unless they are
+      small: the primitives that make them, for which there is no rule.
     has_aux: The loss returns a pair.
     tolerance: What is an equal, as a share of the natural scale.
   """
