@@ -44,7 +44,7 @@ test: $(VENV)/ready
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready
-	@echo '== the long checks (six minutes on two cores)'
+	@echo '== the long checks (a quarter of an hour on two cores)'
 	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/ready
