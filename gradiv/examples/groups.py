@@ -25,7 +25,7 @@ class Group:
   Attributes:
     pieces: The products.
     num_examples: n.
-    way: How to get the squared norms.
+    way: How to get the squared norms, and with them the sum.
     precision: Of the products, the highest where they differ.
   """
 
@@ -88,7 +88,7 @@ class Group:
       (u, v), = pairs
       return jnp.sum(factors_lib.sq_norms(u) * factors_lib.sq_norms(v), -1)
     # A sum of signed numbers; of what cancels, no more is left than rounding.
-    return jnp.maximum(_over_pairs(pairs, factors_lib.inner), 0)
+    return jnp.maximum(_over_pairs(pairs), 0)
 
   def _sum_of(self, pairs):
     return sum(factors_lib.product_sum(u, v, self.precision) for u, v in pairs)
@@ -151,9 +151,9 @@ class Group:
     return sum(factors_lib.inner_common(u, v, block)
                for u, v in self.pairs(data))
 
-  def gram(self, data: Data, num_examples: int) -> jax.Array:
+  def gram(self, data: Data) -> jax.Array:
     """Compute ⟨P_i, P_j⟩: [n, n]."""
-    n, (z, k, a, b), pairs = num_examples, self.sizes, self.pairs(data)
+    n, (z, k, a, b), pairs = self.num_examples, self.sizes, self.pairs(data)
     dense = not any(piece.view.is_sparse for piece in self.pieces)
     by_factors = 2 * n * n * z * k * k * (a + b + 64)
     written = 2 * n * n * z * a * b + 64 * n * z * a * b
@@ -163,7 +163,8 @@ class Group:
 
     def part(start):
       block = sum(
-        factors_lib.product(u, lax.dynamic_slice_in_dim(v, start, width, -1))
+        factors_lib.product(u, lax.dynamic_slice_in_dim(v, start, width, -1),
+                            self.precision)
         for u, v in pairs)
       return _outer(block.reshape(n, -1))
 
@@ -245,12 +246,12 @@ def _scaled(pair, scale):
   return u, (v * scale).astype(v.dtype)
 
 
-def _over_pairs(pairs, inner):
+def _over_pairs(pairs):
   """Σ_st Σ_kl ⟨u_k, u_l⟩⟨v_k, v_l⟩: sums of products, squared."""
   total = 0
   for s, (u, v) in enumerate(pairs):
     for t, (x, y) in enumerate(pairs[:s + 1]):
-      both = inner(u, x) * inner(v, y)
+      both = factors_lib.inner(u, x) * factors_lib.inner(v, y)
       total += (1 if s == t else 2) * jnp.sum(both, (-1, -2, -3))
   return total
 

@@ -1,10 +1,12 @@
 """One leaf of the gradient: which way its statistics are had, and had there.
 
   common    the same for all examples: a penalty on the parameters, or zero
-  example   written out for each example, being no larger than what made it
+  example   written out for each example: no product, or no larger than what
+            makes it, and small
   products  from the factors of its products, which are never written out
   mixture   of products behind other linear equations: written out in chunks
-  fallback  no product was found: the gradient is computed anew, in chunks
+  fallback  what would have to be held of all examples is too large: the
+            gradient is computed anew, in chunks
 """
 
 import functools
@@ -178,7 +180,7 @@ class Leaf:
     if self.kind == 'common':
       return jnp.broadcast_to(square, (n, n))
     if self.kind == 'products':
-      total = sum(group.gram(data.batched, n) for group in self.groups)
+      total = sum(group.gram(data.batched) for group in self.groups)
       if shared is not None:
         along = sum(group.inner(data.batched, shared) for group in self.groups)
         total += along[:, None] + along[None, :] + square

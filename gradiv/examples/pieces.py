@@ -79,11 +79,6 @@ class Piece:
     return len(self.operands) - (len(self.view.operands) if self.view else 1)
 
   @property
-  def is_isometric(self) -> bool:
-    """Tell whether norms can be read off the factors."""
-    return all(op.isometric for op in self.ops)
-
-  @property
   def sizes(self) -> tuple[int, int, int, int]:
     """Tell (z, k, a, b), with loops that are summed in k, the others in z."""
     z, k, a, b = self.view.sizes
