@@ -35,9 +35,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import agreement_arms, agreement_report
-from experiments import config as config_lib
-from experiments import data, models, records, stopping, trainer
+from experiments import (
+  agreement_arms,
+  agreement_report,
+  config as config_lib,
+  data,
+  models,
+  records,
+  stopping,
+  trainer,
+)
 from experiments.config import flag
 from gradiv import weightings
 

@@ -14,8 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import critical_network, critical_studies, critical_tuning
-from gradiv.scaling import quadratics
+from experiments import (
+  critical_network,
+  critical_studies,
+  critical_theory,
+  critical_tuning,
+)
 
 SLOPE, FACTOR, EXACT = (0.85, 1.15), (1 / 3, 3.), (0.8, 1.25)
 # Below this many steps a law of proportion has nothing to say.
@@ -125,7 +129,7 @@ def exact_steps(cell, target) -> float:
 @functools.cache
 def best_rate(m, tau) -> float:
   """Compute r* once."""
-  return quadratics.best_rate(m, tau)[0]
+  return critical_theory.best_rate(m, tau)[0]
 
 
 def critical(config, cells) -> tuple[dict, dict]:
@@ -253,7 +257,7 @@ def rates(config) -> list[dict]:
   cells = critical_studies.load(config, 'rates')
   limits = steps_of(cells)
   c = limits * np.array([cell['slowness'] for cell in cells])[:, None]
-  exact = np.array([quadratics.mean_square_limit(
+  exact = np.array([critical_theory.mean_square_limit(
     (cell['dimension'] + 1) / cell['batch_size'], cell['staleness'])
     for cell in cells])
   ratios, rows = limits / exact[:, None], []

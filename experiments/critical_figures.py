@@ -5,9 +5,13 @@ import pathlib
 import numpy as np
 
 from experiments import (
-  critical_claims, critical_network, critical_studies, critical_tuning, plots,
+  critical_claims,
+  critical_network,
+  critical_studies,
+  critical_theory,
+  critical_tuning,
+  plots,
 )
-from gradiv.scaling import quadratics
 
 
 def draw_all(config) -> list[pathlib.Path]:
@@ -198,7 +202,7 @@ def draw_rates(config):
       ax.errorbar(tau + 1, mean, [mean - low, high - mean], color=colour,
                   marker=marker, mfc=colour if fill else 'white', capsize=2,
                   ls='none', label=f'M = {d + 1}, b = {b}')
-      ax.plot(delays + 1, [(t + 1 + m) * quadratics.mean_square_limit(
+      ax.plot(delays + 1, [(t + 1 + m) * critical_theory.mean_square_limit(
         m, int(t)) for t in delays], color=colour, ls=style, lw=1)
   for limit in (np.pi / 2, 2):
     ax.axhline(limit, color='black', lw=1, ls=':')

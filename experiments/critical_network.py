@@ -8,7 +8,11 @@ import optax
 
 import gradiv
 from experiments import (
-  critical_tuning, diversity_problem, mechanism_report, records, trainer,
+  critical_tuning,
+  diversity_problem,
+  mechanism_report,
+  records,
+  trainer,
 )
 
 TRACKED = 'network/tracked'

@@ -30,8 +30,12 @@ were we could not read; these are not they.
 
 import dataclasses
 
-from experiments import config as config_lib
-from experiments import critical_report, critical_studies, stopping
+from experiments import (
+  config as config_lib,
+  critical_report,
+  critical_studies,
+  stopping,
+)
 from experiments.config import flag
 
 

@@ -6,8 +6,13 @@ Reads records only, so that figures can be drawn again without any run.
 import pathlib
 import textwrap
 
-from experiments import critical_claims, critical_network, records
-from experiments import critical_studies, critical_tuning
+from experiments import (
+  critical_claims,
+  critical_network,
+  critical_studies,
+  critical_tuning,
+  records,
+)
 
 
 def report(config) -> dict:

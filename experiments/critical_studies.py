@@ -6,8 +6,12 @@ import pathlib
 import numpy as np
 
 from experiments import (
-  critical_network, critical_quadratics, critical_sparse, critical_tuning,
-  records, trainer,
+  critical_network,
+  critical_quadratics,
+  critical_sparse,
+  critical_tuning,
+  records,
+  trainer,
 )
 
 STUDIES = ('quadratic', 'noise', 'sparse', 'network', 'rates')

@@ -34,9 +34,12 @@ import dataclasses
 import pathlib
 from concurrent import futures
 
-from experiments import config as config_lib
 from experiments import (
-  decentralized_arms, decentralized_problem, decentralized_report, stopping,
+  config as config_lib,
+  decentralized_arms,
+  decentralized_problem,
+  decentralized_report,
+  stopping,
   trainer,
 )
 from experiments.config import flag

@@ -19,7 +19,7 @@ import optax
 from jax import flatten_util
 
 import gradiv
-from gradiv import topology
+from gradiv.decentralized import topology
 
 TOPOLOGIES = {
   'random': lambda n, count: topology.random_matching(n, count),

@@ -8,8 +8,10 @@ import math
 
 import numpy as np
 
-from experiments import decentralized_arms as arms_lib
-from experiments import decentralized_report as report
+from experiments import (
+  decentralized_arms as arms_lib,
+  decentralized_report as report,
+)
 
 # Of the reproduction, fixed before it was run.
 MORE_SUCCESSES, EARLY_BELOW, LATE_ABOVE = 1 / 3, 0.6, 0.85

@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import data, decentralized_arms, models, trainer
-from experiments import decentralized_measures as measures
+from experiments import (
+  config as config_lib,
+  data,
+  decentralized_arms,
+  decentralized_measures as measures,
+  models,
+  trainer,
+)
 
 
 class Problem:

@@ -7,8 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradiv
-from experiments import config as config_lib
-from experiments import data, diversity_tracking, models, trainer
+from experiments import (
+  config as config_lib,
+  data,
+  diversity_tracking,
+  models,
+  trainer,
+)
 
 
 class Problem:

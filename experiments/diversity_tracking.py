@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 import gradiv
-from gradiv import confidence
+from gradiv.diversity import intervals
 
 
 class Measured(NamedTuple):
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 class TrackExamplesState(NamedTuple):
   """The running sums of `track_examples`."""
 
-  example_averages: confidence.Averages
+  example_averages: intervals.Averages
 
 
 def pool(within: gradiv.Moments, between: gradiv.Moments,
@@ -58,14 +58,14 @@ def track_examples(
   """
   def init_fn(params):
     del params
-    return TrackExamplesState(confidence.init())
+    return TrackExamplesState(intervals.init())
 
   def update_fn(updates, state, params=None):
     del params
     grads, within = updates
     between = gradiv.worker_moments(grads, axis_name)
     sample = gradiv.estimate(pool(within, between, axis_name))
-    new = confidence.update(state.example_averages, sample, decay)
+    new = intervals.update(state.example_averages, sample, decay)
     finite = jnp.isfinite(sample.sq_norm + sample.variance)
     return grads, TrackExamplesState(jax.tree.map(
       lambda x, y: jnp.where(finite, x, y), new, state.example_averages))
@@ -93,8 +93,8 @@ def read(opt_state, *, decay: float) -> dict:
                optax.tree.get(opt_state, 'interval')),
     'num_skipped': optax.tree.get(opt_state, 'num_skipped'),
     **{f'example_{name}': x for name, x in _flatten(
-      confidence.average(averages),
-      confidence.interval(averages, decay)).items()},
+      intervals.average(averages),
+      intervals.interval(averages, decay)).items()},
   }
 
 

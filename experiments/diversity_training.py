@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import (
-  diversity_problem, diversity_report, diversity_tracking, stopping, trainer,
+  diversity_problem,
+  diversity_report,
+  diversity_tracking,
+  stopping,
+  trainer,
 )
 
 

@@ -41,9 +41,12 @@ with --per_example, of each example's.
 
 import dataclasses
 
-from experiments import config as config_lib
 from experiments import (
-  diversity_report, diversity_training, mechanism_report, mechanism_training,
+  config as config_lib,
+  diversity_report,
+  diversity_training,
+  mechanism_report,
+  mechanism_training,
   stopping,
 )
 from experiments.config import flag

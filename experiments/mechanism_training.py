@@ -11,8 +11,14 @@ import optax
 
 import gradiv
 from experiments import (
-  data, diversity_problem, mechanism_report, mechanisms, models, records,
-  stopping, trainer,
+  data,
+  diversity_problem,
+  mechanism_report,
+  mechanisms,
+  models,
+  records,
+  stopping,
+  trainer,
 )
 
 

@@ -6,13 +6,14 @@ graph is traced once, in `build`; a transformation only ever sees plain trees.
 """
 
 import math
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from experiments import networks
 

@@ -8,10 +8,9 @@ never BatchNorm, so that the gradient of one example is defined.
 import functools
 import math
 
-from flax import nnx
-from jax import lax
-from jax import nn
 import jax.numpy as jnp
+from flax import nnx
+from jax import lax, nn
 
 ACTIVATIONS = {'relu': nnx.relu, 'gelu': nnx.gelu, 'tanh': nnx.tanh}
 

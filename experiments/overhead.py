@@ -20,14 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
-from experiments import compiled
-from experiments import config as config_lib
-from experiments import records
-from experiments import timing
+from experiments import compiled, config as config_lib, records, timing
 from experiments.config import flag
 from gradiv import weightings
 

@@ -18,8 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import config as config_lib
-from experiments import overhead_models, products, records, timing
+from experiments import (
+  config as config_lib,
+  overhead_models,
+  products,
+  records,
+  timing,
+)
 from experiments.config import flag
 from experiments.overhead_ways import WAYS
 

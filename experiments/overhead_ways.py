@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gradiv import examples
+from gradiv import per_example
 
 
 def plain(loss: Callable) -> Callable:
@@ -49,7 +49,7 @@ def by_jax_privacy(loss: Callable) -> Callable:
 def by_moments(loss: Callable) -> Callable:
   """Take the two moments; the mean of the squared norms is their sum."""
   def step(params, batch):
-    value, grads, moments = examples.example_moments(loss)(params, batch)
+    value, grads, moments = per_example.example_moments(loss)(params, batch)
     return value, grads, moments.sq_norm_of_mean + moments.mean_sq_deviation
 
   return step
@@ -58,7 +58,7 @@ def by_moments(loss: Callable) -> Callable:
 def by_sq_norms(loss: Callable) -> Callable:
   """Take each squared norm; combine the gradients with equal weights."""
   def step(params, batch):
-    losses, sq_norms, combine = examples.example_sq_norms(loss)(params, batch)
+    losses, sq_norms, combine = per_example.example_sq_norms(loss)(params, batch)
     weights = jnp.full_like(losses, 1 / len(losses))
     return losses.mean(), combine(weights), sq_norms
 
@@ -68,7 +68,7 @@ def by_sq_norms(loss: Callable) -> Callable:
 def by_gram(loss: Callable) -> Callable:
   """Take all inner products, the squared norms on their diagonal."""
   def step(params, batch):
-    losses, gram, combine = examples.example_gram(loss)(params, batch)
+    losses, gram, combine = per_example.example_gram(loss)(params, batch)
     weights = jnp.full_like(losses, 1 / len(losses))
     return losses.mean(), combine(weights), jnp.diagonal(gram)
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-
 # Fewer rounds have no median worth its name.
 _LEAST_ROUNDS = 3
 # Seconds that a visit lasts, about. Of many short steps in a row, only the

@@ -23,11 +23,13 @@ from jax import lax
 
 import gradiv
 from experiments import checkpoints, progress, records, stopping
-from experiments.programs import Program as Program
-from experiments.programs import Schedule as Schedule
-from experiments.programs import Workers as Workers
-from experiments.programs import common as common
-from experiments.programs import key_for as key_for
+from experiments.programs import (
+  Program as Program,
+  Schedule as Schedule,
+  Workers as Workers,
+  common as common,
+  key_for as key_for,
+)
 
 
 class OtherRunError(ValueError):

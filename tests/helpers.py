@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import gradiv
-from gradiv import axes
+from gradiv import workers as workers_lib
 
 # Name, axis name, number of workers: one a device, and several.
 LAYOUTS = (
@@ -16,7 +16,7 @@ LAYOUTS = (
 )
 ON_ALL = [
   (f'{backend}_{name}', backend, axis_name, workers)
-  for backend in axes.BACKENDS for name, axis_name, workers in LAYOUTS
+  for backend in workers_lib.BACKENDS for name, axis_name, workers in LAYOUTS
 ]
 
 

@@ -15,8 +15,7 @@ import zlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.data import streams
-from experiments.data import text
+from experiments.data import streams, text
 
 NUM_TRAIN_DIGITS = 1437
 
@@ -47,6 +46,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, indices):
     from PIL import Image
+
     # Imported here: it takes longer than all the rest.
     from sklearn.datasets import load_digits
     digits = load_digits()

@@ -3,13 +3,15 @@
 import os
 import pathlib
 
-from experiments.data import examples as examples_lib
-from experiments.data import folders
-from experiments.data import preparing
-from experiments.data import readers
-from experiments.data import streams
-from experiments.data import text
-from experiments.data import tfrecord
+from experiments.data import (
+  examples as examples_lib,
+  folders,
+  preparing,
+  readers,
+  streams,
+  text,
+  tfrecord,
+)
 
 
 def load(

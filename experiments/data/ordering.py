@@ -7,8 +7,8 @@ The sequence does not depend on B: runs that differ in the batch size only see
 the same examples in the same order, which takes that noise out of comparisons.
 """
 
-from collections.abc import Iterable
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 

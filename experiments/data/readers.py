@@ -4,11 +4,11 @@ Images are decoded by Pillow and not by TFDS, which would warn about OpenCV and
 stumbles over the grey and CMYK JPEGs of ImageNet.
 """
 
-from collections.abc import Sequence
 import concurrent.futures
 import io
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,8 +54,7 @@ class ImageReader:
     return {'image': images, 'label': labels}
 
   def _decode(self, encoded: bytes) -> np.ndarray:
-    from PIL import Image
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
     height, width, channels = self._shape
     with Image.open(io.BytesIO(encoded)) as image:
       if self._fit:

@@ -5,10 +5,10 @@ bytes, the record, the masked CRC-32C of the record (4 bytes each). Lengths are
 all checked when a file is opened; a record is left to its own decoder.
 """
 
-from collections.abc import Sequence
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import axes, moments
-from gradiv import wire as wires
+from gradiv import workers
+from gradiv.aggregation._exchange import layout as wires
+from gradiv.diversity import moments
 
 
 class AggregateByMeanState(NamedTuple):
@@ -21,7 +22,7 @@ class AggregateByMeanState(NamedTuple):
 
 
 def aggregate_by_mean(
-  axis_name: axes.AxisName, **layout: Any
+  axis_name: workers.AxisName, **layout: Any
 ) -> optax.GradientTransformationExtraArgs:
   """Average the gradients of the workers: ḡ = (1/n) Σ g_i.
 
@@ -50,11 +51,11 @@ def aggregate_by_mean(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    axes.check_private(updates, axis_name)
+    workers.check_private(updates, axis_name)
     finite = wires.is_finite(updates, wire)
     mean, count = wires.mean_of_finite(
       moments.leave_out(updates, finite), finite, axis_name)
-    left_out = axes.num_workers(axis_name) - count.astype(jnp.int32)
+    left_out = workers.num_workers(axis_name) - count.astype(jnp.int32)
     return mean, AggregateByMeanState(state.num_left_out + left_out)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -4,13 +4,13 @@ from typing import Any
 
 import optax
 
-from gradiv import axes, weightings
-from gradiv.aggregation import weights
+from gradiv import weightings, workers
+from gradiv.aggregation import weighted
 
 
 def aggregate_by_krum(
   num_byzantine: int,
-  axis_name: axes.AxisName,
+  axis_name: workers.AxisName,
   *,
   num_selected: int = 1,
   num_neighbours: int | None = None,
@@ -39,11 +39,11 @@ def aggregate_by_krum(
   """
   rule = weightings.krum(num_byzantine, num_selected,
                          num_neighbours=num_neighbours, power=power)
-  return weights.aggregate_by_weights(rule, axis_name, **options)
+  return weighted.aggregate_by_weights(rule, axis_name, **options)
 
 
 def aggregate_by_geometric_median(
-  axis_name: axes.AxisName,
+  axis_name: workers.AxisName,
   *,
   num_steps: int = 100,
   smoothing: float = 1e-3,
@@ -68,4 +68,4 @@ def aggregate_by_geometric_median(
     ValueError: On a bad argument.
   """
   rule = weightings.geometric_median(num_steps, smoothing)
-  return weights.aggregate_by_weights(rule, axis_name, **options)
+  return weighted.aggregate_by_weights(rule, axis_name, **options)

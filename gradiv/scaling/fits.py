@@ -9,8 +9,8 @@ measure on large samples.
 import jax
 import numpy as np
 
-from gradiv import checks
-from gradiv.metrics import Estimate
+from gradiv._common import checks
+from gradiv.diversity.metrics import Estimate
 from gradiv.scaling.laws import NoiseModel
 
 

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gradiv import checks, metrics
+from gradiv._common import checks
+from gradiv.diversity import metrics
 
 Scalar = jax.typing.ArrayLike
 
@@ -96,7 +97,7 @@ def largest_stable_rate(
     staleness: τ.
     constant: c; with 1/4 the mean of ‖∇f‖² over T steps is at most
       16 F₀/(3 γ T) + 4 L γ σ²/b for any smooth f. On quadratics the largest
-      rate of all has a c from π/2 to 2, see `gradiv.scaling.quadratics`.
+      rate of all has a c from π/2 to 2, see `experiments.critical_theory`.
   """
   _positive('smoothness', smoothness)
   checks.positive('constant', constant)

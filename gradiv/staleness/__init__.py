@@ -11,23 +11,33 @@
 from gradiv.staleness import history as history
 from gradiv.staleness.correctors import (
   CompensateDelayState as CompensateDelayState,
+  compensate_delay as compensate_delay,
+  predict_params as predict_params,
 )
-from gradiv.staleness.correctors import compensate_delay as compensate_delay
-from gradiv.staleness.correctors import predict_params as predict_params
-from gradiv.staleness.delay import DelayUpdatesState as DelayUpdatesState
-from gradiv.staleness.delay import delay_updates as delay_updates
-from gradiv.staleness.events import LAWS as LAWS
-from gradiv.staleness.events import Trace as Trace
-from gradiv.staleness.events import simulate as simulate
-from gradiv.staleness.models import Drawn as Drawn
-from gradiv.staleness.models import Recorded as Recorded
-from gradiv.staleness.models import Staleness as Staleness
-from gradiv.staleness.models import pipeline_staleness as pipeline_staleness
-from gradiv.staleness.replaying import Replay as Replay
-from gradiv.staleness.replaying import replay as replay
-from gradiv.staleness.servers import RULES as RULES
-from gradiv.staleness.steps import cap_staleness as cap_staleness
-from gradiv.staleness.steps import divide_by_staleness as divide_by_staleness
-from gradiv.staleness.steps import limit_late_steps as limit_late_steps
-from gradiv.staleness.steps import ringmaster_threshold as ringmaster_threshold
-from gradiv.staleness.steps import scale_by_staleness as scale_by_staleness
+from gradiv.staleness.delay import (
+  DelayUpdatesState as DelayUpdatesState,
+  delay_updates as delay_updates,
+)
+from gradiv.staleness.models import (
+  Drawn as Drawn,
+  Recorded as Recorded,
+  Staleness as Staleness,
+  pipeline_staleness as pipeline_staleness,
+)
+from gradiv.staleness.simulation.events import (
+  LAWS as LAWS,
+  Trace as Trace,
+  simulate as simulate,
+)
+from gradiv.staleness.simulation.replaying import (
+  Replay as Replay,
+  replay as replay,
+)
+from gradiv.staleness.simulation.servers import RULES as RULES
+from gradiv.staleness.step_sizes import (
+  cap_staleness as cap_staleness,
+  divide_by_staleness as divide_by_staleness,
+  limit_late_steps as limit_late_steps,
+  ringmaster_threshold as ringmaster_threshold,
+  scale_by_staleness as scale_by_staleness,
+)

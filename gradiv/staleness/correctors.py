@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv import checks, moments
-from gradiv.staleness import steps
+from gradiv._common import checks
+from gradiv.diversity import moments
+from gradiv.staleness import step_sizes
 
 CURVATURES = ('squared', 'normalized', 'averaged')
 
@@ -116,7 +117,7 @@ def predict_params(
     staleness: τ: one number, or, by leaf, a tree of them.
   """
   move = lambda x, u, s: (x + s * moments.widen(u)).astype(x.dtype)
-  if steps.is_one(staleness):
+  if step_sizes.is_one(staleness):
     return jax.tree.map(lambda x, u: move(x, u, staleness), params,
                         last_updates)
   return jax.tree.map(move, params, last_updates, staleness)

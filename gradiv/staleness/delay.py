@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv import axes
+from gradiv import workers
 from gradiv.staleness import models
 
 
@@ -32,7 +32,7 @@ class DelayUpdatesState(NamedTuple):
 def delay_updates(
   staleness: models.Staleness,
   *,
-  axis_name: axes.AxisName | None = None,
+  axis_name: workers.AxisName | None = None,
   key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Hand on the update of τ steps ago: u_t = g_{t−τ}, and 0 while t < τ.

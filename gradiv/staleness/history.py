@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv import checks
+from gradiv._common import checks
 
 
 class History(NamedTuple):

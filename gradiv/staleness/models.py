@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradiv import axes, checks, draws
+from gradiv import workers
+from gradiv._common import checks, draws
 
 SCHEDULES = ('pipedream', 'pipedream_2bw')
 
@@ -120,7 +121,7 @@ class Model:
 
 def check(staleness: Staleness, axis_name, key) -> Model:
   """Make a model, or raise ValueError."""
-  names = None if axis_name is None else axes.names_of(axis_name)
+  names = None if axis_name is None else workers.names_of(axis_name)
   if (key is None) == isinstance(staleness, Drawn):
     raise ValueError(f'key={key!r}: must be given with a staleness that is '
                      f'Drawn, and with no other; not with {staleness!r}')
@@ -150,7 +151,7 @@ def _drawn(staleness, names):
 
   def now(state):
     key = draws.key_of(state, 'delay_updates')
-    key = key if names is None else axes.worker_key(key, names)
+    key = key if names is None else workers.worker_key(key, names)
     below = jax.random.uniform(key) >= jnp.asarray(chances.cumsum()[:-1])
     return jnp.sum(below, dtype=jnp.int32)
 
@@ -165,7 +166,7 @@ def _listed(name, trace, names):
     row = jnp.asarray(trace, jnp.int32)[state.count % len(trace)]
     if trace.ndim == 1:
       return row
-    n = axes.num_workers(names)
+    n = workers.num_workers(names)
     if trace.shape[1] != n:
       raise ValueError(f'{name} of {trace.shape[1]} workers: must be of {n}')
     return row[lax.axis_index(names)]

@@ -8,37 +8,49 @@ inside `jax.jit`, in float32, for any n; call one on a Gram matrix, or hand it
 to `aggregate_by_weights`.
 """
 
-from gradiv.weightings.combining import adacons as adacons
-from gradiv.weightings.combining import adasum as adasum
-from gradiv.weightings.combining import max_neighbours as max_neighbours
-from gradiv.weightings.combining import minimum_diameter as minimum_diameter
-from gradiv.weightings.core import Weighting as Weighting
-from gradiv.weightings.core import mean as mean
-from gradiv.weightings.core import norm_clipping as norm_clipping
-from gradiv.weightings.core import sq_distances as sq_distances
-from gradiv.weightings.core import stateless as stateless
-from gradiv.weightings.core import uniform as uniform
-from gradiv.weightings.core import with_extra as with_extra
-from gradiv.weightings.filtering import COMBINE as COMBINE
-from gradiv.weightings.filtering import Threshold as Threshold
-from gradiv.weightings.filtering import agreement as agreement
-from gradiv.weightings.filtering import allowed_distance as allowed_distance
-from gradiv.weightings.filtering import cosine_distance as cosine_distance
-from gradiv.weightings.filtering import next_shares as next_shares
-from gradiv.weightings.minmax import cagrad as cagrad
-from gradiv.weightings.minmax import mgda as mgda
-from gradiv.weightings.minmax import nash_mtl as nash_mtl
-from gradiv.weightings.projection import dual_proj as dual_proj
-from gradiv.weightings.projection import gradvac as gradvac
-from gradiv.weightings.projection import pcgrad as pcgrad
-from gradiv.weightings.projection import upgrad as upgrad
-from gradiv.weightings.robust import centered_clipping as centered_clipping
-from gradiv.weightings.robust import geometric_median as geometric_median
-from gradiv.weightings.robust import krum as krum
-from gradiv.weightings.robust import krum_scores as krum_scores
+from gradiv.weightings.combining import (
+  adacons as adacons,
+  adasum as adasum,
+  max_neighbours as max_neighbours,
+  minimum_diameter as minimum_diameter,
+)
+from gradiv.weightings.core import (
+  Weighting as Weighting,
+  mean as mean,
+  norm_clipping as norm_clipping,
+  sq_distances as sq_distances,
+  stateless as stateless,
+  uniform as uniform,
+  with_extra as with_extra,
+)
+from gradiv.weightings.filtering import (
+  COMBINE as COMBINE,
+  Threshold as Threshold,
+  agreement as agreement,
+  allowed_distance as allowed_distance,
+  cosine_distance as cosine_distance,
+  next_shares as next_shares,
+)
+from gradiv.weightings.minmax import (
+  cagrad as cagrad,
+  mgda as mgda,
+  nash_mtl as nash_mtl,
+)
+from gradiv.weightings.projection import (
+  dual_proj as dual_proj,
+  gradvac as gradvac,
+  pcgrad as pcgrad,
+  upgrad as upgrad,
+)
 from gradiv.weightings.robust import (
+  centered_clipping as centered_clipping,
+  geometric_median as geometric_median,
+  krum as krum,
+  krum_scores as krum_scores,
   nearest_neighbour_mixing as nearest_neighbour_mixing,
 )
-from gradiv.weightings.spectral import aligned_mtl as aligned_mtl
-from gradiv.weightings.spectral import config as config
-from gradiv.weightings.spectral import imtl_g as imtl_g
+from gradiv.weightings.spectral import (
+  aligned_mtl as aligned_mtl,
+  config as config,
+  imtl_g as imtl_g,
+)

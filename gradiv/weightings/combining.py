@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core, filtering, robust
 
 # A sum whose square is this share of what its terms could make has cancelled:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv import checks
+from gradiv._common import checks
 
 
 def _no_state(num_gradients: int) -> tuple[()]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core
 
 Threshold = float | Callable[[jax.Array], jax.typing.ArrayLike]

@@ -7,7 +7,7 @@ of all gains largest. ⟨g_i, d⟩ is what gradient i gains from the update d.
 
 import jax.numpy as jnp
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core, quadratic
 
 

@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core, quadratic
 
 # A target of one would ask for an infinite correction; see `gradvac`.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core
 
 # Of `geometric_median`: it stops once no weight moves by more than this share.

@@ -8,7 +8,7 @@ them from rounding.
 
 import jax.numpy as jnp
 
-from gradiv import checks
+from gradiv._common import checks
 from gradiv.weightings import core, quadratic
 
 # Of a Gram matrix, relative to the largest: which eigenvalues are not zero.

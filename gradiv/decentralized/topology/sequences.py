@@ -1,0 +1,109 @@
+"""Mixing matrices that are taken in turn: [t, n, n]."""
+
+import functools
+
+import numpy as np
+
+from gradiv._common import checks
+from gradiv.decentralized.topology import graphs
+
+
+def one_peer_exponential(n: int) -> np.ndarray:
+  """Average with the one worker 2^t places on, t in turn: [p, n, n], n = 2^p.
+
+  After p steps all workers hold the mean, exactly.
+  """
+  steps = range(max(graphs.power_of_two(n), 1))
+  return np.stack([graphs.circulant(n, (1 << t,)) for t in steps])
+
+
+def one_peer_hypercube(n: int) -> np.ndarray:
+  """Exchange with the worker whose bit t differs, t in turn: [p, n, n].
+
+  Exact after p steps, as `one_peer_exponential`, and symmetric.
+  """
+  steps = range(max(graphs.power_of_two(n), 1))
+  return np.stack([(np.eye(n) + graphs.exchange(n, 1 << t if n > 1 else 0)) / 2
+                   for t in steps])
+
+
+def finite_time(n: int, max_degree: int = 1) -> np.ndarray:
+  """Average exactly after O(log n) steps, for any n: [t, n, n].
+
+  With groups of at most k + 1 = `max_degree` + 1 workers a step. The first m,
+  the largest a (k + 1)^p with a ≤ k, reach their mean digit by digit, the rest
+  theirs likewise, at the same time. Then each of the rest exchanges with one of
+  the first, with the weight m/n, and holds the mean of all; the first, digit by
+  digit again, spread what they were given.
+
+  >>> w = finite_time(5)
+  >>> np.allclose(functools.reduce(lambda x, y: y @ x, w), 1 / 5)
+  True
+
+  In the manner of Takezawa et al., `Beyond Exponential Graph
+  <https://arxiv.org/abs/2305.11420>`_, 2023, whose base-(k + 1) graphs need
+  fewer steps.
+  """
+  checks.count('n', n, 1)
+  checks.count('max_degree', max_degree, 1)
+  base = max_degree + 1
+  m = 1
+  while m * base <= n:
+    m *= base
+  m *= n // m
+  spread = _digits(m, base)
+  if m == n:
+    return np.stack(spread)
+  rest = list(finite_time(n - m, max_degree))
+  steps = max(len(spread), len(rest))
+  both = [_block(_get(spread, t, m), _get(rest, t, n - m))
+          for t in range(steps)]
+  across = np.eye(n)
+  for i in range(n - m):
+    j, weight = m + i, m / n
+    across[[i, j], [i, j]] = 1 - weight
+    across[[i, j], [j, i]] = weight
+  return np.stack([*both, across,
+                   *(_block(w, np.eye(n - m)) for w in spread)])
+
+
+def random_matching(n: int, count: int, seed: int = 0) -> np.ndarray:
+  """Draw pairs that average, all anew each time: a bank [count, n, n].
+
+  For even n the squared distance from the mean falls by (n − 2)/(2(n − 1)) a
+  step in expectation. With odd n one worker, drawn too, keeps to itself.
+  """
+  checks.count('n', n, 1)
+  checks.count('count', count, 1)
+  rng, bank = np.random.default_rng(seed), np.zeros((count, n, n))
+  for w in bank:
+    order = rng.permutation(n)
+    w[range(n), range(n)] = 1
+    for i, j in zip(order[0::2], order[1::2]):
+      w[[i, i, j, j], [i, j, i, j]] = 1 / 2
+  return bank
+
+
+def _digits(m, base):
+  """Complete groups along each digit of m = a base^p, one digit a step."""
+  shape, rest = [], m
+  while rest % base == 0 and rest > 1:
+    shape.append(base)
+    rest //= base
+  if rest > 1:
+    shape.append(rest)
+  steps = []
+  for place in range(len(shape)):
+    parts = [graphs.complete(s) if i == place else np.eye(s)
+             for i, s in enumerate(shape)]
+    steps.append(functools.reduce(np.kron, parts))
+  return steps or [np.eye(1)]
+
+
+def _get(steps, t, n):
+  return steps[t] if t < len(steps) else np.eye(n)
+
+
+def _block(a, b):
+  return np.block([[a, np.zeros((len(a), len(b)))],
+                   [np.zeros((len(b), len(a))), b]])

@@ -1,0 +1,177 @@
+"""How far an average of `Estimate` over steps can be trusted.
+
+Two weighted averages over the past run side by side. The *debiased
+exponential average* Σ βʲ x_{t−j} / Σ βʲ has the least noise and lags behind a
+drifting truth by some 1/(1 − β) steps. The *level* is the local linear fit
+under the same weights, read off at the present step: it follows a linear
+drift without lag, for about 2.5 times the variance.
+
+The interval is drawn around the level, so that it covers the truth of *now*,
+also under a drift that is near a line over 1/(1 − β) steps: by simulation 93
+to 97 % at a nominal 95 % while they change by up to 20 %. Its variance comes
+from second differences of the steps, (x_t − 2x_{t−1} + x_{t−2})²/6, to which a
+linear drift adds nothing. For a ratio it is Fieller's: all p for which
+p·(G + S) − G is no further from zero than Student's t allows. On p = 1/B_S in
+[0, 1] it is bounded whenever G + S is known at all, so nothing is divided by
+an uncertain ‖∇F‖². Where the average lies so far from the middle that a drift
+must have left it behind, it is not trusted.
+
+Fieller, `Some Problems in Interval Estimation
+<https://doi.org/10.1111/j.2517-6161.1954.tb00159.x>`_, 1954.
+"""
+
+import statistics
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradiv.diversity.metrics import Estimate
+
+# Below this many degrees of freedom the variance of the average is a guess.
+_LEAST_FREEDOM = 5.0
+
+
+class Interval(NamedTuple):
+  """A confidence interval for every ratio of ‖∇F‖² and tr Σ.
+
+  Each end is an `Estimate` in units of the second moment: any ratio in
+  `gradiv.metrics` of it is an end of the interval for that ratio, as in
+  ``batch_size_bound(interval.lower)``.
+
+  Attributes:
+    lower: The end with the smallest batch-size bound.
+    upper: The end with the largest; its ‖∇F‖² may be 0.
+    trusted: Whether B_S is known to within a factor of two and the average
+      has not been left behind by a drift.
+  """
+
+  lower: Estimate
+  upper: Estimate
+  trusted: jax.Array
+
+
+class Averages(NamedTuple):
+  """Running sums over the steps j = 0, 1, ... back from now.
+
+  Attributes:
+    count: int32, steps seen.
+    sums: [2, 3], Σ βʲ jᵐ (1, G, S) for m = 0, 1.
+    square: Σ βʲ j².
+    last: [2, 2], (G, S) of the last two steps, newest first.
+    spread: [3, 5], Σ β²ʲ jᵐ (1, 1 where known, GG, GS, SS) for m = 0, 1, 2,
+      with the products of second differences.
+  """
+
+  count: jax.Array
+  sums: jax.Array
+  square: jax.Array
+  last: jax.Array
+  spread: jax.Array
+
+
+def init() -> Averages:
+  """Start with nothing seen."""
+  zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+  return Averages(jnp.int32(0), zeros(2, 3), zeros(), zeros(2, 2), zeros(3, 5))
+
+
+def update(averages: Averages, sample: Estimate, decay: float) -> Averages:
+  """Take one more step in."""
+  count, sums, square, last, spread = averages
+  x = jnp.stack([sample.sq_norm, sample.variance]).astype(jnp.float32)
+  bend = (x - 2 * last[0] + last[1]) / jnp.sqrt(6.)
+  known = jnp.where(count >= 2, 1., 0.)
+  products = known * jnp.stack(
+    [jnp.float32(1), bend[0]**2, bend[0] * bend[1], bend[1]**2]
+  )
+  ones = jnp.ones(1, jnp.float32)
+  # Everything seen so far moves one step back: j becomes j + 1.
+  square = decay * (square + 2 * sums[1, 0] + sums[0, 0])
+  sums = decay * jnp.stack([sums[0], sums[0] + sums[1]])
+  spread = decay**2 * jnp.stack([
+    spread[0], spread[0] + spread[1], spread[0] + 2 * spread[1] + spread[2]
+  ])
+  return Averages(
+    count=count + 1,
+    sums=sums.at[0].add(jnp.concatenate([ones, x])),
+    square=square,
+    last=jnp.stack([x, last[0]]),
+    spread=spread.at[0].add(jnp.concatenate([ones, products])),
+  )
+
+
+def average(averages: Averages) -> Estimate:
+  """Read the debiased exponential averages; NaN before the first step."""
+  weight, sq_norm, variance = averages.sums[0]
+  weight = jnp.where(averages.count == 0, jnp.nan, weight)
+  return Estimate(sq_norm / weight, variance / weight)
+
+
+def interval(
+  averages: Averages, decay: float, *, level: float = 0.95
+) -> Interval:
+  """Bound 1/B_S of the present step, at the given confidence level."""
+  (sq_norm, variance), covariance = _level(averages)
+  freedom = _freedom(averages.count, decay)
+  t = _student(freedom, level)
+  # p (G + S) − G = 0, with m = G + S: a p² − 2 b p + c ≤ 0.
+  gg, gs, ss = covariance
+  mm, gm = gg + 2 * gs + ss, gg + gs
+  m = sq_norm + variance
+  a = m**2 - t**2 * mm
+  b = m * sq_norm - t**2 * gm
+  c = sq_norm**2 - t**2 * gg
+  root = jnp.sqrt(jnp.maximum(b**2 - a * c, 0.))
+  bounded = (a > 0) & (freedom >= 1)
+  safe = jnp.where(bounded, a, 1.)
+  least = jnp.where(bounded, jnp.clip((b - root) / safe, 0., 1.), 0.)
+  most = jnp.where(bounded, jnp.clip((b + root) / safe, 0., 1.), 1.)
+  now = average(averages)
+  plain = now.sq_norm / (now.sq_norm + now.variance)
+  # The distance between average and middle has 0.45 of the level's standard
+  # deviation: chance takes it beyond half of the half width once in twenty.
+  # At the drifts simulated, of 30 to 100 % over 1/(1 − β) steps, up to one run
+  # in sixteen was both trusted and wrong, more than the nominal one in twenty.
+  lags = jnp.abs(plain - (least + most) / 2) > 0.25 * (most - least)
+  trusted = (
+    bounded & (freedom >= _LEAST_FREEDOM) & (most <= 2 * least) & ~lags
+  )
+  end = lambda p: Estimate(p, 1 - p)
+  return Interval(lower=end(most), upper=end(least), trusted=trusted)
+
+
+def _level(averages):
+  """Fit a line to the steps; return its value now and the covariance."""
+  _, ((s0, g0, v0), (s1, g1, v1)), s2, _, spread = averages
+  scale = s0 * s2 - s1**2
+  scale = jnp.where(averages.count < 3, jnp.nan, scale)
+  # The weight of step j is βʲ (s2 − s1 j) / scale.
+  fit = lambda x0, x1: (s2 * x0 - s1 * x1) / scale
+  squares = (
+    s2**2 * spread[0] - 2 * s1 * s2 * spread[1] + s1**2 * spread[2]
+  ) / scale**2
+  # Differences are known of all but the first two steps.
+  covariance = squares[0] * squares[2:] / squares[1]
+  return (fit(g0, g1), fit(v0, v1)), covariance
+
+
+def _freedom(count, decay):
+  """Count the degrees of freedom of the variance of the level.
+
+  Squared weights (2 − 3j/t)² of a plain fit over t steps count as t/2.2 equal
+  ones, and at most 0.60/(1 − β) under exponential weights; overlapping second
+  differences count as 1/1.94 independent ones each.
+  """
+  steps = jnp.maximum(count - 2, 0).astype(jnp.float32)
+  return jnp.minimum(steps / 2.2, 0.6 / (1 - decay)) / 1.94
+
+
+def _student(freedom, level):
+  """Expand Student's quantile around the normal one (Cornish and Fisher)."""
+  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+  v = jnp.maximum(freedom, 1.)
+  return (
+    z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+  )

@@ -1,0 +1,144 @@
+"""The two factors of a product G = Σ_k u_k ⊗ v_k, and what is read off them.
+
+A factor holds u_k for blocks z and positions k: a dense array [z, k, a], or
+the `OneHot` rows of an embedding, which are never written out. With the
+examples in front: [n, z, k, a].
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradiv.diversity import moments
+
+
+@functools.partial(jax.tree_util.register_dataclass,
+                   data_fields=['index'], meta_fields=['size'])
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+  """Rows with a single one; none where the index is out of range.
+
+  Attributes:
+    index: [..., z, k], where the one stands.
+    size: Of a row.
+  """
+
+  index: jax.Array
+  size: int
+
+
+Factor = jax.Array | OneHot
+
+
+def inner(u: Factor, v: Factor) -> jax.Array:
+  """Compute ⟨u_k, v_l⟩ within each example: [n, z, k, l]."""
+  if isinstance(u, OneHot) and isinstance(v, OneHot):
+    inside = (u.index >= 0) & (u.index < u.size)
+    same = u.index[..., :, None] == v.index[..., None, :]
+    return (same & inside[..., :, None]).astype(jnp.float32)
+  if isinstance(u, OneHot):
+    return jnp.swapaxes(inner(v, u), -1, -2)
+  if isinstance(v, OneHot):
+    return _pick(u, v.index[..., None, :], v.size)
+  return _einsum('nzka,nzla->nzkl', u, v)
+
+
+def inner_across(u: Factor, v: Factor) -> jax.Array:
+  """Compute ⟨u_k, v_l⟩ between all examples: [n, m, z, k, l]."""
+  one = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
+  if isinstance(u, OneHot) or isinstance(v, OneHot):
+    # Row by row, since an example meets all others.
+    against = jax.vmap(lambda row: jax.vmap(
+      lambda other: inner(one(row), one(other))[0])(v))
+    return against(u)
+  return _einsum('nzka,mzla->nmzkl', u, v)
+
+
+def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
+  """Write each example's Σ_k u_k ⊗ v_k out: [n, z, a, b]."""
+  if isinstance(u, OneHot):
+    return _scatter(u, v)
+  if isinstance(v, OneHot):
+    return jnp.swapaxes(_scatter(v, u), -1, -2)
+  return jnp.einsum('nzka,nzkb->nzab', u, v, precision=precision,
+                    preferred_element_type=wide(u.dtype))
+
+
+def product_sum(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
+  """Add the products of all examples up: [z, a, b], as a plain step does."""
+  if isinstance(u, OneHot) or isinstance(v, OneHot):
+    fold = lambda x: jnp.moveaxis(x, 0, 1).reshape(
+      1, x.shape[1], -1, *x.shape[3:])
+    u, v = (jax.tree.map(fold, x) for x in (u, v))
+    return product(u, v)[0]
+  if u.shape[1] == 1:
+    # The very product of a plain step, for which nothing is laid out anew.
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    return lax.dot_general(flat(u), flat(v), (((0,), (0,)), ((), ())),
+                           precision=precision,
+                           preferred_element_type=wide(u.dtype))[None]
+  return jnp.einsum('nzka,nzkb->zab', u, v, precision=precision,
+                    preferred_element_type=wide(u.dtype))
+
+
+def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
+  """Compute Σ_k u_kᵀ C v_k with C [z, a, b] of all examples: [n]."""
+  if isinstance(v, OneHot):
+    return inner_common(v, u, jnp.swapaxes(common, 1, 2))
+  if isinstance(u, OneHot):
+    columns = jnp.swapaxes(common, 1, 2)[None]
+    through = jnp.swapaxes(_pick(jnp.broadcast_to(
+      columns, (len(u.index), *columns.shape[1:])), u.index[:, :, None], u.size,
+    ), -1, -2)
+  else:
+    through = _einsum('nzka,zab->nzkb', u, common.astype(wide(u.dtype)))
+  return jnp.sum(through * moments.widen(v), (1, 2, 3))
+
+
+def sq_norms(u: Factor) -> jax.Array:
+  """Compute Σ_k ‖u_k‖²: [n, z]."""
+  if isinstance(u, OneHot):
+    inside = (u.index >= 0) & (u.index < u.size)
+    return inside.sum(-1).astype(jnp.float32)
+  return jnp.sum(jnp.square(moments.widen(u)), (-1, -2))
+
+
+def dtype_of(u: Factor, v: Factor) -> jnp.dtype:
+  """Tell the dtype of their product."""
+  dense = [x.dtype for x in (u, v) if not isinstance(x, OneHot)]
+  return jnp.result_type(*dense)
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+  """Tell in what sums are taken: at least float32."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def _einsum(formula, u, v):
+  # Inner products cancel: never in the reduced precision of an accelerator.
+  return jnp.einsum(formula, u, v, precision=lax.Precision.HIGHEST,
+                    preferred_element_type=wide(u.dtype))
+
+
+def _pick(dense, index, size):
+  """Read dense[..., index] where the index is in range, else zero."""
+  inside = (index >= 0) & (index < size)
+  index = jnp.broadcast_to(jnp.clip(index, 0, size - 1),
+                           dense.shape[:-1] + index.shape[-1:])
+  picked = jnp.take_along_axis(moments.widen(dense), index, -1)
+  return jnp.where(inside, picked, 0)
+
+
+def _scatter(one_hot, dense):
+  """Add the rows of `dense` up at the places of the ones: [n, z, size, b]."""
+  def one(index, rows):
+    zeros = jnp.zeros((one_hot.size, rows.shape[-1]), wide(rows.dtype))
+    # What is out of range is dropped; -1 would mean the last.
+    index = jnp.where(index < 0, one_hot.size, index)
+    return zeros.at[index].add(moments.widen(rows), mode='drop')
+
+  return jax.vmap(jax.vmap(one))(one_hot.index, dense)

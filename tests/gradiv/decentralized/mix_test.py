@@ -1,0 +1,137 @@
+"""Mixing with the neighbours: what it computes, and what it sends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import gradiv
+from experiments import compiled
+from gradiv import decentralized
+from gradiv.decentralized import mixing, topology
+from tests import helpers
+
+RNG = np.random.default_rng(17)
+MATRICES = (
+  ('ring', topology.ring(8)), ('torus', topology.torus(4, 2)),
+  ('hypercube', topology.hypercube(8)), ('star', topology.star(8)),
+  ('exponential', topology.exponential(8)),
+  ('complete', topology.complete(8)), ('identity', np.eye(8)),
+  ('matching', topology.random_matching(8, 1)[0]),
+  ('odd_one_out', topology.finite_time(5)[2]),
+)
+ONE_EACH = [(backend, 'workers') for backend in ('vmap', 'pmap', 'shard_map')]
+SEVERAL = [('vmap', ('devices', 'virtual')), ('pmap', ('devices', 'virtual')),
+           ('shard_map', ('devices', 'virtual'))]
+
+
+def sample(n):
+  draw = lambda *shape: jnp.float32(RNG.normal(size=(n, *shape)))
+  return {'kernel': draw(3, 2), 'scale': draw(), 'none': None,
+          'half': draw(4).astype(jnp.bfloat16)}
+
+
+def dense(w, tree):
+  """W X, in float64."""
+  return jax.tree.map(lambda x: np.tensordot(
+    w, np.asarray(x, np.float64), 1), tree)
+
+
+def run(fn, tree, axis='workers', backend='vmap', **kwargs):
+  return gradiv.map_workers(fn, axis, backend=backend, **kwargs)(tree)
+
+
+class MixTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*MATRICES)
+  def test_is_the_matrix_product(self, w):
+    n = len(w)
+    tree = sample(n)
+    for backend, axis in ONE_EACH:
+      mixed = run(lambda x: decentralized.mix(x, w, axis), tree, axis, backend)
+      self.assertEqual(mixed['half'].dtype, jnp.bfloat16)
+      half = mixed.pop('half')
+      exact = dense(w, tree)
+      np.testing.assert_allclose(
+        np.float32(half), exact.pop('half'), 0.01, 0.01)
+      helpers.assert_close(mixed, exact, 1e-6, 1e-6)
+
+  @parameterized.parameters(*SEVERAL)
+  def test_several_workers_on_a_device(self, backend, axis):
+    devices = jax.devices()[:4] if backend != 'vmap' else None
+    for w in (topology.ring(16), topology.exponential(16),
+              topology.random_matching(16, 1, seed=4)[0]):
+      tree = {'x': jnp.float32(RNG.normal(size=(16, 5)))}
+      mixed = run(lambda x: decentralized.mix(x, w, axis), tree, axis, backend,
+                  devices=devices)
+      helpers.assert_close(mixed, dense(w, tree), 1e-6, 1e-6)
+
+  def test_what_is_not_finite_reaches_the_neighbours_alone(self):
+    rows = RNG.normal(size=(8, 5))
+    rows[1, 2] = np.nan
+    for w in (topology.ring(8), topology.star(8), topology.metropolis(
+        topology.binary_tree(8))):
+      bad = w[:, 1] > 0
+      for backend, axis in (*ONE_EACH, *SEVERAL[::2]):
+        mixed = np.asarray(run(
+          lambda x: decentralized.mix(x, w, axis), jnp.float32(rows), axis, backend,
+          devices=jax.devices()[:4] if axis in SEVERAL[2] and (
+            backend != 'vmap') else None))
+        np.testing.assert_array_equal(np.isnan(mixed[:, 2]), bad)
+        self.assertTrue(np.isfinite(np.delete(mixed, 2, 1)).all())
+
+  def test_64_workers_on_8_devices(self):
+    w, axis = topology.ring(64), ('devices', 'virtual')
+    tree = {'x': jnp.float32(RNG.normal(size=(64, 5)))}
+    mixed = run(lambda x: decentralized.mix(x, w, axis), tree, axis, 'shard_map',
+                devices=jax.devices())
+    helpers.assert_close(mixed, dense(w, tree), 1e-6, 1e-6)
+
+  def test_random_graphs_need_as_many_permutes_as_their_degree(self):
+    for seed in range(30):
+      rng = np.random.default_rng(seed)
+      n = int(rng.integers(2, 12))
+      w = sum(np.eye(n)[rng.permutation(n)] for _ in range(4)) / 4
+      _, hops = mixing._take_apart(w.reshape(n, 1, n, 1))
+      off = (w > 0) & ~np.eye(n, dtype=bool)
+      degree = max(off.sum(0).max(), off.sum(1).max())
+      self.assertLessEqual(len(hops), degree)
+      for hop in hops:
+        for ends in zip(*hop.pairs):
+          self.assertEqual(sorted(ends), list(range(n)))
+      pairs = sorted((s, d) for hop in hops for s, d in hop.pairs
+                     if hop.weights[d].any())
+      self.assertEqual(pairs, sorted(
+        (s, d) for d, s in zip(*np.nonzero(off))))
+
+
+class CompiledTest(parameterized.TestCase):
+
+  def program(self, w, workers, devices, axis):
+    """What one step of all leaves compiles to."""
+    from jax.sharding import Mesh, PartitionSpec as P
+    mesh = Mesh(np.array(jax.devices()[:devices]), ('workers',))
+    tree = {'a': jnp.zeros((workers, 300)), 'b': jnp.zeros((workers, 7, 5))}
+    fn = lambda x: decentralized.mix(x, w, axis)
+    body = (lambda x: jax.tree.map(
+      lambda y: y[None], fn(jax.tree.map(lambda y: y[0], x)))
+      ) if axis == 'workers' else jax.vmap(fn, axis_name='virtual')
+    return jax.jit(jax.shard_map(
+      body, mesh=mesh, in_specs=P('workers'), out_specs=P('workers'),
+      check_vma=False)).lower(tree).compile().as_text()
+
+  @parameterized.parameters(
+    (topology.ring(8), 2), (topology.hypercube(8), 3),
+    (topology.random_matching(8, 1)[0], 1), (topology.exponential(8), 3))
+  def test_permutes_and_no_gather(self, w, permutes):
+    found = compiled.collectives(self.program(w, 8, 8, 'workers'))
+    self.assertEqual(found, [('collective-permute', 335)] * permutes)
+
+  def test_several_on_a_device_send_what_crosses(self):
+    text = self.program(topology.ring(32), 32, 8, ('workers', 'virtual'))
+    self.assertEqual(compiled.collectives(text),
+                     [('collective-permute', 335)] * 2)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,169 @@
+"""What `explain` says of a loss, and of all networks of the experiments."""
+
+import contextlib
+import io
+import itertools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from absl.testing import absltest, parameterized
+
+from experiments import (
+  agreement_filtering,
+  config,
+  critical_parameters,
+  data,
+  decentralized,
+  gradient_diversity,
+  models,
+)
+from gradiv import per_example
+from gradiv.per_example._engine import costs
+
+FLAGS = pathlib.Path(config.__file__).parent / 'flags'
+EXPERIMENTS = {module.__name__.split('.')[-1]: module for module in (
+  agreement_filtering, critical_parameters, decentralized, gradient_diversity)}
+# The images of each data set, and how many classes.
+DATA = {'digits': ((8, 8, 1), 10), 'mnist': ((28, 28, 1), 10),
+        'cifar10': ((32, 32, 3), 10), 'cifar100': ((32, 32, 3), 100),
+        'cifar100_n': ((32, 32, 3), 100)}
+FLOATS, WHOLE = jnp.float32, jnp.int32
+
+
+def shaped(dtype, *shape):
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def explained(loss_fn, params, batch):
+  """Return the rows, and what is printed."""
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    rows = per_example.explain(loss_fn, params, batch)
+  return rows, printed.getvalue()
+
+
+def of_model(name, shape, num_classes, num_examples=2, **options):
+  """Explain a network of the experiments, from shapes alone."""
+  model = models.build(
+    name, input_shape=shape, num_classes=num_classes, **options)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  is_text = name in models.TOKEN_MODELS
+  batch = (shaped(WHOLE if is_text else FLOATS, num_examples, *shape),
+           shaped(WHOLE, num_examples, *(shape if is_text else ())))
+  rows, _ = explained(lambda params, example: models.cross_entropy(
+    model.apply(params, example[0]), example[1]), params, batch)
+  assert len(rows) == len(jax.tree.leaves(params))
+  return {row.name: row for row in rows}
+
+
+def configured():
+  """List the networks that defaults and flag files name."""
+  found = {}
+  files = [None, *sorted(FLAGS.glob('*.flags'))]
+  for (name, module), path in itertools.product(EXPERIMENTS.items(), files):
+    if path and not path.name.startswith(name):
+      continue
+    flags = [f'--flagfile={path}'] if path else []
+    of = config.parse(module.Config, [name, '--workdir=unused', *flags])
+    where = path.stem if path else name
+    found[where] = (of.model, *DATA[of.dataset], config.options(of))
+    if hasattr(of, 'text_model_options'):
+      found[f'{where}_text'] = (
+        'lstm', (of.text_length,), data.VOCAB_SIZE,
+        config.options(of, 'text_model_options'))
+  return [(where, *network) for where, network in found.items()]
+
+
+class ExplainTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(configured())
+  def test_networks_of_the_experiments(self, name, shape, classes, options):
+    """At most a twentieth of the parameters is written out in chunks."""
+    rows = of_model(name, shape, classes, **options).values()
+    total = sum(math.prod(row.shape) for row in rows)
+    written = sum(math.prod(row.shape) for row in rows
+                  if row.rule in ('fallback', 'mixture'))
+    self.assertLessEqual(written, 0.05 * total)
+    self.assertGreater(total, 100)
+
+  def test_all_flag_files_are_looked_at(self):
+    names = {where for where, *_ in configured()}
+    self.assertTrue({path.stem for path in FLAGS.glob('*.flags')} <= names)
+
+  @parameterized.named_parameters(
+    ('mlp', 'mlp', (8, 8, 1), {'hidden': (32,)}, {
+      'dense_0/kernel': ('dot_general', 'outer'),
+      'out/kernel': ('dot_general', 'outer')}),
+    ('cnn', 'cnn', (8, 8, 1), {'channels': (4, 8), 'hidden': (16,)}, {
+      'conv_0/kernel': ('conv_general_dilated', 'direct'),
+      'head/dense_0/kernel': ('dot_general', 'outer')}),
+    ('lstm', 'lstm', (6,), {'embed': 4, 'hidden': 64}, {
+      'embed/embedding': ('scatter-add', 'direct'),
+      'lstm_0/recurrent/kernel': ('dot_general', 'gram')}),
+    ('transformer', 'transformer', (6,), {'width': 64, 'layers': 1}, {
+      'embed/embedding': ('scatter-add', 'gram'),
+      'layer_0/attention/read/kernel': ('dot_general', 'gram'),
+      'layer_0/dense_0/kernel': ('dot_general', 'gram'),
+      'layer_0/dense_1/bias': ('example', 'written out')}))
+  def test_rules_and_methods(self, name, shape, options, expected):
+    rows = of_model(name, shape, 10, **options)
+    found = {leaf: (rows[leaf].rule, rows[leaf].method) for leaf in expected}
+    self.assertEqual(found, expected)
+
+  @parameterized.product(n=(2, 8), positions=(3, 40), side=(5, 24))
+  def test_costs_are_those_of_the_formulas(self, n, positions, side):
+    """n·k·(a+b) products of positions, or n·a·b elements, squared."""
+    k, a, b = positions, side, 2 * side
+    (row,), _ = explained(lambda w, x: jnp.sum(jnp.tanh(x @ w)),
+                          shaped(FLOATS, a, b), shaped(FLOATS, n, k, a))
+    gram = (2 * n * k**2 * (a + b), 4 * n * 4 * k**2)
+    direct = (2 * n * a * b, 4 * n * 2 * a * b)
+    self.assertEqual((row.flops, row.num_bytes),
+                     {'gram': gram, 'direct': direct}[row.method])
+    # In the time of a number that is moved, 32 operations are done.
+    weigh = lambda flops, moved: flops + 32 * moved / 4
+    cheapest = min((weigh(*gram), 'gram'), (weigh(*direct), 'direct'))[1]
+    self.assertEqual(row.method, cheapest)
+
+  def test_one_position_is_outer(self):
+    (row,), _ = explained(lambda w, x: jnp.sum(jnp.tanh(x @ w)),
+                          shaped(FLOATS, 30, 20), shaped(FLOATS, 4, 30))
+    self.assertEqual((row.method, row.flops, row.num_bytes),
+                     ('outer', 2 * 4 * 50, 4 * 4 * 50))
+
+  def test_what_falls_back_names_the_primitive(self):
+    size = 2**11
+    with absltest.mock.patch.object(costs, 'WHOLE', 0):
+      (row,), printed = explained(
+        lambda w, x: jnp.sum(jnp.cumsum(jnp.sin(w * x))),
+        shaped(FLOATS, size), shaped(FLOATS, 3, size))
+    self.assertEqual((row.rule, row.method), ('fallback', 'written out'))
+    self.assertEqual(row.reason, 'no product behind mul')
+    self.assertIn('of 2,048 parameters, 100.0 % fall back', printed)
+
+  def test_what_is_printed(self):
+    loss_fn = lambda p, x: jnp.sum(jnp.tanh(x @ p['w'] + p['b'])) + (
+      jnp.sum(p['c']**2))
+    params = {'w': shaped(FLOATS, 30, 20), 'b': shaped(FLOATS, 20),
+              'c': shaped(FLOATS)}
+    rows, printed = explained(loss_fn, params, shaped(FLOATS, 4, 30))
+    self.assertEqual([row.rule for row in rows],
+                     ['example', 'common', 'dot_general'])
+    self.assertEqual(printed.splitlines(), [
+      'leaf  shape   rule         method       extra FLOPs  extra bytes  why',
+      'b     20      example      written out          160          640  '
+      'not a product; small enough to be written out',
+      'c     scalar  common       once                   0            0',
+      'w     30x20   dot_general  outer                400          800',
+      'of 621 parameters, 0.0 % fall back'])
+
+  def test_arrays_and_their_shapes_are_explained_alike(self):
+    loss_fn = lambda w, x: jnp.sum(jnp.tanh(x @ w))
+    arrays = jnp.ones((30, 20)), jnp.ones((4, 6, 30))
+    shapes = jax.tree.map(lambda x: shaped(x.dtype, *x.shape), arrays)
+    self.assertEqual(explained(loss_fn, *arrays), explained(loss_fn, *shapes))
+
+
+if __name__ == '__main__':
+  absltest.main()

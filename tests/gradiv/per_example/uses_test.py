@@ -1,0 +1,270 @@
+"""What statistics of examples are for: clipping, weighting, training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+import gradiv
+from gradiv import per_example, weightings
+from tests import helpers
+from tests.gradiv.per_example import reference
+
+RNG = np.random.default_rng(0)
+DRAW = lambda *shape: np.float32(RNG.normal(size=shape))
+PARAMS = {'in': {'w': DRAW(4, 5), 'b': DRAW(5)}, 'out': {'w': DRAW(5, 3)}}
+BATCH = {'x': DRAW(7, 2, 4), 'y': DRAW(7, 3)}
+N = 7
+# A norm of gradients in the middle of those that there are.
+MOST = 20.
+
+
+def loss_fn(params, example):
+  h = jnp.tanh(example['x'] @ params['in']['w'] + params['in']['b'][None])
+  return jnp.sum(jnp.square(jnp.sum(h @ params['out']['w'], 0) - example['y']))
+
+
+def mean_loss(params, batch):
+  return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch))
+
+
+@functools.cache
+def written_out():
+  """The gradients that the engine does not write out: a tree [n, ...]."""
+  return reference.quick_jit(jax.vmap(jax.grad(loss_fn), (None, 0)))(
+    PARAMS, BATCH)
+
+
+@functools.cache
+def truth():
+  return reference.Truth(*reference.quick_jit(
+    lambda p, b: reference.gradients(loss_fn, p, b))(PARAMS, BATCH))
+
+
+def summed(weights):
+  return jax.tree.map(lambda g: np.tensordot(
+    np.asarray(weights, np.float64), np.float64(g), 1), written_out())
+
+
+def assert_equal(actual, desired):
+  helpers.assert_close(actual, desired, 1e-4, of_largest=1e-5)
+
+
+class UsesTest(parameterized.TestCase):
+
+  def test_clipping_each_gradient(self):
+    @reference.quick_jit
+    def clipped(params, batch):
+      _, squares, combine = per_example.example_sq_norms(loss_fn)(params, batch)
+      return combine(jnp.minimum(1, MOST * jax.lax.rsqrt(squares)) / N)
+
+    norms = np.linalg.norm(truth().rows, axis=1)
+    factors = np.minimum(1, MOST / norms)
+    self.assertBetween(np.sum(norms > MOST), 1, N - 1)
+    assert_equal(clipped(PARAMS, BATCH), summed(factors / N))
+
+  @parameterized.named_parameters(
+    ('clipping', weightings.norm_clipping(8.)),
+    ('agreement', weightings.agreement(0.9)),
+    ('krum', weightings.krum(1)),
+    ('geometric_median', weightings.geometric_median()),
+    ('pcgrad', weightings.pcgrad()))
+  def test_weightings_act_on_examples(self, weighting):
+    rows = truth().rows
+
+    @reference.quick_jit
+    def both(params, batch, gram):
+      _, own, combine = per_example.example_gram(loss_fn)(params, batch)
+      weights = weighting(own, key=jax.random.key(0))
+      return weights, combine(weights), weighting(gram, key=jax.random.key(0))
+
+    weights, total, expected = both(
+      PARAMS, BATCH, np.float32(rows @ rows.T))
+    np.testing.assert_allclose(weights, expected, 1e-3, 1e-4)
+    assert_equal(total, summed(weights))
+    self.assertGreater(np.ptp(weights), 0)
+
+  def test_weights_come_later(self):
+    """What combines leaves one program, and goes into another."""
+    for make in (per_example.example_sq_norms, per_example.example_gram):
+      of_batch = reference.quick_jit(lambda p, b, make=make: make(loss_fn)(
+        p, b)[2])
+      combine = of_batch(PARAMS, BATCH)
+      later = reference.quick_jit(lambda combine, weights: combine(weights))
+      for weights in (np.ones(N), reference.weights_of(N)):
+        assert_equal(later(combine, np.float32(weights)), summed(weights))
+
+  def test_one_layer_clipped_alone(self):
+    """Norms by layer, and weights by layer."""
+    @reference.quick_jit
+    def clipped(params, batch):
+      _, squares, combine = per_example.example_sq_norms(
+        loss_fn, groups=gradiv.by_layer)(params, batch)
+      return squares, combine({
+        'in': jnp.minimum(1, jax.lax.rsqrt(squares['in'])),
+        'out': jnp.zeros(N)})
+
+    squares, total = clipped(PARAMS, BATCH)
+    of_in = sum(np.square(np.float64(g).reshape(N, -1)).sum(1)
+                for g in written_out()['in'].values())
+    np.testing.assert_allclose(squares['in'], of_in, 1e-5)
+    assert_equal(total['in'], summed(np.minimum(1, of_in**-0.5))['in'])
+    np.testing.assert_array_equal(total['out']['w'], 0)
+
+  @parameterized.parameters(np.nan, np.inf)
+  def test_an_example_that_is_not_finite_can_be_left_out(self, bad):
+    batch = {'x': BATCH['x'].copy(), 'y': BATCH['y']}
+    batch['x'][2, 0, 0] = bad
+    batch['y'] = np.where(np.arange(N)[:, None] == 4, bad, batch['y'])
+    keep = ~np.isin(np.arange(N), (2, 4))
+    weights = reference.weights_of(N) * keep
+
+    @reference.quick_jit
+    def run(params, batch):
+      _, squares, combine = per_example.example_sq_norms(loss_fn)(params, batch)
+      _, gram, of_gram = per_example.example_gram(loss_fn)(params, batch)
+      results = per_example.example_moments(loss_fn)(params, batch, mask=keep)
+      return squares, gram, combine(weights), of_gram(weights), results
+
+    squares, gram, *sums, (_, grads, moments) = run(PARAMS, batch)
+    part = truth().of(np.flatnonzero(keep))
+    part.check_squares(squares[keep])
+    part.check_gram(gram[keep][:, keep])
+    # Through tanh an infinite input may well have a finite gradient.
+    self.assertFalse(np.isfinite(squares[4]))
+    for total in sums:
+      assert_equal(total, summed(weights))
+    part.check_sum(jax.tree.leaves(grads), np.full(part.n, 1 / part.n))
+    part.check_moments(moments)
+
+  @parameterized.parameters('typed', 'raw')
+  def test_a_random_key_for_each_example(self, kind):
+    keys = jax.random.split(jax.random.key(0), N)
+    keys = keys if kind == 'typed' else jax.random.key_data(keys)
+
+    def dropped(params, example):
+      keep = jax.random.bernoulli(example['key'], 0.5, (2, 4))
+      return loss_fn(params, {'x': jnp.where(keep, example['x'], 0),
+                              'y': example['y']})
+
+    reference.check(dropped, PARAMS, BATCH | {'key': keys})
+
+  def test_prints_once_for_each_example(self):
+    seen = []
+
+    def printing(params, example):
+      jax.debug.callback(lambda y: seen.append(float(y)), example['y'][0])
+      return loss_fn(params, example)
+
+    for make in (per_example.example_moments, per_example.example_sq_norms,
+                 per_example.example_gram):
+      seen.clear()
+      jax.block_until_ready(jax.jit(make(printing))(PARAMS, BATCH)[1])
+      jax.effects_barrier()
+      np.testing.assert_allclose(sorted(seen), np.sort(BATCH['y'][:, 0]), 1e-6)
+
+  @parameterized.parameters(False, True)
+  def test_in_place_of_value_and_grad(self, has_aux):
+    def over_batch(params, batch, scale):
+      loss = scale * mean_loss(params, batch)
+      return (loss, batch['y'] + 1) if has_aux else loss
+
+    @reference.quick_jit
+    def both(params, batch):
+      own, grads = per_example.as_value_and_grad(over_batch, has_aux=has_aux)(
+        params, batch, 1.)
+      return own, grads, jax.value_and_grad(over_batch, has_aux=has_aux)(
+        params, batch, 1.)
+
+    (loss, moments), grads, (value, expected) = both(PARAMS, BATCH)
+    if has_aux:
+      moments, aux = moments
+      value, all_aux = value
+      np.testing.assert_array_equal(aux, all_aux[:, None])
+    np.testing.assert_allclose(loss, value, 1e-6)
+    assert_equal(grads, expected)
+    truth().check_moments(moments)
+
+  def test_estimate_from_moments(self):
+    """All examples there are: then ‖∇F‖² and tr Σ are exactly those."""
+    _, _, moments = reference.quick_jit(
+      per_example.example_moments(loss_fn))(PARAMS, BATCH)
+    estimate = gradiv.estimate(moments, num_examples=N)
+    rows = truth().rows
+    np.testing.assert_allclose(
+      estimate.sq_norm, np.sum(rows.mean(0)**2), 1e-5)
+    np.testing.assert_allclose(
+      estimate.variance, np.sum(rows.var(0)), 1e-5)
+
+  def test_training_in_a_loop(self):
+    tx = optax.adam(0.01)
+    of_batch = per_example.example_moments(loss_fn)
+
+    def train(grad_fn):
+      def step(carry, _):
+        params, state = carry
+        grads = grad_fn(params)
+        updates, state = tx.update(grads, state)
+        return (optax.apply_updates(params, updates), state), None
+
+      return jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), length=5)[0][0]
+
+    own, expected = reference.quick_jit(lambda: (
+      train(lambda p: of_batch(p, BATCH)[1]),
+      train(lambda p: jax.grad(mean_loss)(p, BATCH))))()
+    assert_equal(own, expected)
+
+  def test_lanes_of_parameters(self):
+    """Nested in vmap, over networks that train side by side."""
+    lanes = jax.tree.map(lambda x: np.stack([x, 0.5 * x, -x]), PARAMS)
+
+    @reference.quick_jit
+    def run(lanes, batch):
+      of_lane = lambda p: (
+        per_example.example_moments(loss_fn)(p, batch)[1:],
+        per_example.example_gram(loss_fn)(p, batch)[1])
+      return jax.vmap(of_lane)(lanes), jax.vmap(
+        lambda p: reference.gradients(loss_fn, p, batch))(lanes)
+
+    ((grads, moments), gram), expected = run(lanes, BATCH)
+    for k in range(3):
+      mine = lambda tree, k=k: jax.tree.map(lambda x: x[k], tree)
+      part = reference.Truth(*mine(expected))
+      part.check_sum(jax.tree.leaves(mine(grads)), np.full(N, 1 / N))
+      part.check_moments(mine(moments))
+      part.check_gram(gram[k])
+
+  def test_a_loss_that_closes_over_what_is_traced(self):
+    """A shift of the weights, a scalar that multiplies, and a random key."""
+    def run(batch, shift, scale, key):
+      def closed(params, example):
+        noise = jax.random.normal(key, (2, 4))
+        params = {'in': params['in'], 'out': {'w': params['out']['w'] + shift}}
+        return scale * loss_fn(
+          params, {'x': example['x'] + noise, 'y': example['y']})
+
+      with reference.little_room():
+        _, squares, combine = per_example.example_sq_norms(closed)(PARAMS, batch)
+        _, gram, _ = per_example.example_gram(closed)(PARAMS, batch)
+      loss, grads, moments = per_example.example_moments(closed)(PARAMS, batch)
+      return (loss, jax.tree.leaves(grads), moments, squares, gram,
+              jax.tree.leaves(combine(reference.weights_of(N))),
+              reference.gradients(closed, PARAMS, batch))
+
+    loss, grads, moments, squares, gram, total, expected = (
+      reference.quick_jit(run)(
+        BATCH, np.float32(0.3), np.float32(-2), jax.random.key(1)))
+    part = reference.Truth(*expected)
+    part.check_mean_loss(loss)
+    part.check_sum(grads, np.full(N, 1 / N))
+    part.check_sum(total, reference.weights_of(N))
+    part.check_moments(moments)
+    part.check_squares(squares)
+    part.check_gram(gram)
+
+
+if __name__ == '__main__':
+  absltest.main()

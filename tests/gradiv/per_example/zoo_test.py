@@ -1,0 +1,196 @@
+"""Statistics of examples, for every architecture of the table."""
+
+import contextlib
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+import gradiv
+from gradiv import per_example
+from tests.gradiv.per_example import reference, zoo
+
+# A lookup and a product, a loop, what is no product beside products, and a
+# penalty that is common to all examples.
+FEW = ('embedding_tied_to_the_logits', 'scan_lstm', 'weights_in_one_vector',
+       'weight_decay_in_the_loss')
+
+
+def few(*others):
+  return parameterized.named_parameters(
+    (name, zoo.NAMED[name]) for name in (*FEW, *others))
+
+
+def taken(batch, n):
+  """Make a batch of n examples, the first again where there are too few."""
+  return jax.tree.map(lambda x: x[np.arange(n) % len(x)], batch)
+
+
+class ZooTest(parameterized.TestCase):
+
+  @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
+  def test_equals_the_gradient_of_each_example(self, case):
+    reference.check(*case.make(), has_aux=case.has_aux,
+                    tolerance=case.tolerance)
+
+  @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
+  def test_falls_back_where_it_is_marked(self, case):
+    with reference.little_room(), contextlib.redirect_stdout(io.StringIO()):
+      rows = per_example.explain(*case.make(), has_aux=case.has_aux)
+    behind = {row.reason.removeprefix('no product behind ')
+              for row in rows if row.rule == 'fallback'}
+    self.assertEqual(behind, set(case.falls_back))
+
+  @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
+  @pytest.mark.slow
+  def test_all_in_little_room(self, case):
+    reference.check(*case.make(), has_aux=case.has_aux,
+                    tolerance=case.tolerance, gram_room=reference.little_room)
+
+  @few('wide_dense_on_sequences', 'weight_normalised')
+  def test_gram_in_little_room(self, case):
+    reference.check(*case.make(), gram_room=reference.little_room)
+
+  def test_squares_of_what_cancels_are_not_negative(self):
+    """Else their roots, by which gradients are clipped, would be NaN."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: np.float32(rng.normal(size=shape))
+
+    def loss_fn(w, e):
+      # The positions hold the same, and their errors add up to zero.
+      h = e['x'] @ w
+      return jnp.sum(jnp.square(h - h.mean(0, keepdims=True) - e['y']))
+
+    squares = reference.quick_jit(lambda w, e: per_example.example_sq_norms(
+      loss_fn)(w, e)[1])(draw(64, 64), {
+        'x': np.repeat(draw(16, 1, 64), 4, 1), 'y': draw(16, 4, 64)})
+    self.assertTrue(np.all(squares >= 0), squares)
+
+  @few('auxiliary_outputs')
+  def test_in_smaller_batches(self, case):
+    loss_fn, params, batch = case.make()
+    batch = taken(batch, 6)
+
+    @reference.quick_jit
+    def both(params, batch):
+      loss, grads, moments = per_example.example_moments(
+        loss_fn, has_aux=case.has_aux, microbatch_size=2)(params, batch)
+      return (loss, reference.floating(grads, params), moments,
+              reference.gradients(loss_fn, params, batch, case.has_aux))
+
+    loss, grads, moments, expected = both(params, batch)
+    truth = reference.Truth(*expected)
+    truth.check_mean_loss(loss)
+    truth.check_sum(grads, np.full(6, 1 / 6))
+    truth.check_moments(moments)
+
+  @few('cond_by_the_example')
+  def test_what_is_masked_does_not_count(self, case):
+    """Padding may hold anything: here, NaN wherever there are floats."""
+    loss_fn, params, batch = case.make()
+    mask = np.array([True, False, True, True, False])
+    spoil = lambda x: np.where(
+      mask.reshape(-1, *(1,) * (x.ndim - 1)), x, np.nan
+    ).astype(x.dtype) if x.dtype.kind == 'f' else x
+    weights = reference.weights_of(5) + 1
+
+    @reference.quick_jit
+    def both(params, batch, padded):
+      results = []
+      for kwargs in ({}, {'microbatch_size': 1}):
+        loss, grads, moments = per_example.example_moments(
+          loss_fn, **kwargs)(params, padded, mask=mask)
+        results.append((loss, reference.floating(grads, params), moments))
+      losses, squares, combine = per_example.example_sq_norms(loss_fn)(
+        params, padded, mask=mask)
+      _, gram, combine_rows = per_example.example_gram(loss_fn)(
+        params, padded, mask=mask)
+      sums = [reference.floating(c(weights), params)
+              for c in (combine, combine_rows)]
+      return (results, losses, squares, gram, sums,
+              reference.gradients(loss_fn, params, batch))
+
+    results, losses, squares, gram, sums, expected = both(
+      params, batch, jax.tree.map(spoil, batch))
+    truth = reference.Truth(*expected).of(np.flatnonzero(mask))
+    for loss, grads, moments in results:
+      truth.check_mean_loss(loss)
+      truth.check_sum(grads, np.full(3, 1 / 3))
+      truth.check_moments(moments)
+    truth.check_losses(losses[mask])
+    truth.check_squares(squares[mask])
+    truth.check_gram(gram[mask][:, mask])
+    for total in sums:
+      truth.check_sum(total, weights[mask])
+    np.testing.assert_array_equal(losses[~mask], 0)
+    np.testing.assert_array_equal(squares[~mask], 0)
+    self.assertTrue(np.isnan(gram[~mask]).all())
+    self.assertTrue(np.isnan(gram[:, ~mask]).all())
+
+  @few('linen_mlp')
+  def test_groups(self, case):
+    """Each group by itself, and a weight for each group and example."""
+    loss_fn, params, batch = case.make()
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [gradiv.by_layer(path) for path in paths]
+    weights = {name: reference.weights_of(5) + k
+               for k, name in enumerate(dict.fromkeys(names))}
+
+    @reference.quick_jit
+    def both(params, batch, weights):
+      of = lambda make: make(loss_fn, groups=gradiv.by_layer)(params, batch)
+      _, _, moments = of(per_example.example_moments)
+      _, squares, combine = of(per_example.example_sq_norms)
+      _, gram, combine_rows = of(per_example.example_gram)
+      return (moments, squares, gram,
+              [jax.tree.leaves(c(weights)) for c in (combine, combine_rows)],
+              reference.gradients(loss_fn, params, batch))
+
+    moments, squares, grams, sums, expected = both(params, batch, weights)
+    truth = reference.Truth(*expected)
+    for found in (moments, squares, grams):
+      self.assertEqual(set(found), set(names))
+    for name in set(names):
+      mine = [k for k, other in enumerate(names) if other == name]
+      part = truth.of(leaves=mine)
+      part.check_moments(moments[name])
+      part.check_squares(squares[name])
+      part.check_gram(grams[name])
+      for total in sums:
+        part.check_sum([total[k] for k in mine], weights[name])
+    # They add up: all is counted, and once.
+    truth.check_squares(sum(squares.values()))
+    truth.check_gram(sum(grams.values()))
+
+  @parameterized.product(
+    backend=('vmap', 'shard_map'),
+    name=('scan_lstm', 'weight_decay_in_the_loss'))
+  def test_workers_are_one_batch(self, backend, name):
+    """Four workers of two examples each, of which some are masked."""
+    loss_fn, params, batch = zoo.NAMED[name].make()
+    batch = taken(batch, 8)
+    mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)
+    of_worker = per_example.example_moments(loss_fn, axis_name='workers')
+
+    def run(params, batch, mask):
+      loss, grads, moments = of_worker(params, batch)
+      return loss, grads, moments, of_worker(params, batch, mask=mask)
+
+    rows = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), (batch, mask))
+    *whole, masked = gradiv.map_workers(
+      run, 'workers', in_axes=(None, 0, 0), out_axes=None, backend=backend
+    )(params, *rows)
+    truth = reference.Truth(*reference.quick_jit(
+      lambda p, b: reference.gradients(loss_fn, p, b))(params, batch))
+    for (loss, grads, moments), part in (
+        (whole, truth), (masked, truth.of(np.flatnonzero(mask)))):
+      part.check_mean_loss(loss)
+      part.check_sum(jax.tree.leaves(grads), np.full(part.n, 1 / part.n))
+      part.check_moments(moments)
+
+
+if __name__ == '__main__':
+  absltest.main()
