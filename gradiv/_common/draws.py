@@ -23,8 +23,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import compat
-from gradiv.diversity import moments
+from gradiv._common import compat, trees
 
 # Apart from the streams of workers, and from those of `jax.random.split`.
 _EXAMPLE_TAG = 0x65786D70
@@ -102,7 +101,7 @@ def transformation(
   def update_fn(updates, state, params=None, *, example_index=None,
                 **extra_args):
     del params, extra_args
-    moments.check_floating(updates, 'update')
+    trees.check_floating(updates, 'update')
     step_key = key_of(state, purpose)
     if example_index is not None:
       index = jnp.asarray(example_index)

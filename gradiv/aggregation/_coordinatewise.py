@@ -13,8 +13,8 @@ import optax
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.aggregation._exchange import layout as wires, slices
-from gradiv.diversity import moments
 
 
 class AggregateByCoordinateState(NamedTuple):
@@ -70,7 +70,7 @@ def by_coordinate(
     present, left_out = select(met)
     values, masks = [], []
     for i, rows in enumerate(met.rows):
-      value, mask = fn(moments.widen(rows), present,
+      value, mask = fn(trees.widen(rows), present,
                        _key_for(key, state, i, met))
       values.append(value)
       masks.append(mask)

@@ -14,8 +14,7 @@ import optax
 from jax import lax
 
 from gradiv import aggregation, weightings, workers
-from gradiv._common import checks
-from gradiv.diversity import moments
+from gradiv._common import checks, trees
 
 
 def aggregate_by_agreement(
@@ -187,9 +186,9 @@ def accumulate_by_agreement(
     zero = jnp.zeros((), jnp.int32)
     return AccumulateByAgreementState(
       count=zero, micro_step=zero, ready=jnp.zeros((), bool), num_agreed=zero,
-      num_left_out=zero, num_empty=zero, aggregate=_wide_zeros(params),
+      num_left_out=zero, num_empty=zero, aggregate=trees.zeros_wide(params),
       sum_squares=jnp.zeros((), jnp.float32),
-      anchor=_wide_zeros(params) if combine == 'first' else ())
+      anchor=trees.zeros_wide(params) if combine == 'first' else ())
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
@@ -199,11 +198,10 @@ def accumulate_by_agreement(
       state.num_agreed, state.aggregate, state.anchor, state.sum_squares))
     limit = (max_cosine_distance(state.count) if callable(max_cosine_distance)
              else max_cosine_distance)
-    square = sum(map(moments.sq_norm, jax.tree.leaves(updates)),
-                 jnp.float32(0))
-    finite = moments.is_finite(square)
+    square = trees.sq_norm(updates)
+    finite = trees.is_usable(square)
     g = jax.tree.map(lambda x, m: x.astype(m.dtype),
-                     moments.leave_out(updates, finite), aggregate)
+                     trees.keep_if(finite, updates), aggregate)
     reference = anchor if combine == 'first' else aggregate
     counts_for = 1. if combine == 'first' else sum_squares
     allowed = weightings.allowed_distance(
@@ -237,13 +235,6 @@ def accumulate_by_agreement(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _wide_zeros(params):
-  return jax.tree.map(lambda p: jnp.zeros(
-    p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
-
-
 def _distance(m, g):
-  # Elementwise, as in `moments.sq_norm`.
-  dot = sum(jnp.sum(x * y) for x, y in zip(*map(jax.tree.leaves, (m, g))))
-  sq_norm = lambda tree: sum(map(moments.sq_norm, jax.tree.leaves(tree)))
-  return weightings.cosine_distance(dot, sq_norm(m), sq_norm(g))
+  return weightings.cosine_distance(
+    trees.dot(m, g), trees.sq_norm(m), trees.sq_norm(g))

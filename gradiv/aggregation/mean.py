@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.aggregation._exchange import layout as wires
-from gradiv.diversity import moments
 
 
 class AggregateByMeanState(NamedTuple):
@@ -54,7 +54,7 @@ def aggregate_by_mean(
     workers.check_private(updates, axis_name)
     finite = wires.is_finite(updates, wire)
     mean, count = wires.mean_of_finite(
-      moments.leave_out(updates, finite), finite, axis_name)
+      trees.keep_if(finite, updates), finite, axis_name)
     left_out = workers.num_workers(axis_name) - count.astype(jnp.int32)
     return mean, AggregateByMeanState(state.num_left_out + left_out)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv.diversity import moments
+from gradiv._common import trees
 
 
 def keep_top_k(share: float) -> optax.GradientTransformation:
@@ -53,7 +53,7 @@ def keep_signs() -> optax.GradientTransformation:
   <https://arxiv.org/abs/1901.09847>`_, 2019.
   """
   def leaf(v):
-    mean = jnp.sum(jnp.abs(moments.widen(v))) / max(v.size, 1)
+    mean = jnp.sum(jnp.abs(trees.widen(v))) / max(v.size, 1)
     return (mean * jnp.sign(v)).astype(v.dtype)
 
   return _each_leaf(leaf)
@@ -62,7 +62,7 @@ def keep_signs() -> optax.GradientTransformation:
 def _each_leaf(fn):
   def apply(updates, params):
     del params
-    moments.check_floating(updates, 'update')
+    trees.check_floating(updates, 'update')
     return jax.tree.map(fn, updates)
 
   return optax.stateless(apply)

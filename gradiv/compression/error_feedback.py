@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv.diversity import moments
+from gradiv._common import trees
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -75,15 +75,12 @@ def with_error_feedback(
   inner = optax.with_extra_args_support(compressor)
 
   def init_fn(params):
-    error = jax.tree.map(lambda x: jnp.zeros(
-      x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
-    return ErrorFeedbackState(inner.init(params), error)
+    return ErrorFeedbackState(inner.init(params), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
-    moments.check_floating(updates)
+    trees.check_floating(updates)
     total = jax.tree.map(lambda g, e: g + e, updates, state.error)
-    finite = moments.is_finite(sum(
-      map(moments.sq_norm, jax.tree.leaves(total)), jnp.float32(0)))
+    finite = trees.is_usable(trees.sq_norm(total))
     cast = lambda tree: jax.tree.map(
       lambda x, g: x.astype(g.dtype), tree, updates)
     if isinstance(compressor, WireCompressor):

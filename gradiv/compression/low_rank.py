@@ -8,10 +8,9 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws
+from gradiv._common import checks, draws, trees
 from gradiv.aggregation._exchange import layout as wires
 from gradiv.compression import error_feedback
-from gradiv.diversity import moments
 
 
 class AggregateByLowRankState(NamedTuple):
@@ -85,7 +84,7 @@ def aggregate_by_low_rank(
     admitted = wires.admit(updates, wire)
     grads, treedef = jax.tree.flatten(admitted.grads)
     factors = treedef.flatten_up_to(state.factors)
-    matrices = [moments.widen(g.reshape(-1, g.shape[-1]) if q.size else g)
+    matrices = [trees.widen(g.reshape(-1, g.shape[-1]) if q.size else g)
                 for g, q in zip(grads, factors)]
     sent = [_dot(m, q) if q.size else m for m, q in zip(matrices, factors)]
     sums, flags = wires.sum_over(wire, (sent, wires.flags_of(admitted)))

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws
+from gradiv._common import checks, draws, trees
 from gradiv.aggregation._exchange import layout as wires, slices
 from gradiv.compression import _packing
 from gradiv.diversity import moments
@@ -110,7 +110,7 @@ def aggregate_by_quantized_mean(
       payload = lax.all_to_all(payload, names, 0, 0, tiled=True)
       rows = _packing.decode(payload, width, num_bits, size)
       total = rows.sum(0)
-      products = moments.sq_norm(total) - moments.sq_norm(rows)
+      products = trees.sq_norm(total) - trees.sq_norm(rows)
       across += products if bucket.is_sharded else products / wire.num_shards
       payload = _packing.encode(
         workers.worker_key(back, names), total[None], num_bits, size)

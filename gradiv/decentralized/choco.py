@@ -9,9 +9,8 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks
+from gradiv._common import checks, trees
 from gradiv.decentralized import corrected, gossip, mixing
-from gradiv.diversity import moments
 
 
 class ChocoState(NamedTuple):
@@ -78,13 +77,13 @@ def mix_by_choco(
   compressor = optax.with_extra_args_support(compressor)
 
   def init_fn(params):
-    zeros = lambda: corrected.wide_zeros(params)
+    zeros = lambda: trees.zeros_wide(params)
     return ChocoState(zeros(), zeros(), compressor.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     gossip.check_given(params)
     x = jax.tree.map(
-      lambda x, u: moments.widen(x) + u, params, updates)
+      lambda x, u: trees.widen(x) + u, params, updates)
     gap = jax.tree.map(
       lambda x, known, p: (x - known).astype(p.dtype), x, state.public, params)
     sent, inner = compressor.update(gap, state.inner, params, **extra_args)

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.decentralized import gossip, mixing, topology
-from gradiv.diversity import moments
 
 
 class CorrectedState(NamedTuple):
@@ -140,7 +140,7 @@ def _corrected(step, axis_name, schedule):
   mixing.names_of(axis_name)
 
   def init_fn(params):
-    return CorrectedState(jnp.zeros((), jnp.int32), wide_zeros(params))
+    return CorrectedState(jnp.zeros((), jnp.int32), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -202,12 +202,12 @@ def track_gradients(
   mixing.names_of(axis_name)
 
   def init_fn(params):
-    return TrackGradientsState(jnp.zeros((), jnp.int32), wide_zeros(params))
+    return TrackGradientsState(jnp.zeros((), jnp.int32), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     # In float32 at least, the messages too: errors of y would add up.
-    tracked = _add(jax.tree.map(moments.widen, updates), state.offset)
+    tracked = _add(trees.widen(updates), state.offset)
     offset = _add(state.offset, pull(tracked, state.count))
     return optax.tree.cast_like(tracked, updates), TrackGradientsState(
       optax.safe_increment(state.count), offset)
@@ -252,11 +252,6 @@ def _check_modes(w, polynomial):
       f'mixing_matrix with an eigenvalue of {value:.6g}, of which the '
       f'mode is multiplied by {roots[worst]:g} a step: must be below 1; '
       'topology.lazy helps where the matrix is symmetric')
-
-
-def wide_zeros(params: optax.Params) -> optax.Updates:
-  """Start sums that are carried along at zero, in at least float32."""
-  return jax.tree.map(lambda x: jnp.zeros_like(moments.widen(x)), params)
 
 
 def _add(x, *rest):

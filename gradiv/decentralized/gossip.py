@@ -10,9 +10,8 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks
+from gradiv._common import checks, trees
 from gradiv.decentralized import mixing, topology
-from gradiv.diversity import moments
 
 ORDERS = ('awc', 'atc', 'cta')
 
@@ -125,7 +124,7 @@ def consensus_distance(params: Any, axis_name: workers.AxisName) -> jax.Array:
   [1.0, 1.0]
   """
   names = workers.names_of(axis_name)
-  wide = jax.tree.map(moments.widen, params)
-  own = [moments.sq_norm(x - lax.pmean(x, names))
+  wide = trees.widen(params)
+  own = [trees.sq_norm(x - lax.pmean(x, names))
          for x in jax.tree.leaves(wide)]
   return lax.pmean(sum(own, jnp.float32(0)), names)

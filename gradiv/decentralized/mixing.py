@@ -11,9 +11,8 @@ import numpy as np
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import compat
+from gradiv._common import compat, trees
 from gradiv.decentralized import topology
-from gradiv.diversity import moments
 
 
 def mix(tree: Any, mixing_matrix: np.ndarray, axis_name: workers.AxisName) -> Any:
@@ -80,7 +79,7 @@ def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Any:
   if w.shape != (n, n):
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [{n}, {n}], '
                      f'for {n} workers')
-  moments.check_floating(tree, 'tree')
+  trees.check_floating(tree, 'tree')
   if np.allclose(w, 1 / n, rtol=0, atol=1e-9):
     return jax.tree.map(
       lambda mean, x: mean - x, mean(tree, names), tree)
@@ -113,7 +112,7 @@ def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Any:
 def mean(tree: Any, axis_name: workers.AxisName) -> Any:
   """Average over all workers, in at least float32; of each worker's own."""
   means = jax.tree.map(
-    lambda x: lax.pmean(moments.widen(x), axis_name), tree)
+    lambda x: lax.pmean(trees.widen(x), axis_name), tree)
   return workers.as_private(means, axis_name)
 
 
@@ -207,13 +206,13 @@ def _apply(plan, rows, name):
   """Compute the pulls at the rows [local, ...] of this device."""
   own, hops = plan
   me = lax.axis_index(name)
-  wide = moments.widen(rows)
+  wide = trees.widen(rows)
   at_me = lambda table: jnp.asarray(table, wide.dtype)[me]
   weigh = _weigh_one if len(rows) == 1 else _weigh_several
   total = weigh(at_me(own - np.eye(own.shape[1])), wide, wide)
   for hop in hops:
     arrived = lax.ppermute(rows[jnp.asarray(hop.rows)[me]], name, hop.pairs)
-    total += weigh(at_me(hop.weights), moments.widen(arrived), wide)
+    total += weigh(at_me(hop.weights), trees.widen(arrived), wide)
   excess = own.sum(2) + sum(hop.weights.sum(2) for hop in hops) - 1
   if np.abs(excess).max() > 1e-6:  # rows that do not add up to 1
     total += at_me(excess).reshape(-1, *(1,) * (wide.ndim - 1)) * wide

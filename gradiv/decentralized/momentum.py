@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks
+from gradiv._common import checks, trees
 from gradiv.decentralized import corrected, gossip, mixing, topology
 
 
@@ -83,7 +83,7 @@ def mix_by_quasi_global_momentum(
 
   def init_fn(params):
     return MixByMomentumState(
-      jnp.zeros((), jnp.int32), corrected.wide_zeros(params))
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -141,7 +141,7 @@ def mix_by_decentlam(
 
   def init_fn(params):
     return MixByMomentumState(
-      jnp.zeros((), jnp.int32), corrected.wide_zeros(params))
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

@@ -10,9 +10,8 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks
+from gradiv._common import checks, trees
 from gradiv.decentralized import gossip, mixing
-from gradiv.diversity import moments
 
 
 class OuterStepState(NamedTuple):
@@ -118,7 +117,7 @@ def mix_by_outer_step(
 
   def init_fn(params):
     anchor = jax.tree.map(
-      lambda x: jnp.array(moments.widen(x), copy=True), params)
+      lambda x: jnp.array(trees.widen(x), copy=True), params)
     leaves = jax.tree.leaves(anchor)
     states = tuple(outer.init([leaves[i] for i in places])
                    for places in split(params))

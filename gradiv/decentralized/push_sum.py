@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.decentralized import gossip, mixing, topology
-from gradiv.diversity import moments
 
 
 class PushSumState(NamedTuple):
@@ -78,7 +78,7 @@ def mix_by_push_sum(
     gossip.check_given(params)
     # In float32 at least, for one message, and since z v is not kept.
     pushed = jax.tree.map(
-      lambda z, u: state.weight * moments.widen(z) + u, params, updates)
+      lambda z, u: state.weight * trees.widen(z) + u, params, updates)
     held = (pushed, state.weight)
     pushed, weight = jax.tree.map(jnp.add, held, pull(held, state.count))
     moved = jax.tree.map(

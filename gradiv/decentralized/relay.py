@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv.decentralized import corrected, gossip, mixing
-from gradiv.diversity import moments
+from gradiv._common import trees
+from gradiv.decentralized import gossip, mixing
 
 
 class RelayState(NamedTuple):
@@ -73,7 +73,7 @@ def mix_by_relay(
 
   def init_fn(params):
     return RelayState(jnp.zeros((), jnp.int32), tuple(
-      corrected.wide_zeros(params) for _ in swaps))
+      trees.zeros_wide(params) for _ in swaps))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -82,7 +82,7 @@ def mix_by_relay(
       raise ValueError(f'tree of {n} workers: must be of '
                        f'{workers.num_workers(axis_name)}')
     me = jax.lax.axis_index(axis_name)
-    wide = jax.tree.map(moments.widen, params)
+    wide = trees.widen(params)
     # Before anything came, all were at the common start.
     inbox = [jax.tree.map(
       lambda x, m: jnp.where(

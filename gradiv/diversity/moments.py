@@ -16,10 +16,9 @@ import optax
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 
 Grouping = Callable[[tuple], str]
-# Of the squares of sums of up to some hundred gradients, beyond one of them.
-_ROOM = 2.0**16
 
 
 class Moments(NamedTuple):
@@ -86,9 +85,8 @@ def worker_moments(
   check_reduction(reduction)
   workers.check_private(grads, axis_name)
   # Left out as `aggregate_by_mean` does, which then shares the all-reduce.
-  finite = is_finite(sum(
-    map(sq_norm, jax.tree.leaves(grads)), jnp.float32(0)))
-  grads = jax.tree.map(widen, leave_out(grads, finite))
+  finite = trees.is_usable(trees.sq_norm(grads))
+  grads = trees.widen(trees.keep_if(finite, grads))
   if reduction == 'sum':
     grads = jax.tree.map(lambda g: g / batch_size, grads)
   n = workers.num_workers(axis_name)
@@ -99,8 +97,8 @@ def worker_moments(
   mean = jax.tree.map(
     lambda g: lax.psum(g * weight if private else g, axis_name) / n, grads
   )
-  deviation = jax.tree.map(lambda g, m: sq_norm(g - m) * weight, grads, mean)
-  sq_means = _grouped(jax.tree.map(sq_norm, mean), groups)
+  deviation = jax.tree.map(lambda g, m: trees.sq_norm(g - m) * weight, grads, mean)
+  sq_means = _grouped(jax.tree.map(trees.sq_norm, mean), groups)
   deviations, num_left_out = lax.psum(
     (_grouped(deviation, groups), 1 - finite.astype(jnp.float32)), axis_name)
   unknown = jnp.where(num_left_out > 0, jnp.nan, 0)
@@ -139,53 +137,16 @@ def merge_moments(
   )
 
 
-def is_finite(square: jax.Array) -> jax.Array:
-  """Tell, by its squared norm, whether a gradient can take part.
-
-  One so long that the square of a sum or difference of some like it would
-  overflow float32, from a norm of 7e16 on, counts as not finite.
-  """
-  return jnp.isfinite((_ROOM * square).astype(jnp.float32))
-
-
-def leave_out(tree: optax.Updates, keep: jax.Array) -> optax.Updates:
-  """Replace a tree by zeros unless it is to be kept; 0 · NaN would be NaN."""
-  return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), tree)
-
-
-def sq_norm(x: jax.Array) -> jax.Array:
-  """Sum the squares of an array, in at least float32.
-
-  Elementwise on purpose: a dot product may run in reduced precision on an
-  accelerator.
-  """
-  x = widen(x)
-  return jnp.sum(jnp.real(x * jnp.conj(x)))
-
-
 def check_batch_size(batch_size) -> None:
   """Raise ValueError unless `batch_size` is positive, where that is known."""
   if not isinstance(batch_size, jax.Array) and not batch_size > 0:
     raise ValueError(f'batch_size={batch_size!r}: must be positive')
 
 
-def check_floating(tree: optax.Updates, what: str = 'gradient') -> None:
-  """Raise ValueError on a leaf that is not floating."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
-                       f'{leaf.dtype}: must be floating')
-
-
 def check_reduction(reduction: str) -> None:
   """Raise ValueError unless the loss is declared as a mean or a sum."""
   if reduction not in ('mean', 'sum'):
     raise ValueError(f"reduction={reduction!r}: must be 'mean' or 'sum'")
-
-
-def widen(x: jax.Array) -> jax.Array:
-  """Give an array at least the precision of float32."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _grouped(scalars, groups):

@@ -19,10 +19,10 @@ import numpy as np
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, compat
+from gradiv._common import checks, compat, trees
 from gradiv.diversity import moments as moments_lib
 from gradiv.diversity.moments import Moments
-from gradiv.per_example._engine import factors, trace as trace_lib
+from gradiv.per_example._engine import trace as trace_lib
 
 
 def example_moments(
@@ -106,7 +106,7 @@ def example_moments(
     if axis_name is not None:
       total = lax.psum(total, axis_name)
     grads = total['grads']
-    squares = _grouped(trace, [moments_lib.sq_norm(g) for g in grads], groups)
+    squares = _grouped(trace, [trees.sq_norm(g) for g in grads], groups)
     moments = {name: Moments(
       count, jnp.float32(1), square,
       # May come out below zero by rounding, where all gradients are equal.
@@ -205,7 +205,7 @@ def _sums(trace, groups, share, batch, mask):
   totals, all_squares, shared = [], [], []
   for leaf in trace.leaves:
     # Wide, since chunks are added to it: bfloat16 stops at 256 of them.
-    dtype = factors.wide(leaf.dtype)
+    dtype = trees.wide_dtype(leaf.dtype)
     total, squares = leaf.sums(data, share.astype(dtype))
     totals.append(jnp.zeros(leaf.shape, dtype) if total is None
                   else total.astype(dtype))
@@ -214,7 +214,7 @@ def _sums(trace, groups, share, batch, mask):
   return {
     'grads': totals,
     'squares': _grouped(trace, all_squares, groups),
-    'loss': jnp.sum(jnp.where(data.mask, moments_lib.widen(losses), 0)),
+    'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
   }, shared, aux
 
 
@@ -232,12 +232,12 @@ def _over_chunks(sums, chunks):
   def step(carry, chunk):
     total, shared, aux = sums(chunk)
     # In bfloat16, what is small beside the sum so far would be lost.
-    add = lambda so_far, x: so_far + moments_lib.widen(x)
+    add = lambda so_far, x: so_far + trees.widen(x)
     return (jax.tree.map(add, carry[0], total), shared), aux
 
   total, shared, _ = jax.eval_shape(sums, first)
   total = jax.eval_shape(
-    lambda tree: jax.tree.map(moments_lib.widen, tree), total)
+    lambda tree: trees.widen(tree), total)
   zeros = jax.tree.map(compat.zeros_like, (total, shared))
   (total, shared), aux = lax.scan(step, zeros, chunks)
   return total, shared, jax.tree.map(

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws
-from gradiv.diversity import moments
+from gradiv._common import checks, draws, trees
 
 
 def drop_updates(
@@ -108,5 +107,5 @@ def _drop(key, x, rate, rescale):
   keep = jax.random.bernoulli(key, 1 - rate, x.shape)
   scale = 1 / (1 - rate) if rescale else 1.
   # A product, so that what is not finite stays so; rounded once.
-  mask = jnp.where(keep, jnp.asarray(scale, moments.widen(x).dtype), 0)
+  mask = jnp.where(keep, jnp.asarray(scale, trees.widen(x).dtype), 0)
   return (x * mask).astype(x.dtype)

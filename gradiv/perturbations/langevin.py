@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws
-from gradiv.diversity import moments
+from gradiv._common import checks, draws, trees
 
 Stddev = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -128,13 +127,12 @@ def precondition_langevin(
   shards = draws.Shards(sharded_over, is_sharded).check()
 
   def init_fn(params):
-    nu = jax.tree.map(lambda x: jnp.zeros(
-      x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
-    return PreconditionLangevinState(*draws.init(key), nu)
+    return PreconditionLangevinState(
+      *draws.init(key), trees.zeros_wide(params))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    moments.check_floating(updates, 'update')
+    trees.check_floating(updates, 'update')
     draws.check_not_shared(updates, (), shards, 'behind the wire')
     nu = jax.tree.map(
       lambda nu, g: decay * nu + (1 - decay) * g.astype(nu.dtype)**2,
@@ -201,6 +199,6 @@ def _check_stddev(stddev):
 
 def _noise(key, g, stddev, count):
   # Drawn in at least float32, and rounded once, with the sum.
-  wide = jnp.promote_types(g.dtype, jnp.float32)
+  wide = trees.wide_dtype(g.dtype)
   sigma = stddev(count) if callable(stddev) else stddev
   return jnp.asarray(sigma, wide) * jax.random.normal(key, g.shape, wide)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws
-from gradiv.diversity import moments
+from gradiv._common import checks, draws, trees
 
 METHODS = ('norm', 'max', 'natural')
 _LARGEST_SCALE = 1e37
@@ -106,7 +105,7 @@ def quantized_sq_norm(
 
   def leaf(v, levels):
     spread = levels.gap**2 * levels.chance * (1 - levels.chance)
-    return moments.sq_norm(v) + jnp.sum(spread)
+    return trees.sq_norm(v) + jnp.sum(spread)
 
   return sum(jax.tree.leaves(jax.tree.map(
     leaf, tree, _levels(tree, num_levels, method, bucket_size))),
@@ -165,7 +164,7 @@ def _check(num_levels, method, bucket_size):
 
 def _levels(tree, num_levels, method, bucket_size):
   """Find the levels around each coordinate: a tree of `Levels`."""
-  wide = jax.tree.map(lambda v: jnp.abs(moments.widen(v)), tree)
+  wide = jax.tree.map(lambda v: jnp.abs(trees.widen(v)), tree)
   if method == 'natural':
     return jax.tree.map(_powers_of_two, wide)
   norm = _norm if method == 'norm' else _largest
@@ -216,4 +215,4 @@ def _norm(leaves):
   largest = _largest(leaves)
   safe = jnp.where(largest == 0, 1, largest)
   return largest * jnp.sqrt(
-    sum((moments.sq_norm(v / safe) for v in leaves), jnp.float32(0)))
+    sum((trees.sq_norm(v / safe) for v in leaves), jnp.float32(0)))

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks
-from gradiv.diversity import moments
+from gradiv._common import checks, trees
 from gradiv.staleness import step_sizes
 
 CURVATURES = ('squared', 'normalized', 'averaged')
@@ -72,8 +71,7 @@ def compensate_delay(
   def init_fn(params):
     if curvature == 'squared':
       return CompensateDelayState(())
-    return CompensateDelayState(jax.tree.map(
-      lambda x: jnp.zeros_like(moments.widen(x)), params))
+    return CompensateDelayState(trees.zeros_wide(params))
 
   def hessian(g, nu=None):
     if curvature == 'averaged':
@@ -86,13 +84,13 @@ def compensate_delay(
     del extra_args
     if params is None or stale_params is None:
       raise ValueError('params and stale_params: both must be given')
-    wide = jax.tree.map(moments.widen, updates)
+    wide = trees.widen(updates)
     averages = ()
     if curvature != 'squared':
       averages = (jax.tree.map(
         lambda v, g: (decay * v + (1 - decay) * g**2).astype(v.dtype),
         state.nu, wide),)
-    drift = jax.tree.map(lambda x, old: moments.widen(x) - moments.widen(old),
+    drift = jax.tree.map(lambda x, old: trees.widen(x) - trees.widen(old),
                          params, stale_params)
     correct = lambda g, u, d, *v: (u + hessian(u, *v) * d).astype(g.dtype)
     corrected = jax.tree.map(correct, updates, wide, drift, *averages)
@@ -116,7 +114,7 @@ def predict_params(
     last_updates: u, what was added to them last.
     staleness: τ: one number, or, by leaf, a tree of them.
   """
-  move = lambda x, u, s: (x + s * moments.widen(u)).astype(x.dtype)
+  move = lambda x, u, s: (x + s * trees.widen(u)).astype(x.dtype)
   if step_sizes.is_one(staleness):
     return jax.tree.map(lambda x, u: move(x, u, staleness), params,
                         last_updates)

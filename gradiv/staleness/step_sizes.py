@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks
-from gradiv.diversity import moments
+from gradiv._common import checks, trees
 
 
 def cap_staleness(
@@ -133,7 +132,7 @@ def scale_by_staleness(
     return scale(updates, staleness), state
 
   def scale(updates, staleness):
-    one = lambda g, s: (moments.widen(g) * rule(jnp.asarray(s))).astype(g.dtype)
+    one = lambda g, s: (trees.widen(g) * rule(jnp.asarray(s))).astype(g.dtype)
     if is_one(staleness):
       return jax.tree.map(lambda g: one(g, staleness), updates)
     return jax.tree.map(one, updates, staleness)

@@ -20,8 +20,8 @@ import optax
 from jax import lax
 
 from gradiv import weightings, workers
+from gradiv._common import trees
 from gradiv.aggregation._exchange import layout as wires, slices
-from gradiv.diversity import moments
 
 
 def worker_gram(
@@ -99,7 +99,7 @@ def combine(
   own = weights[lax.axis_index(axis_name)]
 
   def weighted_sum(g):
-    mine = jnp.where(own != 0, own * moments.widen(g), 0)
+    mine = jnp.where(own != 0, own * trees.widen(g), 0)
     return lax.psum(mine, axis_name).astype(g.dtype)
 
   return jax.tree.map(weighted_sum, grads)
@@ -154,8 +154,8 @@ def gram_of_pair(admitted: wires.Admitted) -> tuple:
   for (path, g), s in zip(
       jax.tree_util.tree_leaves_with_path(admitted.grads),
       jax.tree.leaves(total)):
-    # Elementwise, as in `moments.sq_norm`.
-    dots = jnp.stack([moments.sq_norm(g), jnp.sum(g * (s - g))])
+    # Elementwise, as in `trees.sq_norm`.
+    dots = jnp.stack([trees.sq_norm(g), jnp.sum(g * (s - g))])
     name = wire.group_of(path)
     rows[name] = rows.get(name, 0) + (
       dots if wire.shards(path) else dots / wire.num_shards)
@@ -192,10 +192,10 @@ def _gram(rows, extra, centred):
   if centred:
     # Any centre will do. Rows that are left out are zero: not part of it.
     count = jnp.sum(jnp.any(rows != 0, 1))
-    rows = moments.widen(rows)
+    rows = trees.widen(rows)
     centre = rows.sum(0) / jnp.maximum(count, 1)
     rows = rows - centre[None]
-    extra = moments.widen(extra) - centre[None] if extra.shape[0] else extra
+    extra = trees.widen(extra) - centre[None] if extra.shape[0] else extra
   own = _outer(rows, rows)
   if not extra.shape[0]:
     return own
@@ -207,15 +207,15 @@ def _outer(x, y):
   if max(len(x), len(y)) < 4:
     # So few products XLA's CPU, up to jaxlib 0.9, adds up one by one: an error
     # of 5e-4 at 10⁶ elements.
-    product = moments.widen(x)[:, None] * moments.widen(y)[None]
+    product = trees.widen(x)[:, None] * trees.widen(y)[None]
     return product.sum(-1).astype(jnp.float32)
   product = lax.dot_general(
     x, y, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST,
-    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    preferred_element_type=trees.wide_dtype(x.dtype))
   return product.astype(jnp.float32)
 
 
 def _dot(weights, rows):
-  rows = moments.widen(rows)
+  rows = trees.widen(rows)
   return jnp.matmul(weights.astype(rows.dtype), rows,
                     precision=lax.Precision.HIGHEST)

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.diversity import moments
 
 # What a caller may choose; `leaf_by_leaf` is for the rule to say.
@@ -120,9 +121,9 @@ def admit(grads: optax.Updates, wire: Wire) -> Admitted:
       gradient has been reduced over the axis already.
   """
   workers.check_private(grads, wire.names('axis_name', 'mean_over'))
-  moments.check_floating(grads)
+  trees.check_floating(grads)
   finite = is_finite(grads, wire)
-  grads = moments.leave_out(grads, finite)
+  grads = trees.keep_if(finite, grads)
   if wire.mean_over is not None:
     names = wire.names('mean_over')
     mean, count = mean_of_finite(grads, finite, names)
@@ -136,14 +137,14 @@ def is_finite(grads: optax.Updates, wire: Wire) -> jax.Array:
   if wire.sharded_over is not None:
     names = wire.names('sharded_over')
     total = lax.psum(workers.as_private(total, names), names)
-  return moments.is_finite(total)
+  return trees.is_usable(total)
 
 
 def own_sq_norm(grads: optax.Updates, wire: Wire) -> jax.Array:
   """Compute what, added up over the shards, is the squared norm."""
   total = jnp.float32(0)
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-    square = moments.sq_norm(leaf)
+    square = trees.sq_norm(leaf)
     total += square if wire.shards(path) else square / wire.num_shards
   return total
 
@@ -158,7 +159,7 @@ def mean_of_finite(
   count = lax.psum(finite.astype(jnp.float32), names)
 
   def mean(g):
-    total = lax.psum(moments.widen(g), names)
+    total = lax.psum(trees.widen(g), names)
     return (total / jnp.maximum(count, 1)).astype(g.dtype)
 
   return jax.tree.map(mean, grads), count

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv.diversity import moments
+from gradiv._common import trees
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -65,7 +65,7 @@ def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
   if isinstance(v, OneHot):
     return jnp.swapaxes(_scatter(v, u), -1, -2)
   return jnp.einsum('nzka,nzkb->nzab', u, v, precision=precision,
-                    preferred_element_type=wide(u.dtype))
+                    preferred_element_type=trees.wide_dtype(u.dtype))
 
 
 def product_sum(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
@@ -80,9 +80,9 @@ def product_sum(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
     flat = lambda x: x.reshape(-1, x.shape[-1])
     return lax.dot_general(flat(u), flat(v), (((0,), (0,)), ((), ())),
                            precision=precision,
-                           preferred_element_type=wide(u.dtype))[None]
+                           preferred_element_type=trees.wide_dtype(u.dtype))[None]
   return jnp.einsum('nzka,nzkb->zab', u, v, precision=precision,
-                    preferred_element_type=wide(u.dtype))
+                    preferred_element_type=trees.wide_dtype(u.dtype))
 
 
 def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
@@ -95,8 +95,9 @@ def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
       columns, (len(u.index), *columns.shape[1:])), u.index[:, :, None], u.size,
     ), -1, -2)
   else:
-    through = _einsum('nzka,zab->nzkb', u, common.astype(wide(u.dtype)))
-  return jnp.sum(through * moments.widen(v), (1, 2, 3))
+    through = _einsum('nzka,zab->nzkb', u, common.astype(
+      trees.wide_dtype(u.dtype)))
+  return jnp.sum(through * trees.widen(v), (1, 2, 3))
 
 
 def sq_norms(u: Factor) -> jax.Array:
@@ -104,7 +105,7 @@ def sq_norms(u: Factor) -> jax.Array:
   if isinstance(u, OneHot):
     inside = (u.index >= 0) & (u.index < u.size)
     return inside.sum(-1).astype(jnp.float32)
-  return jnp.sum(jnp.square(moments.widen(u)), (-1, -2))
+  return jnp.sum(jnp.square(trees.widen(u)), (-1, -2))
 
 
 def dtype_of(u: Factor, v: Factor) -> jnp.dtype:
@@ -113,15 +114,10 @@ def dtype_of(u: Factor, v: Factor) -> jnp.dtype:
   return jnp.result_type(*dense)
 
 
-def wide(dtype: jnp.dtype) -> jnp.dtype:
-  """Tell in what sums are taken: at least float32."""
-  return jnp.promote_types(dtype, jnp.float32)
-
-
 def _einsum(formula, u, v):
   # Inner products cancel: never in the reduced precision of an accelerator.
   return jnp.einsum(formula, u, v, precision=lax.Precision.HIGHEST,
-                    preferred_element_type=wide(u.dtype))
+                    preferred_element_type=trees.wide_dtype(u.dtype))
 
 
 def _pick(dense, index, size):
@@ -129,16 +125,16 @@ def _pick(dense, index, size):
   inside = (index >= 0) & (index < size)
   index = jnp.broadcast_to(jnp.clip(index, 0, size - 1),
                            dense.shape[:-1] + index.shape[-1:])
-  picked = jnp.take_along_axis(moments.widen(dense), index, -1)
+  picked = jnp.take_along_axis(trees.widen(dense), index, -1)
   return jnp.where(inside, picked, 0)
 
 
 def _scatter(one_hot, dense):
   """Add the rows of `dense` up at the places of the ones: [n, z, size, b]."""
   def one(index, rows):
-    zeros = jnp.zeros((one_hot.size, rows.shape[-1]), wide(rows.dtype))
+    zeros = jnp.zeros((one_hot.size, rows.shape[-1]), trees.wide_dtype(rows.dtype))
     # What is out of range is dropped; -1 would mean the last.
     index = jnp.where(index < 0, one_hot.size, index)
-    return zeros.at[index].add(moments.widen(rows), mode='drop')
+    return zeros.at[index].add(trees.widen(rows), mode='drop')
 
   return jax.vmap(jax.vmap(one))(one_hot.index, dense)

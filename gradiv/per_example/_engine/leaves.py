@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv.diversity import moments
+from gradiv._common import trees
 from gradiv.per_example._engine import (
   costs,
   cut,
-  factors,
   like_terms as groups_lib,
   program as program_lib,
   terms as pieces_lib,
@@ -132,7 +131,7 @@ class Leaf:
       return self.groups[0].from_loop(*data.batched[self.in_loop], scale)
     shared = self.shared(data)
     if self.kind == 'common':
-      square = moments.sq_norm(shared)
+      square = trees.sq_norm(shared)
       return None, jnp.broadcast_to(square, (self.num_examples,))
     if self.kind == 'products':
       total, squares = None, 0.
@@ -143,20 +142,20 @@ class Leaf:
         if shared is not None:
           squares += 2 * group.inner(data.batched, shared)
       if shared is not None:
-        squares += moments.sq_norm(shared)
+        squares += trees.sq_norm(shared)
       return total, squares
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
       return groups_lib.add_up(rows) * scale, jnp.sum(
-        jnp.square(moments.widen(own)).reshape(len(own), -1), -1)
+        jnp.square(trees.widen(own)).reshape(len(own), -1), -1)
 
     return self._in_chunks(part, data)
 
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
     """Compute Σ w_i g_i; what is given weight zero is left out."""
     shared = self.shared(data)
-    weights = weights.astype(factors.wide(self.dtype))
+    weights = weights.astype(trees.wide_dtype(self.dtype))
     common = 0 if shared is None else jnp.sum(weights) * shared
     if self.kind == 'common':
       return common.astype(self.dtype)
@@ -178,7 +177,7 @@ class Leaf:
   def gram(self, data: Any) -> jax.Array:
     """Compute ⟨g_i, g_j⟩: [n, n]."""
     n, shared = self.num_examples, self.shared(data)
-    square = 0. if shared is None else moments.sq_norm(shared)
+    square = 0. if shared is None else trees.sq_norm(shared)
     if self.kind == 'common':
       return jnp.broadcast_to(square, (n, n))
     if self.kind == 'products':
@@ -193,9 +192,9 @@ class Leaf:
       return groups_lib.flat_gram(own(rows))
 
     def part(rows):
-      rows = moments.widen(own(rows)).reshape(len(rows), -1)
+      rows = trees.widen(own(rows)).reshape(len(rows), -1)
       across = lambda more: ((), jnp.matmul(
-        moments.widen(own(more)).reshape(len(more), -1), rows.T,
+        trees.widen(own(more)).reshape(len(more), -1), rows.T,
         precision=lax.Precision.HIGHEST))
       return (), self._in_chunks(across, data)[1].T
 
@@ -251,7 +250,7 @@ def _weigh(x, weights):
   """Multiply rows by weights; zero leaves out, whatever is there."""
   weights = weights.reshape(-1, *(1,) * (x.ndim - 1))
   return jnp.where(
-    weights != 0, moments.widen(x) * weights, 0).astype(x.dtype)
+    weights != 0, trees.widen(x) * weights, 0).astype(x.dtype)
 
 
 def _maker(cutter, value):

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv._common import compat
-from gradiv.diversity import moments
+from gradiv._common import compat, trees
 from gradiv.per_example._engine import (
   costs,
   factors as factors_lib,
@@ -145,7 +144,7 @@ class Group:
   def inner(self, data: Data, common: jax.Array) -> jax.Array:
     """Compute ⟨P_i, c⟩ with a tree that all examples share: [n]."""
     z, _, a, b = self.sizes
-    common = moments.widen(common)
+    common = trees.widen(common)
     zeros = compat.zeros_of(
       (z, a, b), common.dtype, compat.varying_axes(common))
     place = lambda block: self.place(block).astype(common.dtype)
@@ -198,11 +197,11 @@ class Group:
 def add_up(rows: jax.Array) -> jax.Array:
   """Sum over the examples, in at least float32."""
   if len(rows) == 1:
-    return moments.widen(rows[0])
+    return trees.widen(rows[0])
   # As a product: XLA's CPU is slow at sums over the outermost axis.
   return jnp.einsum('n,n...->...', jnp.ones(len(rows), rows.dtype), rows,
                     precision=lax.Precision.HIGHEST,
-                    preferred_element_type=factors_lib.wide(rows.dtype))
+                    preferred_element_type=trees.wide_dtype(rows.dtype))
 
 
 def in_chunks(
@@ -278,4 +277,4 @@ def _outer(rows):
 
 def flat_gram(rows: jax.Array) -> jax.Array:
   """Compute the Gram matrix of gradients that are written out: [n, ...]."""
-  return _outer(moments.widen(rows).reshape(len(rows), -1))
+  return _outer(trees.widen(rows).reshape(len(rows), -1))

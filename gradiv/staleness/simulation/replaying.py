@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from gradiv.diversity import moments
+from gradiv._common import trees
 from gradiv.staleness import history
 from gradiv.staleness.simulation import events
 
@@ -100,7 +100,7 @@ def replay(
   depth = 1 + int(trace.staleness[used].max())
   table = jax.tree.map(
     lambda x: jnp.zeros((*trace.table, *jnp.shape(x)),
-                        moments.widen(x).dtype), params)
+                        trees.widen(x).dtype), params)
   rows = history.init(params, depth).rows
   (params, state, _, _), measured = lax.scan(
     arrive, (params, tx.init(params), rows, table), arrivals)

@@ -1,0 +1,69 @@
+"""Arithmetic on trees of arrays, in at least float32."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Room for the squares of sums of up to some hundred such gradients.
+_ROOM = 2.0**16
+
+
+def sq_norm(tree: Any) -> jax.Array:
+  """Compute the squared norm of a tree (or of one array), at least float32.
+
+  The products are elementwise because a dot product may run in reduced
+  precision on an accelerator.
+  """
+  def square(x):
+    x = widen(x)
+    return jnp.sum(jnp.real(x * jnp.conj(x)))
+
+  return sum(map(square, jax.tree.leaves(tree)), jnp.float32(0))
+
+
+def dot(a: Any, b: Any) -> jax.Array:
+  """Compute the inner product of two trees, elementwise as in `sq_norm`."""
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return sum((jnp.sum(widen(x) * widen(y)) for x, y in pairs), jnp.float32(0))
+
+
+def wide_dtype(dtype: Any) -> Any:
+  """Return the narrowest dtype with at least the precision of float32."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(tree: Any) -> Any:
+  """Cast each leaf to at least the precision of float32."""
+  return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
+
+
+def zeros_wide(tree: Any) -> Any:
+  """Make zeros like a tree, in at least float32, laid out on the same devices.
+
+  The leaves may be `jax.ShapeDtypeStruct`s, as in a checkpoint's template.
+  """
+  return jax.tree.map(
+    lambda x: jnp.zeros_like(x, dtype=wide_dtype(x.dtype)), tree)
+
+
+def keep_if(keep: jax.Array, tree: Any) -> Any:
+  """Return the tree, or zeros unless `keep`; a product would keep NaN."""
+  return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), tree)
+
+
+def is_usable(square: jax.Array) -> jax.Array:
+  """Return whether a gradient is usable, given its squared norm.
+
+  Norms above 7e16 count as non-finite, because squared sums of such gradients
+  would overflow float32.
+  """
+  return jnp.isfinite((_ROOM * square).astype(jnp.float32))
+
+
+def check_floating(tree: Any, what: str = 'gradient') -> None:
+  """Raise ValueError if a leaf is not a floating-point array."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
+                       f'{leaf.dtype}: must be floating')
