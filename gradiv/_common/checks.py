@@ -1,20 +1,24 @@
-"""What arguments must be, and how to say so: name, value, what is allowed."""
+"""Checks of arguments; each error names the argument, its value and the range.
+
+A number that a user may schedule or inject (`optax.inject_hyperparams`) can
+arrive as a traced array, whose value is unknown: such a value passes. Known
+arrays are checked element by element.
+"""
 
 import numbers
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import jax
-
-
-def unless_array(check: Callable, name: str, value: Any, *args: Any) -> None:
-  """Check a number; an array may be traced, and passes."""
-  if not isinstance(value, jax.Array):
-    check(name, value, *args)
+import numpy as np
 
 
 def count(name: str, value: Any, least: int) -> None:
-  """Raise ValueError unless it is a whole number, and large enough."""
+  """Raise ValueError unless `value` is a Python integer of at least `least`.
+
+  Counts decide shapes, so an array is refused: `optax.inject_hyperparams`
+  must be told that they are static.
+  """
   if not isinstance(value, numbers.Integral) or isinstance(
       value, bool) or value < least:
     raise ValueError(
@@ -22,30 +26,57 @@ def count(name: str, value: Any, least: int) -> None:
 
 
 def positive(name: str, value: Any) -> None:
-  """Raise ValueError unless it is a positive number, and finite."""
-  if not isinstance(value, numbers.Real) or not 0 < value < float('inf'):
-    raise ValueError(f'{name}={value!r}: must be positive and finite')
+  """Raise ValueError unless the value is positive and finite."""
+  _check(name, value, lambda x: (0 < x) & (x < np.inf),
+         'must be positive and finite')
 
 
 def within(name: str, value: Any, low: float, high: float) -> None:
-  """Raise ValueError unless it is a number from `low` to `high`."""
-  if not isinstance(value, numbers.Real) or not low <= value <= high:
-    raise ValueError(f'{name}={value!r}: must be from {low:g} to {high:g}')
+  """Raise ValueError unless the value lies in [low, high]."""
+  _check(name, value, lambda x: (low <= x) & (x <= high),
+         f'must be from {low:g} to {high:g}')
 
 
-def share(name: str, value: Any) -> None:
-  """Raise ValueError unless it is a number from 0 to below 1."""
-  if not isinstance(value, numbers.Real) or not 0 <= value < 1:
-    raise ValueError(f'{name}={value!r}: must be from 0 to below 1')
+def fraction(name: str, value: Any) -> None:
+  """Raise ValueError unless the value lies in [0, 1)."""
+  _check(name, value, lambda x: (0 <= x) & (x < 1),
+         'must be at least 0 and below 1')
+
+
+def between(name: str, value: Any, low: float, high: float) -> None:
+  """Raise ValueError unless the value lies in (low, high), ends excluded."""
+  _check(name, value, lambda x: (low < x) & (x < high),
+         f'must lie strictly between {low:g} and {high:g}')
 
 
 def at_least(name: str, value: Any, least: float) -> None:
-  """Raise ValueError unless it is a number that is large enough."""
-  if not isinstance(value, numbers.Real) or not value >= least:
-    raise ValueError(f'{name}={value!r}: must be at least {least:g}')
+  """Raise ValueError unless the value is at least `least`."""
+  _check(name, value, lambda x: x >= least, f'must be at least {least:g}')
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> None:
-  """Raise ValueError unless it is one of a few."""
+  """Raise ValueError unless the value is one of a few strings."""
   if value not in allowed:
     raise ValueError(f'{name}={value!r}: must be one of {tuple(allowed)}')
+
+
+def key(name: str, value: Any) -> None:
+  """Raise ValueError unless the value is one `jax.random` key."""
+  dtype, shape = getattr(value, 'dtype', None), getattr(value, 'shape', None)
+  typed = dtype is not None and jax.dtypes.issubdtype(
+    dtype, jax.dtypes.prng_key) and shape == ()
+  raw = dtype == np.uint32 and shape is not None and len(shape) == 1
+  if not (typed or raw):
+    raise ValueError(f'{name}={value!r}: must be one jax.random key')
+
+
+def _check(name, value, fits, allowed):
+  if isinstance(value, jax.core.Tracer):
+    return
+  array = np.asarray(value)
+  # Also of bfloat16, which NumPy does not count as a number.
+  number = array.dtype != bool and jax.dtypes.issubdtype(
+    array.dtype, np.number) and not jax.dtypes.issubdtype(
+      array.dtype, np.complexfloating)
+  if not number or not np.all(fits(array)):
+    raise ValueError(f'{name}={value!r}: {allowed}')

@@ -72,8 +72,8 @@ def mix_by_choco(
   """
   w = corrected.single(mixing_matrix)
   mixing.names_of(axis_name)
-  checks.unless_array(checks.positive, 'consensus_step', consensus_step)
-  checks.unless_array(checks.within, 'consensus_step', consensus_step, 0, 1)
+  checks.positive('consensus_step', consensus_step)
+  checks.within('consensus_step', consensus_step, 0, 1)
   compressor = optax.with_extra_args_support(compressor)
 
   def init_fn(params):

@@ -75,10 +75,10 @@ def mix_by_quasi_global_momentum(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   mixing.names_of(axis_name)
-  checks.unless_array(checks.share, 'momentum', momentum)
+  checks.fraction('momentum', momentum)
   share = 1 - momentum if share is None else share
-  checks.unless_array(checks.positive, 'share', share)
-  checks.unless_array(checks.within, 'share', share, 0, 1)
+  checks.positive('share', share)
+  checks.within('share', share, 0, 1)
   pull = mixing.pull_in_turn(bank, axis_name)
 
   def init_fn(params):
@@ -136,7 +136,7 @@ def mix_by_decentlam(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   mixing.names_of(axis_name)
-  checks.unless_array(checks.share, 'momentum', momentum)
+  checks.fraction('momentum', momentum)
   pull = mixing.pull_in_turn(bank, axis_name)
 
   def init_fn(params):

@@ -279,7 +279,7 @@ def diloco(
 
 
 def _outer_sgd(learning_rate, momentum, nesterov):
-  checks.unless_array(checks.share, 'momentum', momentum)
+  checks.fraction('momentum', momentum)
   if not callable(learning_rate):
-    checks.unless_array(checks.positive, 'learning_rate', learning_rate)
+    checks.positive('learning_rate', learning_rate)
   return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)

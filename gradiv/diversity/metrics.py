@@ -189,7 +189,7 @@ def norm_test_batch_size(estimate: Estimate, theta: Scalar) -> jax.Array:
 
   Raises ValueError where theta is known and not positive.
   """
-  checks.unless_array(checks.positive, 'theta', theta)
+  checks.positive('theta', theta)
   return noise_scale(estimate) / jnp.square(theta)
 
 
@@ -215,7 +215,7 @@ def drop_updates_bound(
   Raises:
     ValueError: On a bad argument, where it is known.
   """
-  checks.unless_array(checks.share, 'rate', rate)
+  checks.fraction('rate', rate)
   square = estimate.sq_norm + estimate.variance
   odds = rate / (1 - jnp.asarray(rate, jnp.float32))
   return _noisy_bound(estimate, odds * square, num_examples, draws,
@@ -236,7 +236,7 @@ def langevin_noise_bound(
   5.0
   """
   checks.count('num_parameters', num_parameters, 1)
-  checks.unless_array(checks.at_least, 'stddev', stddev, 0)
+  checks.at_least('stddev', stddev, 0)
   added = num_parameters * jnp.square(jnp.asarray(stddev, jnp.float32))
   return _noisy_bound(estimate, added, num_examples, draws, shared=added)
 
@@ -259,14 +259,14 @@ def quantized_bound(
     num_examples: n.
     draws: 'tied' or 'fresh', as there. Shared draws have no such form.
   """
-  checks.unless_array(checks.at_least, 'sq_norm', sq_norm, 0)
+  checks.at_least('sq_norm', sq_norm, 0)
   added = sq_norm - (estimate.sq_norm + estimate.variance)
   return _noisy_bound(estimate, added, num_examples, draws)
 
 
 def _noisy_bound(estimate, added, num_examples, draws, shared=None):
   """B_S where noise of no bias adds to each ‖g_i‖², and this to ‖∇F‖²."""
-  checks.unless_array(checks.at_least, 'num_examples', num_examples, 1)
+  checks.at_least('num_examples', num_examples, 1)
   in_common = {'tied': added / num_examples, 'fresh': 0.}
   if shared is not None:
     in_common['shared'] = shared

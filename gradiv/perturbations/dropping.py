@@ -56,7 +56,7 @@ def drop_updates(
     ValueError: On a bad argument; and, while tracing, where jax knows of an
       axis along which updates differ and the mask would not.
   """
-  checks.unless_array(checks.share, 'rate', rate)
+  checks.fraction('rate', rate)
   shards = draws.Shards(sharded_over, is_sharded).check()
   return draws.transformation(
     'drop_updates',
@@ -95,7 +95,7 @@ def drop_connect(
   Raises:
     ValueError: On a bad rate.
   """
-  checks.unless_array(checks.share, 'rate', rate)
+  checks.fraction('rate', rate)
   takes_part = jax.tree_util.tree_map_with_path(
     lambda path, x: mask is None or bool(mask(path)), params)
   return draws.map_leaves(

@@ -122,7 +122,7 @@ def precondition_langevin(
   """
   _check_stddev(stddev)
   checks.positive('eps', eps)
-  checks.share('decay', decay)
+  checks.fraction('decay', decay)
   decay = float(decay)
   shards = draws.Shards(sharded_over, is_sharded).check()
 
@@ -184,7 +184,7 @@ def langevin_stddev(
   """
   checks.within('temperature', temperature, 0, float('inf'))
   checks.count('num_workers', num_workers, 1)
-  checks.share('momentum', momentum)
+  checks.fraction('momentum', momentum)
   variance = 2 * temperature * (1 - momentum) * num_workers
   if callable(learning_rate):
     return lambda count: jnp.sqrt(variance / learning_rate(count))
@@ -194,7 +194,7 @@ def langevin_stddev(
 
 def _check_stddev(stddev):
   if not callable(stddev):
-    checks.unless_array(checks.within, 'stddev', stddev, 0, float('inf'))
+    checks.within('stddev', stddev, 0, float('inf'))
 
 
 def _noise(key, g, stddev, count):

@@ -238,4 +238,4 @@ def _check_known(check, name, value, *args):
     for each in value.ravel():
       check(name, each, *args)
   else:
-    checks.unless_array(check, name, value, *args)
+    check(name, value, *args)

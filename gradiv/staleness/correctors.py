@@ -60,11 +60,11 @@ def compensate_delay(
     ValueError: On a bad argument; and, while tracing, where the parameters or
       the stale ones are not given.
   """
-  checks.unless_array(checks.at_least, 'strength', strength, 0)
+  checks.at_least('strength', strength, 0)
   checks.choice('curvature', curvature, CURVATURES)
   checks.positive('eps', eps)
   if curvature != 'squared' or decay is not None:
-    checks.share('decay', decay)
+    checks.fraction('decay', decay)
   if curvature == 'squared' and decay is not None:
     raise ValueError(f"decay={decay!r}: must be None with curvature='squared'")
 

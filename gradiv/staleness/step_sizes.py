@@ -58,7 +58,7 @@ def limit_late_steps(
   steps = _as_float(staleness)
   late = jnp.zeros_like(steps)
   if relative_step is not None:
-    checks.unless_array(checks.positive, 'relative_step', relative_step)
+    checks.positive('relative_step', relative_step)
     late = jnp.minimum(1, 1 / (4 * relative_step * jnp.maximum(steps, 1)))
   return jnp.where(steps <= concurrency, 1, late)
 

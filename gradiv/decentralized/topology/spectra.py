@@ -46,7 +46,7 @@ def effective_neighbours(w: np.ndarray, decay: float) -> float:
     w: The mixing matrix.
     decay: γ, from 0 to below 1: how long noise is remembered.
   """
-  checks.share('decay', decay)
+  checks.fraction('decay', decay)
   squares = _eigenvalues(w)**2
   return 1 / (1 - decay) / float(np.mean(squares / (1 - decay * squares)))
 
