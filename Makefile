@@ -1,19 +1,19 @@
-# make demo, make test ...: each makes .venv by itself where it is missing.
+# make demo, make test, ...: each target creates .venv if it is missing.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized overhead test test-slow \
+.PHONY: demo mechanisms agreement critical decentralized overhead test test-all \
   lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
-	@echo '== the gradient diversity of a network on digits, into $(WORKDIR)'
+	@echo '== gradient diversity of a network on digits, into $(WORKDIR)'
 	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR)
 
 mechanisms: WORKDIR ?= runs/mechanisms
 mechanisms: $(VENV)/ready
-	@echo '== what masks, noise and rounding of gradients do, into $(WORKDIR)'
+	@echo '== masks, noise and rounding of gradients, into $(WORKDIR)'
 	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR) \
 	  --flagfile=experiments/flags/gradient_diversity_digits_mechanisms.flags
 
@@ -24,38 +24,39 @@ agreement: $(VENV)/ready
 
 critical: WORKDIR ?= runs/critical_parameters
 critical: $(VENV)/ready
-	@echo '== how far batches and delays are free, into $(WORKDIR)'
+	@echo '== how far batch size and delay are free, into $(WORKDIR)'
 	$(RUN) -m experiments.critical_parameters --workdir=$(WORKDIR)
 
 decentralized: WORKDIR ?= runs/decentralized
 decentralized: $(VENV)/ready
-	@echo '== decentralised training at rates that are too large, into $(WORKDIR)'
+	@echo '== decentralized training at learning rates that are too large, into $(WORKDIR)'
 	$(RUN) -m experiments.decentralized --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready
-	@echo '== what the exchange of gradients costs, into $(WORKDIR) (a minute)'
+	@echo '== the cost of exchanging gradients, into $(WORKDIR) (two minutes)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
-	@echo '== what the statistics of single examples cost (four minutes)'
+	@echo '== the cost of per-example statistics (four minutes)'
 	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
-	@echo '== the tests (a quarter of an hour on two cores)'
+	@echo '== the tests (about eight minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-slow: $(VENV)/ready
-	@echo '== the long checks (a quarter of an hour on two cores)'
-	$(RUN) -m pytest -m slow
+test-all: $(VENV)/ready
+	@echo '== all tests, the slow ones included (half an hour on two cores)'
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready
-	@echo '== the linter'
-	$(RUN) -m flake8 gradiv experiments tests
+	@echo '== the linter and the type checker'
+	$(RUN) -m ruff check .
+	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "gradiv needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] \
-	  + ". Say which to use: make PYTHON=python3.12 ...")'
-	@echo '== making $(VENV) with $(PYTHON) and installing gradiv into it (about a minute)'
+	  + ". Choose another: make PYTHON=python3.12 ...")'
+	@echo '== creating $(VENV) with $(PYTHON) and installing gradiv into it (a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[test]'
 	@touch $@

@@ -12,7 +12,7 @@ def draw_all(config, summary) -> list[pathlib.Path]:
   folder = pathlib.Path(config.workdir) / 'figures'
   figures = {
     'diversity': draw_diversity, 'loss_ratio': draw_loss_ratio,
-    'speed': draw_speed, 'stability': draw_stability}
+    'collapse': draw_collapse, 'stability': draw_stability}
   return [plots.save(draw(config, summary), folder / f'{name}.png')
           for name, draw in figures.items()]
 
@@ -114,39 +114,47 @@ def draw_loss_ratio(config, summary):
   return figure
 
 
-def draw_speed(config, summary):
-  """Draw evaluations and steps to the target, measured and predicted."""
-  figure, (axes,) = plots.subplots(2, 5.2, 4.2)
-  for _, r, colour, marker in _by_replication(config):
+def draw_collapse(config, summary):
+  """Draw gradients to the target over the fewest, against B over ρ.
+
+  The prediction for a set is a·(B + ρ) gradients, with the noise scale ρ that
+  was measured along the run. Over its limit a·ρ for small batches, all sets
+  share one curve, 1 + B/ρ.
+  """
+  figure, ((ax,),) = plots.subplots(1, 6.5, 4.4)
+  for _, r, color, marker in _by_replication(config):
     cells = [c for c in _cells(summary, r)
-             if c['evaluations'][0] is not None]
-    sizes = np.array([c['batch_size'] for c in cells])
-    for ax, unit in zip(axes, (np.ones_like(sizes), sizes)):
-      mean, error = _mean_and_error(cells, 'evaluations')
-      ax.errorbar(sizes, mean / unit, error / unit, color=colour,
-                  marker=marker, capsize=3, ls='none', label=f'r = {r:g}')
-      predicted = np.array([c['predicted_evaluations'] or np.nan
-                            for c in cells])
-      ax.plot(sizes, predicted / unit, color=colour, ls='--', lw=1.3)
-    bound = summary['bound_at_target'][f'{r:g}']
-    if bound:
-      for ax in axes:
-        ax.axvline(bound, color=colour, lw=1, ls=':')
-  left, right = axes
-  for ax in axes:
-    plots.label_sizes(ax, config.batch_sizes)
-    plots.log_scale(ax).set(xlabel='batch size B (examples)')
-  target = f'loss {config.target_loss:g}'
-  left.set(ylabel=f'gradient evaluations to {target}',
-           title='Evaluations: flat below B_S, linear above')
-  right.set(ylabel=f'steps to {target}',
-            title='Steps: falling below B_S, flat above')
-  left.legend(fontsize=8)
-  right.annotate('dashed: predicted from the measured noise scale\n'
-                 'dotted: B_S at the target', (0.98, 0.93), ha='right',
-                 va='top', xycoords='axes fraction', fontsize=8,
-                 backgroundcolor='white')
-  plots.plain_numbers(right)
+             if None not in (c['evaluations'][0], c['predicted_evaluations'])]
+    if len(cells) < 2:
+      continue
+    sizes = np.array([c['batch_size'] for c in cells], float)
+    slope, offset = np.polyfit(
+      sizes, [c['predicted_evaluations'] for c in cells], 1)
+    scale = offset / slope
+    mean, error = _mean_and_error(cells, 'evaluations')
+    ax.errorbar(
+      sizes / scale, mean / offset, error / offset, color=color,
+      marker=marker, capsize=3, ls='none',
+      label=f'each example {r:g}×, noise scale ρ = {scale:.0f}')
+  ax.set_xscale('log')
+  plots.log_scale(ax)
+  low, high = ax.get_xlim()
+  curve = np.geomspace(low, high, 200)
+  ax.plot(curve, 1 + curve, color='black', zorder=0,
+          label='predicted: 1 + B/ρ')
+  ax.axvspan(low, 1, color='black', alpha=0.06, lw=0)
+  ax.text(0.03, 0.96, 'below ρ a larger batch\nis almost free',
+          transform=ax.transAxes, va='top')
+  ax.text(0.36, 0.96, 'above ρ it wastes\ngradients', va='top',
+          transform=ax.transAxes)
+  ax.set(xlim=(low, high), xlabel='batch size B / noise scale ρ',
+         ylabel=f'gradients to loss {config.target_loss:g}, over the fewest',
+         title='The noise scale says how large a batch pays')
+  ax.set_yticks([1, 2, 5, 10, 20, 50])
+  ax.yaxis.set_minor_locator(plots.no_ticks())
+  plots.plain_numbers(ax)
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.legend(fontsize=9, loc='lower right', frameon=False)
   return figure
 
 

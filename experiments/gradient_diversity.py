@@ -14,8 +14,8 @@ questions, a figure each:
               confidence band; and from the single examples of each batch?
   loss_ratio  After equal numbers of data passes, how much higher is the loss
               of large batches than of the smallest? (their Figure 2)
-  speed       How many gradient evaluations, and steps, does a target loss
-              take, and what does the measured B_S predict?
+  collapse    How many gradient evaluations does a target loss take at each
+              batch size, and what does the measured noise scale predict?
   stability   How far apart do two runs end whose training sets differ in one
               example? (their Figure 3)
 
@@ -71,7 +71,7 @@ class Config(config_lib.Config):
     (0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8, 1.13, 1.6),
     'the grid, on the mean gradient')
   passes: int = flag(48, 'over the training set, for each run')
-  target_loss: float = flag(0.1, 'training loss that `speed` measures up to')
+  target_loss: float = flag(0.1, 'training loss that `collapse` measures up to')
   reference_batch_size: int = flag(16, 'at which the diversity is tracked')
   decay: float = flag(0.95, 'of the averages of the tracked moments')
   num_twins: int = flag(16, 'pairs of runs for `stability`')

@@ -53,7 +53,7 @@ class RunTest(absltest.TestCase):
       self.assertIn(word, out.getvalue())
     figures = sorted((folder / 'run' / 'figures').iterdir())
     self.assertEqual([f.name for f in figures], [
-      'diversity.png', 'loss_ratio.png', 'speed.png', 'stability.png'])
+      'collapse.png', 'diversity.png', 'loss_ratio.png', 'stability.png'])
     for figure in figures:
       with Image.open(figure) as image:
         self.assertGreater(np.asarray(image.convert('L')).std(), 5)
