@@ -67,3 +67,19 @@ def check_floating(tree: Any, what: str = 'gradient') -> None:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
                        f'{leaf.dtype}: must be floating')
+
+
+def per_leaf(tree: Any, make: Any) -> Any:
+  """Return a tuple of ``make(path, leaf)``, which `map_params` passes over.
+
+  `optax.tree.map_params` finds parameter-like state by calling ``init`` on a
+  tree without leaves, and takes a part of the state with the structure of that
+  tree for parameter-like. State that belongs to a leaf but has another shape,
+  such as a buffer of several updates, must not be found: a PartitionSpec of
+  the parameter would not fit it. A tree without leaves gives one array that
+  stands for nothing.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  if not leaves:
+    return jnp.zeros((), bool)
+  return tuple(make(path, leaf) for path, leaf in leaves)

@@ -1,32 +1,33 @@
-"""The (M, σ²) of a run, from what was measured along it; and of sparse data.
+"""Fit the noise model (M, σ²) of a run, or bound M from sparsity.
 
-All is NumPy, on the host. Points (‖∇f‖², tr Σ) come from `gradiv.estimate` or
-from `track_moments`, as an `Estimate` of arrays. Estimates of single steps are
-so noisy that a fit through them is biased towards M = 0: average them first, or
-measure on large samples.
+Everything here is NumPy and runs on the host. The points (‖∇f‖², tr Σ) come
+from `gradiv.estimate` or `gradiv.read_moments`, stacked into an `Estimate` of
+arrays. Estimates of single steps are so noisy that a fit through them is biased
+towards M = 0: average them first, or measure on large samples.
 """
 
 import jax
 import numpy as np
 
 from gradiv._common import checks
-from gradiv.diversity.metrics import Estimate
+from gradiv.diversity import Estimate
 from gradiv.scaling.laws import NoiseModel
 
 
 def fit_noise(points: Estimate) -> NoiseModel:
-  """Fit tr Σ = M ‖∇f‖² + σ² by least squares, M and σ² not negative.
+  """Fit tr Σ = M‖∇f‖² + σ² by least squares, with M and σ² not negative.
 
-  Of points that do not tell the two apart, the fit of the smaller σ².
+  If the points cannot separate the two, the fit with the smaller σ² is
+  returned.
 
   >>> fit_noise(Estimate(np.array([1., 2.]), np.array([5., 8.])))
   NoiseModel(relative=3.0, absolute=2.0)
 
   Args:
-    points: Of arrays [K]; those that are not finite are left out.
+    points: K estimates, as arrays of shape [K]. Non-finite ones are left out.
 
   Raises:
-    ValueError: Where no point is left.
+    ValueError: If no finite point is left.
   """
   g, v = _known(points)
   square, mean = g @ g, np.mean(g)
@@ -34,36 +35,37 @@ def fit_noise(points: Estimate) -> NoiseModel:
   ray = NoiseModel(max(g @ v / square, 0.) if square else 0., 0.)
   flat = NoiseModel(0., max(v.mean(), 0.))
   found = [ray, flat]
-  # Below rounding, all points have the same ‖∇f‖².
+  # A smaller spread is rounding: all points have the same ‖∇f‖².
   if spread > 1e-24 * square:
     slope = (g - mean) @ v / spread
     line = NoiseModel(slope, v.mean() - slope * mean)
     if min(line) >= 0:
       found = [line]
-  # Convex in two variables: else the best is on a bound.
+  # The problem is convex: if the line is infeasible, the optimum lies on a
+  # bound.
   miss = lambda m: np.sum((m.relative * g + m.absolute - v)**2)
   return _plain(min(found, key=miss))
 
 
 def bound_noise(points: Estimate) -> NoiseModel:
-  """Find the tightest tr Σ ≤ M ‖∇f‖² + σ² that holds at every point.
+  """Find the tightest bound tr Σ ≤ M‖∇f‖² + σ² that holds at every point.
 
-  That with the least sum of M ‖∇f‖² + σ² over the points, by one edge of their
-  upper hull. Of equals, the one of the smallest M.
+  The bound with the least sum of M‖∇f‖² + σ² over the points; it lies along an
+  edge of their upper hull. Ties go to the smallest M.
 
   >>> bound_noise(Estimate(np.array([0., 1., 2.]), np.array([2., 3., 8.])))
   NoiseModel(relative=3.0, absolute=2.0)
 
   Args:
-    points: Of arrays [K]; those that are not finite are left out. A ‖∇f‖²
-      below zero, which an estimate may have, counts as zero.
+    points: K estimates, as arrays of shape [K]. Non-finite ones are left out.
+      A negative ‖∇f‖², which an estimate may have, counts as zero.
 
   Raises:
-    ValueError: Where no point is left.
+    ValueError: If no finite point is left.
   """
   g, v = _known(points)
   g = np.maximum(g, 0)
-  # That σ² is not negative is one more point.
+  # The origin as one more point keeps σ² from being negative.
   corners = np.stack([np.append(g, 0.), np.append(v, 0.)], 1)
   slopes = np.append(0., np.maximum(_slopes(_upper_hull(corners)), 0.))
   offsets = np.array([(corners[:, 1] - m * corners[:, 0]).max()
@@ -73,24 +75,29 @@ def bound_noise(points: Estimate) -> NoiseModel:
 
 
 def least_noise_ratio(density: float) -> float:
-  """Compute 1/Δ − 1, which M is never below, at no point.
+  """Compute the smallest possible M of sparse gradients, 1/Δ − 1.
 
-  Δ is the largest chance that a coordinate of an example's gradient is not
-  zero: ‖∇f‖² ≤ Δ E‖g‖², since (E g_v)² ≤ P(g_v ≠ 0) E g_v² for each. Batches
-  and delays up to 1/Δ are hence free on sparse data, whatever else it is; with
-  equality where each gradient has one coordinate, all as likely.
+  Δ is the largest probability that a coordinate of an example's gradient is
+  nonzero. Since (E g_v)² ≤ P(g_v ≠ 0) E g_v² for each coordinate v,
+  ‖∇f‖² ≤ Δ E‖g‖², so that batches and delays up to 1/Δ are free on sparse
+  data. Equality holds if each gradient has one nonzero coordinate, all equally
+  likely.
 
   >>> least_noise_ratio(0.125)
   7.0
+
+  Args:
+    density: Δ, in (0, 1]; see `gradient_density`.
   """
-  if not isinstance(density, jax.Array):
-    checks.positive('density', density)
-    checks.within('density', density, 0, 1)
+  checks.positive('density', density)
+  checks.within('density', density, 0, 1)
   return 1 / density - 1
 
 
 def gradient_density(grads: jax.typing.ArrayLike) -> float:
-  """Measure Δ on a tree of gradients [n, ...], one for each example.
+  """Measure the density Δ of per-example gradients, a tree of [n, ...].
+
+  The largest fraction of examples with a nonzero value at one coordinate.
 
   >>> gradient_density(np.eye(4))
   0.25
@@ -103,15 +110,15 @@ def _known(points):
   g, v = (np.ravel(np.asarray(x, float)) for x in points)
   if g.shape != v.shape:
     raise ValueError(
-      f'points of {g.size} sq_norm and {v.size} variance: must be as many')
+      f'points of {g.size} sq_norm and {v.size} variance: must have one size')
   known = np.isfinite(g) & np.isfinite(v)
   if not known.any():
-    raise ValueError(f'points={points!r}: must have one that is finite')
+    raise ValueError(f'points={points!r}: must have a finite one')
   return g[known], v[known]
 
 
 def _upper_hull(corners):
-  """Go from left to right over the corners, and always turn right."""
+  """Walk over the corners from left to right, turning right only."""
   hull = []
   for x, y in corners[np.lexsort(corners.T[::-1])]:
     if hull and hull[-1][0] == x:

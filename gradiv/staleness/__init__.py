@@ -1,11 +1,15 @@
-"""Stale gradients: delayed, simulated, damped, corrected.
+"""Train with stale gradients: delay them, simulate them, correct for them.
 
-  delay_updates        stale by a number, a profile, a draw or a record, inside
-                       of a program
-  history              past parameters, to take the gradient at
-  simulate, replay     stale as workers of different speed are
-  scale_by_staleness   shorter steps along what is stale
-  compensate_delay     what the gradient would be by now
+  delay_updates       make updates τ steps late: fixed, per worker, per leaf,
+                      drawn, or recorded
+  history             keep past parameters, to take gradients there
+  simulate, replay    asynchronous workers of different speed: simulate the
+                      arrivals on the host, then train along them in one scan
+  scale_by_staleness  take shorter steps along stale gradients
+  with_staleness      hand the staleness of a delay to what follows in a chain
+  compensate_delay    estimate what a stale gradient would be by now
+
+Delays below the critical one, `gradiv.critical_delay`, cost almost nothing.
 """
 
 from gradiv.staleness import history as history
@@ -24,20 +28,22 @@ from gradiv.staleness.models import (
   Staleness as Staleness,
   pipeline_staleness as pipeline_staleness,
 )
-from gradiv.staleness.simulation.events import (
+from gradiv.staleness.scaling_steps import (
+  WithStalenessState as WithStalenessState,
+  scale_by_staleness as scale_by_staleness,
+  with_staleness as with_staleness,
+)
+from gradiv.staleness.simulation import (
   LAWS as LAWS,
+  RULES as RULES,
+  Replay as Replay,
   Trace as Trace,
+  replay as replay,
   simulate as simulate,
 )
-from gradiv.staleness.simulation.replaying import (
-  Replay as Replay,
-  replay as replay,
-)
-from gradiv.staleness.simulation.servers import RULES as RULES
 from gradiv.staleness.step_sizes import (
   cap_staleness as cap_staleness,
   divide_by_staleness as divide_by_staleness,
   limit_late_steps as limit_late_steps,
   ringmaster_threshold as ringmaster_threshold,
-  scale_by_staleness as scale_by_staleness,
 )

@@ -1,4 +1,4 @@
-"""What a stale gradient would be by now: corrected, or foreseen."""
+"""Correct a stale gradient, or foresee the parameters it will be used at."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv._common import checks, trees
-from gradiv.staleness import step_sizes
+from gradiv.staleness import scaling_steps
 
 CURVATURES = ('squared', 'normalized', 'averaged')
 
@@ -16,7 +16,8 @@ class CompensateDelayState(NamedTuple):
   """State of `compensate_delay`.
 
   Attributes:
-    nu: Averages of the squared gradient, at least float32; of 'squared', ().
+    nu: Running averages of the squared gradient, in at least float32; () with
+      curvature='squared'.
   """
 
   nu: Any
@@ -29,36 +30,38 @@ def compensate_delay(
   decay: float | None = None,
   eps: float = 1e-7,
 ) -> optax.GradientTransformationExtraArgs:
-  """Add to a stale gradient what it has changed by since: g + h (x − x_τ).
+  """Estimate the present gradient from a stale one: g + h(x − x_τ).
 
-  The second moment of the gradient stands for the diagonal h of the Hessian:
+  Use it in front of an optimizer whose gradients arrive late. The diagonal of
+  the Hessian, h, is approximated by the second moment of the gradient:
 
-    squared     h = λ g²
-    normalized  h = λ g² / √(ν + ε),  ν ← βν + (1 − β) g²
+    squared     h = λ g²                             (DC-ASGD-c)
+    normalized  h = λ g² / √(ν + ε),  ν ← βν + (1 − β) g²   (DC-ASGD-a)
     averaged    h = λ ν
 
-  The parameters x_τ at which the gradient was taken are the extra argument
-  `stale_params`; `history` holds them. The first two are DC-ASGD-c and
-  DC-ASGD-a of Zheng et al., `Asynchronous Stochastic Gradient Descent with
-  Delay Compensation <https://arxiv.org/abs/1609.08326>`_, 2017.
+  Pass the parameters x_τ at which the gradient was taken to ``update`` as
+  `stale_params`; `gradiv.staleness.history` keeps them.
 
-  >>> tx = compensate_delay(0.5)  # f = x²: the gradient at 2 is 4, at 3 is 6
+  *Zheng et al., `Asynchronous Stochastic Gradient Descent with Delay
+  Compensation <https://arxiv.org/abs/1609.08326>`_, 2017*.
+
+  For f = x² the gradient is 4 at the stale x_τ = 2 and 6 at the present x = 3.
+  With λ = h/g² = 2/4² the correction is exact:
+
+  >>> tx = compensate_delay(2 / 4**2)
   >>> x, stale = jnp.float32(3.), jnp.float32(2.)
-  >>> float(tx.update(2 * stale, tx.init(x), x, stale_params=stale)[0])
-  12.0
-  >>> tx = compensate_delay(2 / 4**2)  # λ = h/g²
   >>> float(tx.update(2 * stale, tx.init(x), x, stale_params=stale)[0])
   6.0
 
   Args:
     strength: λ, at least 0.
     curvature: 'squared', 'normalized' or 'averaged'.
-    decay: β, of 'normalized' and 'averaged'; ν starts at 0, as in the paper.
+    decay: β, for 'normalized' and 'averaged' only. ν starts at 0, as in the
+      paper.
     eps: ε, positive.
 
   Raises:
-    ValueError: On a bad argument; and, while tracing, where the parameters or
-      the stale ones are not given.
+    ValueError: While tracing, if `params` or `stale_params` is not passed.
   """
   checks.at_least('strength', strength, 0)
   checks.choice('curvature', curvature, CURVATURES)
@@ -83,7 +86,7 @@ def compensate_delay(
                 **extra_args):
     del extra_args
     if params is None or stale_params is None:
-      raise ValueError('params and stale_params: both must be given')
+      raise ValueError('params and stale_params: both must be passed')
     wide = trees.widen(updates)
     averages = ()
     if curvature != 'squared':
@@ -102,20 +105,19 @@ def compensate_delay(
 def predict_params(
   params: Any, last_updates: optax.Updates, staleness: Any
 ) -> Any:
-  """Foresee where parameters will be when the gradient is used: x + τ u.
+  """Predict where the parameters will be τ steps from now: x + τu.
 
-  If each update is as the last one; take the gradient there, and delay it.
+  Take the gradient there, and it fits the parameters it is applied to. The
+  prediction assumes that each update equals the last one.
 
   >>> float(predict_params(jnp.float32(1.), jnp.float32(-0.25), 3))
   0.25
 
   Args:
-    params: x.
-    last_updates: u, what was added to them last.
-    staleness: τ: one number, or, by leaf, a tree of them.
+    params: x, the present parameters.
+    last_updates: u, the last update, a tree like `params`.
+    staleness: τ, one number or a tree with one per leaf.
   """
   move = lambda x, u, s: (x + s * trees.widen(u)).astype(x.dtype)
-  if step_sizes.is_one(staleness):
-    return jax.tree.map(lambda x, u: move(x, u, staleness), params,
-                        last_updates)
-  return jax.tree.map(move, params, last_updates, staleness)
+  return scaling_steps.map_with_staleness(
+    move, staleness, params, last_updates)

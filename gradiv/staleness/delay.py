@@ -1,4 +1,4 @@
-"""Stale gradients from within a program: a queue in the optimizer's state."""
+"""Delay updates inside a program, by a queue in the optimizer's state."""
 
 from typing import Any, NamedTuple
 
@@ -8,19 +8,22 @@ import optax
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv.staleness import models
 
 
 class DelayUpdatesState(NamedTuple):
-  """State of `delay_updates`; each worker's own.
+  """State of `delay_updates`; private to each worker.
 
   Attributes:
-    count: Steps so far.
-    staleness: τ of what was handed on last: one number, or, by leaf, a tree
-      of them. What does not change shows from `init` on; else it starts at 0.
-    rng_key: The key, of what is drawn; else None.
-    buffer: By leaf, what came in the last steps, [largest τ + 1, ...]: that
-      of step t in row t mod (τ + 1). Of a leaf that is never stale, ().
+    count: Number of steps so far.
+    staleness: τ of the last update returned: one number, or a tree with one
+      per leaf. A constant staleness shows from `init` on; others start at 0.
+    rng_key: The key of a drawn staleness, otherwise None.
+    buffer: Per leaf, the last updates, [largest τ + 1, ...], with that of step
+      t in row t mod (τ + 1); () for a leaf that is never stale. One entry per
+      leaf in the order of the tree: the rows are not shaped like parameters, so
+      `optax.tree.map_params` must not see them as such.
   """
 
   count: jax.Array
@@ -35,12 +38,13 @@ def delay_updates(
   axis_name: workers.AxisName | None = None,
   key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Hand on the update of τ steps ago: u_t = g_{t−τ}, and 0 while t < τ.
+  """Return the update of τ steps ago: u_t = g_{t−τ}, and 0 while t < τ.
 
-  In front of an optimizer that is delayed SGD, x_{t+1} = x_t − γ g(x_{t−τ});
-  in front of the wire, each worker's own. It costs the memory of the largest
-  τ updates, and one, and the time to write one and read one; for parameters in
-  their place, see `history`.
+  In front of an optimizer this is delayed SGD, x_{t+1} = x_t − γ g(x_{t−τ}); in
+  front of an aggregation, each worker has its own delay. It takes the memory of
+  τ + 1 updates, for the largest τ, and the time to write one and read one. To
+  keep past parameters instead of gradients, see `gradiv.staleness.history`; to
+  scale the steps by the staleness, see `gradiv.staleness.with_staleness`.
 
   >>> tx = optax.chain(delay_updates(2), optax.sgd(1.))
   >>> state = tx.init(jnp.zeros(()))
@@ -49,63 +53,69 @@ def delay_updates(
   ...   print(float(update), end=' ')
   -0.0 -0.0 -1.0 -2.0
 
-  Where τ varies, an update may be handed on twice, or never: it is as if the
-  gradient was taken at what x was τ_t steps ago, `g_{t−τ_t}`.
+  If τ varies, an update may be returned twice, or never: step t uses the
+  gradient at the parameters of τ_t steps ago. Updates are kept in the dtype of
+  the parameters.
 
   Args:
     staleness: One of
-      an int      τ; 0 changes nothing and remembers nothing;
+      an int      τ in steps; 0 changes nothing and keeps nothing;
       a sequence  τ of each worker along `axis_name`;
-      a callable  path → τ of that leaf, such as `pipeline_staleness` makes;
-      Drawn       from a distribution, each step, of each worker if
-                  `axis_name` is given, and common to all else;
-      Recorded    from a trace, each step.
-    axis_name: The axis over which the workers lie.
-    key: Of what is Drawn; folded by the step, and the worker.
-
-  Updates are remembered in the dtype of the parameters.
+      a callable  from a leaf's path to its τ, such as
+                  `gradiv.staleness.pipeline_staleness` returns;
+      Drawn       drawn in each step, separately for each worker if `axis_name`
+                  is given;
+      Recorded    read from a trace in each step.
+    axis_name: Axis, or axes, over which the workers lie.
+    key: Key for a Drawn staleness; folded by the step and the worker.
 
   Raises:
-    ValueError: On a bad argument; at `init` on the τ of a leaf; and, while
-      tracing, where it is not of as many workers as there are.
+    ValueError: At ``init``, if a leaf's τ is invalid; while tracing, if there
+      is not one τ per worker.
   """
   model = models.check(staleness, axis_name, key)
 
   def init_fn(params):
     by_leaf = lambda fn: jax.tree_util.tree_map_with_path(fn, params)
-    rows = lambda path, x: (jnp.zeros(
-      (model.most(path) + 1, *jnp.shape(x)), x.dtype)
-      if model.most(path) else ())
     start = lambda path, x=None: jnp.int32(model.at_start(path))
     return DelayUpdatesState(
       jnp.zeros((), jnp.int32),
       by_leaf(start) if model.is_by_leaf else start(()),
-      None if key is None else jnp.array(key, copy=True), by_leaf(rows))
+      None if key is None else jnp.array(key, copy=True),
+      trees.per_leaf(params, lambda path, x: _rows(x, model.most(path))))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     now = model.now(state) if model.now else None
     leaves, treedef = jax.tree.flatten(updates)
-    pairs = [_exchange(*leaf, now, state.count) for leaf in zip(
-      leaves, treedef.flatten_up_to(state.buffer))]
-    stale, buffer = (treedef.unflatten(pair[i] for pair in pairs)
-                     for i in (0, 1))
-    return stale, DelayUpdatesState(
+    buffer = state.buffer
+    if leaves:
+      leaves, buffer = zip(*(
+        _exchange(update, rows, now, state.count)
+        for update, rows in zip(leaves, buffer, strict=True)))
+    return treedef.unflatten(leaves), DelayUpdatesState(
       optax.safe_increment(state.count),
       state.staleness if now is None else now, state.rng_key, buffer)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _rows(x, most):
+  """Make room for `most` + 1 updates, laid out as the leaf is."""
+  if not most:
+    return ()
+  return jnp.broadcast_to(jnp.zeros_like(x), (most + 1, *jnp.shape(x)))
+
+
 def _exchange(update, rows, staleness, count):
-  """Remember an update in place of the oldest; return what is due."""
+  """Write an update in place of the oldest; return the one that is due."""
   if isinstance(rows, tuple):
     return update, rows
   depth = len(rows)
-  if staleness is None:  # always the same: the most that there is room for
+  if staleness is None:  # constant: the largest that the buffer has room for
     staleness = depth - 1
-  # Read after the write, from one row more: XLA then writes in place, and else
-  # copies all rows in every step.
+  # The read comes after the write, which takes one more row: XLA then writes
+  # in place, where it would otherwise copy all rows in every step.
   rows = lax.dynamic_update_index_in_dim(
     rows, update.astype(rows.dtype), count % depth, 0)
   return rows[(count - staleness) % depth].astype(update.dtype), rows

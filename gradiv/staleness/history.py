@@ -1,11 +1,11 @@
-"""Past parameters, to take the gradient at: stale without stored gradients.
+"""Keep past parameters, to take stale gradients without storing gradients.
 
-The gradient of step t is taken at x_{t−τ}, on the batch of step t − τ, when it
-is due. For a constant τ that is what `delay_updates` hands on, and a tree may
-hold the batch, or its index, beside the parameters.
+At step t, take the gradient at x_{t−τ} on the batch of step t − τ. For a
+constant τ this equals what `delay_updates` returns. The tree may hold the
+batch, or its index, beside the parameters.
 
-In a scan, push before you read: XLA then writes one row in place, and else
-copies all.
+In a scan, push before you read: XLA then writes one row in place; otherwise it
+copies all of them.
 """
 
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class History(NamedTuple):
   """The last versions of a tree.
 
   Attributes:
-    version: Of the latest; `init` made version 0.
-    rows: By leaf, [depth, ...]: version v in row v mod depth.
+    version: Number of the latest version; `init` makes version 0.
+    rows: Per leaf, [depth, ...], with version v in row v mod depth.
   """
 
   version: jax.Array
@@ -30,14 +30,11 @@ class History(NamedTuple):
 
 
 def init(tree: Any, depth: int) -> History:
-  """Begin with version 0, which stands for what was before it, too.
+  """Start with version 0, which also stands for all earlier versions.
 
   Args:
-    tree: Such as the parameters.
-    depth: How many versions are held: the largest staleness, and one.
-
-  Raises:
-    ValueError: On a depth below 1.
+    tree: Version 0, for example the initial parameters.
+    depth: Number of versions to keep: the largest staleness plus one.
   """
   checks.count('depth', depth, 1)
   row = lambda x: jnp.broadcast_to(x, (depth, *jnp.shape(x)))
@@ -45,7 +42,7 @@ def init(tree: Any, depth: int) -> History:
 
 
 def push(history: History, tree: Any) -> History:
-  """Add the next version, in place of the oldest."""
+  """Return the history with one more version, in place of the oldest."""
   version = history.version + 1
   write = lambda rows, x: lax.dynamic_update_index_in_dim(
     rows, jnp.asarray(x, rows.dtype), version % len(rows), 0)
@@ -53,7 +50,7 @@ def push(history: History, tree: Any) -> History:
 
 
 def read(history: History, staleness: jax.typing.ArrayLike = 0) -> Any:
-  """Read the version that was the latest `staleness` versions ago.
+  """Return the version that was the latest `staleness` versions ago.
 
   >>> past = init(jnp.float32(5.), depth=3)
   >>> for x in (6., 7., 8.):
@@ -62,18 +59,15 @@ def read(history: History, staleness: jax.typing.ArrayLike = 0) -> Any:
   [8.0, 7.0, 6.0]
 
   Args:
-    history: See `init`.
-    staleness: From 0 to depth − 1; a traced number is trusted. Before the
-      first version it reads the first.
-
-  Raises:
-    ValueError: On a number that is not traced, and too large.
+    history: The history, from `init` and `push`.
+    staleness: A number from 0 to depth − 1. A traced number is not checked.
+      Versions before the first read as the first.
   """
   for rows in jax.tree.leaves(history.rows):
     if not isinstance(staleness, jax.Array) and staleness not in range(
         len(rows)):
       raise ValueError(f'staleness={staleness!r}: must be from 0 to '
-                       f'{len(rows) - 1}, of the versions that are held')
+                       f'{len(rows) - 1}, the versions that are kept')
   return jax.tree.map(
     lambda rows: rows[(history.version - staleness) % len(rows)],
     history.rows)

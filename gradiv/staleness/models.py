@@ -1,6 +1,7 @@
-"""How stale an update is: as all, by worker, by leaf, drawn or recorded.
+"""Models of staleness: constant, per worker, per leaf, drawn, or recorded.
 
-A model tells the largest staleness, and which has its turn.
+A model knows the largest possible staleness, which sizes the buffers of
+`delay_updates`, and the staleness of the present step.
 """
 
 import dataclasses
@@ -20,10 +21,11 @@ SCHEDULES = ('pipedream', 'pipedream_2bw')
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-  """A staleness that is drawn each step.
+  """A staleness that is drawn at random in each step.
 
   Attributes:
-    probabilities: Of a staleness of 0, 1, 2 ... steps; they add up to 1.
+    probabilities: Probabilities of a staleness of 0, 1, 2, … steps; their sum
+      is 1.
   """
 
   probabilities: Sequence[float]
@@ -32,17 +34,17 @@ class Drawn:
     chances = np.asarray(self.probabilities, float)
     if chances.ndim != 1 or not chances.size or not (
         (chances >= 0).all() and abs(chances.sum() - 1) < 1e-6):
-      raise ValueError(f'probabilities={self.probabilities!r}: must be at '
-                       'least one, none negative, and add up to 1')
+      raise ValueError(f'probabilities={self.probabilities!r}: must be '
+                       'nonnegative numbers with a sum of 1')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recorded:
-  """A staleness that is read from a record, and again from its start.
+  """A staleness that is read from a record, which repeats after its end.
 
   Attributes:
-    trace: [T], of all workers, or [T, n], of each. Step t reads row t mod T.
-      Such as the staleness of a `Trace`.
+    trace: [T] if common to all workers, or [T, n] with one column per worker,
+      for example `Trace.staleness`. Step t reads row t mod T.
   """
 
   trace: np.ndarray
@@ -53,7 +55,7 @@ class Recorded:
         trace.dtype, np.integer) or trace.min() < 0:
       raise ValueError(
         f'trace of shape {trace.shape} and dtype {trace.dtype}: must be [T] '
-        'or [T, n], of whole numbers of at least 0')
+        'or [T, n], of nonnegative integers')
     object.__setattr__(self, 'trace', trace)
 
 
@@ -66,28 +68,28 @@ def pipeline_staleness(
   *,
   schedule: str = 'pipedream',
 ) -> Callable[[tuple], int]:
-  """Make the staleness of each leaf, as pipeline parallelism has it.
+  """Return the staleness that pipeline parallelism gives to each leaf.
 
-    pipedream      stage s of P: P − 1 − s, none for the last
-    pipedream_2bw  1 for each: the gradient is of one version before
+  Pass the result to `delay_updates` to simulate a pipeline of P stages:
+
+    pipedream      P − 1 − s for stage s; the last stage has none
+    pipedream_2bw  1 for every stage
 
   >>> import gradiv
   >>> by_stage = pipeline_staleness(lambda path: path[0].idx, 3)
   >>> state = gradiv.delay_updates(by_stage).init([jnp.zeros(1)] * 3)
-  >>> [int(steps) for steps in state.staleness]
+  >>> [int(steps) for steps in state.staleness]  # from input to output
   [2, 1, 0]
 
-  Narayanan et al., `PipeDream <https://arxiv.org/abs/1806.03377>`_, 2018, and
+  *Narayanan et al., `PipeDream <https://arxiv.org/abs/1806.03377>`_, 2018, and
   `Memory-Efficient Pipeline-Parallel DNN Training
-  <https://arxiv.org/abs/2006.09503>`_, 2020.
+  <https://arxiv.org/abs/2006.09503>`_, 2020*.
 
   Args:
-    stage_of: The stage of the leaf at a path, from 0, the input, to P − 1.
+    stage_of: Function from a leaf's path to its stage, from 0 (the input) to
+      P − 1.
     num_stages: P.
     schedule: 'pipedream' or 'pipedream_2bw'.
-
-  Raises:
-    ValueError: On a bad argument, and on a stage that there is not.
   """
   checks.count('num_stages', num_stages, 1)
   checks.choice('schedule', schedule, SCHEDULES)
@@ -104,12 +106,14 @@ def pipeline_staleness(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What `delay_updates` makes of its argument.
+  """A model of staleness, as `delay_updates` uses it.
 
   Attributes:
-    most: The largest staleness of the leaf at a path.
-    at_start: What the state shows before the first step, for a leaf.
-    now: State → this worker's staleness; None where it stays as it is.
+    most: Function from a leaf's path to its largest staleness.
+    at_start: Function from a leaf's path to the staleness that the state shows
+      before the first step.
+    now: Function from the state to this worker's present staleness; None if
+      the staleness is constant.
     is_by_leaf: Whether leaves differ.
   """
 
@@ -120,11 +124,11 @@ class Model:
 
 
 def check(staleness: Staleness, axis_name, key) -> Model:
-  """Make a model, or raise ValueError."""
+  """Return the model of a staleness argument, or raise ValueError."""
   names = None if axis_name is None else workers.names_of(axis_name)
   if (key is None) == isinstance(staleness, Drawn):
-    raise ValueError(f'key={key!r}: must be given with a staleness that is '
-                     f'Drawn, and with no other; not with {staleness!r}')
+    raise ValueError(f'key={key!r}: must be given with a Drawn staleness, '
+                     f'and only then; staleness is {staleness!r}')
   if isinstance(staleness, Drawn):
     return _drawn(staleness, names)
   if isinstance(staleness, Recorded):
@@ -137,7 +141,8 @@ def check(staleness: Staleness, axis_name, key) -> Model:
     return Model(at, at, is_by_leaf=True)
   if np.ndim(staleness):
     if not len(staleness):
-      raise ValueError(f'staleness={staleness!r}: must be of a worker or more')
+      raise ValueError(
+        f'staleness={staleness!r}: expected one entry per worker, got none')
     for steps in staleness:
       checks.count('staleness', steps, 0)
     return _listed('staleness', np.asarray(staleness)[None], names)
@@ -160,7 +165,7 @@ def _drawn(staleness, names):
 
 def _listed(name, trace, names):
   if trace.ndim == 2 and names is None:
-    raise ValueError(f'axis_name=None: must be given with a {name} by worker')
+    raise ValueError(f'axis_name=None: must be given with a {name} per worker')
 
   def now(state):
     row = jnp.asarray(trace, jnp.int32)[state.count % len(trace)]
@@ -168,7 +173,8 @@ def _listed(name, trace, names):
       return row
     n = workers.num_workers(names)
     if trace.shape[1] != n:
-      raise ValueError(f'{name} of {trace.shape[1]} workers: must be of {n}')
+      raise ValueError(
+        f'{name} of {trace.shape[1]} workers: the axis has {n}')
     return row[lax.axis_index(names)]
 
   return Model(lambda path: int(trace.max()), lambda path: 0, now)

@@ -1,8 +1,8 @@
-"""Who is stale when: workers of different speed, simulated event by event.
+"""Simulate workers of different speed, event by event, on the host.
 
-On the host, in NumPy: service times in, a `Trace` out. What is in it depends
-on times and on the rule of the server, never on a gradient, so that one trace
-can be replayed, by `replay`, with any problem and any optimizer.
+Service times go in, a `Trace` comes out. It depends on the times and on the
+server's rule but not on gradients, so that one trace can be replayed with any
+problem and any optimizer; see `gradiv.staleness.replay`.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import numpy as np
 from gradiv._common import checks
 from gradiv.staleness.simulation import servers
 
-# Factors of a mean service time, of mean one. The last has no variance.
+# Random factors of a mean service time, with mean one. The variance of the last
+# is infinite.
 LAWS = {
   'constant': lambda rng: 1.0,
   'exponential': lambda rng: rng.exponential(),
@@ -24,23 +25,23 @@ LAWS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
-  """All gradients that arrived, in their order, and what the server did.
+  """The A gradients that arrived, in order, and what the server did with each.
 
-  The server keeps a table [banks, rows] of gradients. One that arrives enters
-  ``table[bank, row]`` with its share: entry ← (1 − share) entry + share g. If
-  `steps`, the server then steps along the mean over the rows of that bank.
+  The server keeps a table [banks, rows] of gradients. An arriving gradient g
+  enters ``table[bank, row]`` by its weight w: entry ← (1 − w) entry + w g. If
+  `steps` is True, the server then steps along the mean of that bank's rows.
 
   Attributes:
-    time: [A], of arrival.
-    worker: [A].
-    version: [A], at which the gradient was taken; version k is what k steps
-      have made.
-    staleness: [A], steps between the reading and the arrival.
-    bank: [A].
-    row: [A].
-    share: [A], 0 where the gradient is discarded.
+    time: [A], arrival times.
+    worker: [A], index of the worker.
+    version: [A], version of the parameters at which the gradient was taken;
+      version k is the result of k steps.
+    staleness: [A], steps between reading the parameters and the arrival.
+    bank: [A], bank of the table.
+    row: [A], row of the table.
+    weight: [A], weight of the gradient; 0 if it is discarded.
     steps: [A], whether the server steps.
-    reading: [n], the version that each worker is at work on at the end.
+    reading: [n], version that each worker is working on at the end.
     table: (banks, rows).
   """
 
@@ -50,14 +51,14 @@ class Trace:
   staleness: np.ndarray
   bank: np.ndarray
   row: np.ndarray
-  share: np.ndarray
+  weight: np.ndarray
   steps: np.ndarray
   reading: np.ndarray
   table: tuple[int, int]
 
   @property
   def num_steps(self) -> int:
-    """Count the steps of the server."""
+    """Number of steps that the server made."""
     return int(self.steps.sum())
 
 
@@ -71,44 +72,45 @@ def simulate(
   batch_size: int | None = None,
   seed: int = 0,
 ) -> Trace:
-  """Simulate workers and a server until it has made so many steps.
+  """Simulate asynchronous workers and a server for a number of steps.
 
-  Each worker reads the latest parameters, takes a gradient there, which takes
-  its time, hands it in, and starts anew. The server:
+  Each worker reads the latest parameters, spends some time on a gradient there,
+  hands it in, and starts again. The server follows one of these rules:
 
-    asynchronous  steps along each gradient
-    ringmaster    likewise, and stops a worker as soon as `threshold` steps
-                  have been made since it read: it starts anew
-    rennala       steps along the mean of `batch_size` gradients, all taken at
-                  the latest parameters; those of older ones are discarded
-    ringleader    steps along the mean of the workers' means, for data that
-                  differ by worker: see `servers`
+    asynchronous  step along each gradient
+    ringmaster    as asynchronous, but restart a worker as soon as `threshold`
+                  steps have been made since it read the parameters
+    rennala       step along the mean of `batch_size` gradients that were all
+                  taken at the latest parameters; discard the others
+    ringleader    step along the mean of the workers' means, for data that
+                  differ between workers
+
+  Workers 0 and 1 alternate below; worker 2, four times slower, is not done:
 
   >>> trace = simulate([1., 1., 4.], 6, law='constant')
   >>> trace.worker.tolist(), trace.staleness.tolist()
   ([0, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 1])
 
-  Maranjyan et al., `Ringmaster ASGD <https://arxiv.org/abs/2501.16168>`_,
+  *Maranjyan et al., `Ringmaster ASGD <https://arxiv.org/abs/2501.16168>`_,
   2025; Tyurin and Richtárik, `Optimal Time Complexities of Parallel Stochastic
   Optimization Methods <https://arxiv.org/abs/2305.12387>`_, 2023, for Rennala;
   Maranjyan and Richtárik, `Ringleader ASGD
-  <https://arxiv.org/abs/2509.22860>`_, 2025.
+  <https://arxiv.org/abs/2509.22860>`_, 2025*.
 
   Args:
-    service_times: [n], the mean time that each worker takes.
-    num_steps: T, of the server.
-    law: Of the factor of that mean: 'constant', 'exponential', 'pareto', of
-      infinite variance, or any rng → factor.
+    service_times: [n], mean time per gradient of each worker.
+    num_steps: Number of steps of the server.
+    law: Distribution of a service time over its mean: 'constant',
+      'exponential', 'pareto' (infinite variance), or a function from a NumPy
+      generator to a positive factor.
     rule: 'asynchronous', 'ringmaster', 'rennala' or 'ringleader'.
-    threshold: R of 'ringmaster'; see `ringmaster_threshold`.
-    batch_size: S of 'rennala'.
-    seed: Of the times. Job j of a worker takes as long under every rule.
-
-  Raises:
-    ValueError: On a bad argument, and on a law that gives a bad time.
+    threshold: R, for 'ringmaster' only; see `ringmaster_threshold`.
+    batch_size: Gradients per step, for 'rennala' only.
+    seed: Seed of the times. The j-th job of a worker takes the same time under
+      every rule.
   """
   n = len(service_times)
-  checks.count('the number of service_times', n, 1)
+  checks.count('len(service_times)', n, 1)
   for mean in service_times:
     checks.positive('service_times', mean)
   checks.count('num_steps', num_steps, 1)
@@ -139,22 +141,22 @@ class _Workers:
     self.means, self.law = means, law
     self.rngs = [np.random.default_rng((seed, i)) for i in range(len(means))]
     self.reading = np.zeros(len(means), int)
-    self.jobs = np.zeros(len(means), int)  # the number of each worker's last
+    self.jobs = np.zeros(len(means), int)  # each worker's latest job
     self.started, self.heap = 0, []
     for worker in range(len(means)):
       self.start(worker, 0, 0.0)
 
   def start(self, worker, version, time):
-    """Set a worker to work, whatever it was about."""
+    """Start a new job of a worker, and abandon the one it was working on."""
     factor = float(self.law(self.rngs[worker]))
     checks.positive('law', factor)
-    self.started += 1  # who started first is the first of a tie
+    self.started += 1  # breaks ties: earlier jobs finish first
     self.jobs[worker], self.reading[worker] = self.started, version
     heapq.heappush(self.heap, (
       time + self.means[worker] * factor, self.started, int(worker)))
 
   def wait(self):
-    """Return (time, worker) of the next to finish what it is at work on."""
+    """Return (time, worker) of the next job to finish."""
     while True:
       time, job, worker = heapq.heappop(self.heap)
       if job == self.jobs[worker]:

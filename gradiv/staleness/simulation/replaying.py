@@ -1,4 +1,4 @@
-"""Training along a trace: one scan, which knows no clock."""
+"""Train along a trace of arrivals, in one scan."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from gradiv.staleness.simulation import events
 
 
 class Replay(NamedTuple):
-  """How a training went.
+  """Result of `replay`.
 
   Attributes:
-    params: After the last step.
-    state: Of the optimizer.
-    measured: What was measured after each step, [T, ...].
+    params: Parameters after the last step.
+    state: State of the optimizer.
+    measured: Results of `measure` after each step, [T, ...].
   """
 
   params: Any
@@ -36,11 +36,11 @@ def replay(
   *,
   measure: Callable[[Any], Any] | None = None,
 ) -> Replay:
-  """Train along a trace: each gradient at the parameters its worker had read.
+  """Train along a trace, with each gradient taken where its worker read.
 
-  A pure function of arrays: jit it, map it, differentiate it. It holds as many
-  versions of the parameters as the largest staleness, and one, and the table
-  of the server.
+  A pure function of arrays, which can be jitted, mapped and differentiated. It
+  keeps as many versions of the parameters as the largest staleness plus one,
+  and the server's table.
 
   >>> trace = events.simulate([1., 1.], 3, law='constant')
   >>> result = replay(trace, lambda x, worker, index: x, optax.sgd(0.5),
@@ -49,22 +49,23 @@ def replay(
   [0.5, 0.0, -0.25]
 
   Args:
-    trace: See `simulate`.
-    gradient: (params, worker, index) → gradient, with the place of the arrival
-      in the trace, to choose the batch by.
-    optimizer: Makes the server's steps. It is given ``staleness=`` and
+    trace: Arrivals, from `simulate`.
+    gradient: Function (params, worker, index) → gradient. The index is the
+      position of the arrival in the trace, from which to choose the batch.
+    optimizer: Optimizer of the server. Its update is passed ``staleness=`` and
       ``stale_params=`` of the gradient that completes the step, for
       `scale_by_staleness` and `compensate_delay`.
-    params: Of version 0.
-    measure: params → what is recorded after each step.
+    params: Initial parameters, version 0.
+    measure: Function of the parameters whose result is recorded after each
+      step.
   """
   tx = optax.with_extra_args_support(optimizer)
-  # Who was discarded took time, and nothing else.
-  used = np.flatnonzero(trace.share)
+  # A discarded gradient took time and has no other effect.
+  used = np.flatnonzero(trace.weight)
   at = lambda column, dtype=jnp.int32: jnp.asarray(column[used], dtype)
   arrivals = (at(trace.worker), jnp.asarray(used, jnp.int32),
               at(trace.version), at(trace.staleness), at(trace.bank),
-              at(trace.row), at(trace.share, float), at(trace.steps, bool))
+              at(trace.row), at(trace.weight, float), at(trace.steps, bool))
 
   def step(params, state, direction, **extra_args):
     updates, state = tx.update(direction, state, params, **extra_args)
@@ -72,16 +73,17 @@ def replay(
 
   def arrive(carry, arrival):
     params, state, rows, table = carry
-    worker, index, version, staleness, bank, row, share, steps = arrival
-    # The latest version is written once more: what is written first and read
-    # then, XLA need not copy.
+    worker, index, version, staleness, bank, row, weight, steps = arrival
+    # The latest version is written once more: XLA need not copy what is
+    # written first and read later.
     past = history.push(
       history.History(version + staleness - 1, rows), params)
     stale_params = history.read(past, staleness)
     grad = gradient(stale_params, worker, index)
-    enter = lambda x, g: x.at[bank, row].set(
-      ((1 - share) * x[bank, row] + share * g.astype(x.dtype)).astype(x.dtype))
-    table = jax.tree.map(enter, table, grad)
+    entry = lambda x, g: (
+      (1 - weight) * x[bank, row] + weight * g.astype(x.dtype)).astype(x.dtype)
+    table = jax.tree.map(
+      lambda x, g: x.at[bank, row].set(entry(x, g)), table, grad)
     params, state = lax.cond(
       steps,
       lambda: step(params, state, jax.tree.map(
@@ -99,8 +101,8 @@ def replay(
 
   depth = 1 + int(trace.staleness[used].max())
   table = jax.tree.map(
-    lambda x: jnp.zeros((*trace.table, *jnp.shape(x)),
-                        trees.widen(x).dtype), params)
+    lambda x: jnp.zeros(
+      (*trace.table, *jnp.shape(x)), trees.wide_dtype(x.dtype)), params)
   rows = history.init(params, depth).rows
   (params, state, _, _), measured = lax.scan(
     arrive, (params, tx.init(params), rows, table), arrivals)

@@ -1,7 +1,7 @@
-"""What a server does with a gradient that arrives: the rules of `simulate`.
+"""Rules of a server: what it does with a gradient that arrives.
 
-A server knows who sent it and how stale it is, and says where it goes: see
-`Trace` for the table that it keeps.
+A rule sees which worker sent the gradient and how stale it is, and decides
+where the gradient goes; see `Trace` for the server's table.
 """
 
 import dataclasses
@@ -14,29 +14,29 @@ from gradiv._common import checks
 
 
 class Receipt(NamedTuple):
-  """What is done with one gradient.
+  """Decision about one gradient.
 
   Attributes:
-    bank: Where it goes.
-    row: Likewise.
-    share: Its weight beside what is there; 0: it is discarded.
-    steps: Whether the server then steps, along the mean over the bank.
+    bank: Bank of the table that it enters.
+    row: Row of the table that it enters.
+    weight: Its weight in that entry; 0 discards it.
+    steps: Whether the server then steps along the mean of the bank.
   """
 
   bank: int
   row: int
-  share: float
+  weight: float
   steps: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-  """A rule.
+  """A server with its rule.
 
   Attributes:
-    receive: (worker, staleness) → `Receipt`.
+    receive: Function (worker, staleness) → `Receipt`.
     table: (banks, rows).
-    threshold: The staleness at which a worker is stopped, if any.
+    threshold: Staleness at which a worker is restarted, if any.
   """
 
   receive: Callable[[int, int], Receipt]
@@ -47,7 +47,7 @@ class Server:
 def make(
   rule: str, num_workers: int, threshold: int | None, batch_size: int | None
 ) -> Server:
-  """Make a server, or raise ValueError."""
+  """Return a server, or raise ValueError."""
   checks.choice('rule', rule, RULES)
   for name, value, belongs in (('threshold', threshold, 'ringmaster'),
                                ('batch_size', batch_size, 'rennala')):
@@ -80,18 +80,18 @@ def _rennala(num_workers, threshold, batch_size):
 
 
 def _ringleader(num_workers, threshold, batch_size):
-  """Take rounds of n steps, in which each worker makes the server step once.
+  """Work in rounds of n steps, one triggered by each worker.
 
-  The table in use has a row a worker, the mean of b_i gradients: the direction
-  is (1/n) Σ G_i/b_i. Phase 1 fills it until each worker is in it; whoever is
-  the last makes the first step. In phase 2 each of the others makes one, when
-  it arrives, and joins its row. Who comes again waits in the other table,
-  which is that of the next round. So no gradient in use is more than 2n − 2
-  steps old.
+  The bank in use has one row per worker, the mean of its b_i gradients, so that
+  the direction is (1/n) Σ G_i/b_i. Phase 1 fills the bank until every worker is
+  in it; the last one triggers the first step. In phase 2, each of the others
+  triggers one step when it arrives, and its gradient joins its row. A worker
+  that arrives again waits in the other bank, which belongs to the next round.
+  No gradient in use is therefore more than 2n − 2 steps old.
   """
   del threshold, batch_size
   counts = np.zeros((2, num_workers), int)
-  bank, due = 0, set()  # due: whose step is still to come; none in phase 1
+  bank, due = 0, set()  # due: workers still to trigger a step; none in phase 1
 
   def receive(worker, staleness):
     nonlocal bank, due

@@ -146,7 +146,7 @@ class FitTest(parameterized.TestCase):
                              np.array([5., 1., 8., 2.]))
     for fit in (scaling.fit_noise, scaling.bound_noise):
       np.testing.assert_allclose(fit(points), (3, 2))
-      with self.assertRaisesRegex(ValueError, 'one that is finite'):
+      with self.assertRaisesRegex(ValueError, 'points'):
         fit(gradiv.Estimate(np.nan, np.nan))
       with self.assertRaisesRegex(ValueError, '2 sq_norm and 3 variance'):
         fit(gradiv.Estimate(np.ones(2), np.ones(3)))

@@ -166,7 +166,7 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: gradiv.critical_delay(
       scaling.NoiseModel(1., -1.), sq_norm=1.), 'noise.absolute=-1.0'),
     (lambda: gradiv.critical_delay(
-      scaling.NoiseModel(1.), sq_norm=0.), 'sq_norm=0.0: must be positive'),
+      scaling.NoiseModel(1.), sq_norm=0.), 'sq_norm=0.0'),
     (lambda: gradiv.critical_batch_size(
       scaling.NoiseModel(1.), sq_norm=1., staleness=-1), 'staleness=-1'),
     (lambda: gradiv.critical_delay(
@@ -179,10 +179,10 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: scaling.online_rate(
       1., gradiv.Estimate(1., 1.), reference_batch_size=0, batch_size=1),
      'reference_batch_size=0'),
-    (lambda: scaling.speed_up(np.array([1., 0.]), 1.), 'batch_size=.*0.0'),
+    (lambda: scaling.speed_up(np.array([1., 0.]), 1.), 'batch_size='),
     (lambda: scaling.parallel_efficiency(1., -1.), 'critical=-1.0'),
     (lambda: scaling.samples_factor(1.), 'steps_factor - 1=0.0'))
-  def test_bad(self, call, message):
+  def test_an_error_names_the_argument_and_its_value(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
       call()
 

@@ -133,7 +133,7 @@ class StructureTest(parameterized.TestCase):
       program = str(jax.make_jaxpr(functools.partial(
         staleness.replay, trace, lambda x, worker, index: x, optax.sgd(0.1)))(
           jnp.zeros(17)))
-      depth = 1 + trace.staleness[trace.share > 0].max()
+      depth = 1 + trace.staleness[trace.weight > 0].max()
       self.assertIn(f'f32[{depth},17]', program)
       self.assertNotIn(f'f32[{depth + 1},17]', program)
 
@@ -161,7 +161,7 @@ class StructureTest(parameterized.TestCase):
 
   def test_discarded_gradients_are_not_even_taken(self):
     trace = trace_of('rennala', steps=20, batch_size=2)
-    used = trace.share > 0
+    used = trace.weight > 0
     bad = jnp.where(jnp.asarray(used), 1., jnp.nan)
     result = staleness.replay(
       trace, lambda x, worker, index: bad[index], optax.sgd(1.), jnp.zeros(()))

@@ -92,6 +92,33 @@ class ScaleTest(parameterized.TestCase):
     tx = staleness.scale_by_staleness(staleness.divide_by_staleness)
     with self.assertRaisesRegex(ValueError, 'staleness=None'):
       tx.update(tree(), tx.init(tree()))
+    with self.assertRaisesRegex(ValueError, 'rule=0.5'):
+      staleness.scale_by_staleness(0.5)
+
+
+class WithStalenessTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    3, staleness.Recorded(np.array([0, 2, 1])),
+    lambda path: {'kernel': 2, 'scale': 0}[path[0].key])
+  def test_equals_the_two_by_hand(self, model):
+    delay = staleness.delay_updates(model)
+    inner = optax.chain(
+      staleness.scale_by_staleness(staleness.divide_by_staleness),
+      optax.sgd(0.1, momentum=0.9))
+    tx, grads = staleness.with_staleness(delay, inner), tree()
+    state, late, rest = tx.init(grads), delay.init(grads), inner.init(grads)
+    for i in range(5):
+      scaled = jax.tree.map(lambda g: (i + 1) * g, grads)
+      updates, state = jax.jit(tx.update)(scaled, state)
+      stale, late = delay.update(scaled, late)
+      expected, rest = inner.update(stale, rest, staleness=late.staleness)
+      helpers.assert_close(updates, expected, 1e-6)
+
+  def test_refuses_what_knows_no_staleness(self):
+    tx = staleness.with_staleness(optax.identity(), optax.sgd(0.1))
+    with self.assertRaisesRegex(ValueError, 'delay'):
+      tx.init(tree())
 
 
 class CompensateTest(parameterized.TestCase):
@@ -163,7 +190,7 @@ class CompensateTest(parameterized.TestCase):
     (dict(curvature='hessian'), "curvature='hessian'"),
     (dict(curvature='averaged'), 'decay=None'),
     (dict(curvature='normalized', decay=1.), 'decay=1.0'),
-    (dict(decay=0.9), 'decay=0.9: must be None'), (dict(eps=0), 'eps=0'))
+    (dict(decay=0.9), 'decay=0.9'), (dict(eps=0), 'eps=0'))
   def test_arguments(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
       staleness.compensate_delay(**(dict(strength=1.) | options))
