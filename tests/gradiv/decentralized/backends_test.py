@@ -152,7 +152,7 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: gradiv.mix_by_exact_diffusion(
       topology.one_peer_exponential(4), 'w'), 'the same at each step'),
     (lambda: gradiv.mix_by_extra(np.eye(2), 'w'), 'not of a connected'),
-    (lambda: gradiv.track_gradients(DIGRAPH.T, 'w'), 'not column-stochastic'),
+    (lambda: gradiv.mix_by_gradient_tracking(DIGRAPH.T, 'w'), 'not column-stochastic'),
     (lambda: gradiv.mix_by_push_sum(np.eye(2)[::-1], 'w'), '0 on its diagonal'),
     (lambda: gradiv.mix_by_push_sum([[.5, 0], [.5, 1]], 'w'),
      'not strongly connected'),

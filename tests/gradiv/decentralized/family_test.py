@@ -93,7 +93,7 @@ class RecursionTest(parameterized.TestCase):
       y = bank[t % 3] @ y + gradient(x) - gradient(last)
       np.testing.assert_allclose(y.mean(0), gradient(x).mean(0), atol=1e-12)
     state = self.check(optax.chain(
-      gradiv.track_gradients(bank, 'workers'), optax.sgd(RATE),
+      gradiv.mix_by_gradient_tracking(bank, 'workers'), optax.sgd(RATE),
       gradiv.mix_by_gossip(W, 'workers')), x)
     # The invariant in our state: the mean of W y − g is zero.
     np.testing.assert_allclose(
@@ -208,7 +208,7 @@ class OneWorkerTest(parameterized.TestCase):
     ('relay', lambda w, axis: gradiv.mix_by_relay(w, axis)),
     ('local_sgd', lambda w, axis: gradiv.local_sgd(3, axis)),
     ('tracking', lambda w, axis: optax.chain(
-      gradiv.track_gradients(w, axis), gradiv.mix_by_gossip(w, axis))))
+      gradiv.mix_by_gradient_tracking(w, axis), gradiv.mix_by_gossip(w, axis))))
   def test_is_sgd(self, make):
     centres, curvatures = gossip_runs.CENTRES[:1], np.ones((1, 1))
     x, _ = train(chain(RATE, make(np.ones((1, 1)), 'workers')), 7,
@@ -222,7 +222,7 @@ class OneWorkerTest(parameterized.TestCase):
       if t % 3 == 0:
         u = 0.5 * u + anchor - x
         x = anchor = anchor - 0.8 * u
-    seen, _ = train(chain(RATE, gradiv.slow_momentum(
+    seen, _ = train(chain(RATE, gradiv.mix_by_slow_momentum(
       3, 'workers', momentum=0.5, learning_rate=0.8)), 9,
       centres=np.ones((1, 3)), curvatures=np.ones((1, 1)))
     np.testing.assert_allclose(seen, x, 1e-5)

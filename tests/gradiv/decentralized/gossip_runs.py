@@ -62,7 +62,7 @@ LAZY = topology.lazy(W)
 RATE = 0.2
 START = np.broadcast_to([0.5, -1.0, 2.0], (N, 3))
 TRACKED = lambda rate: optax.chain(
-  gradiv.track_gradients(W, AXIS), optax.sgd(rate),
+  gradiv.mix_by_gradient_tracking(W, AXIS), optax.sgd(rate),
   gradiv.mix_by_gossip(W, AXIS))
 EXACT = (
   ('exact_diffusion', lambda rate: chain(
@@ -70,7 +70,7 @@ EXACT = (
   ('extra', lambda rate: chain(rate, gradiv.mix_by_extra(W, AXIS))),
   ('gradient_tracking', TRACKED),
   ('push_diging', lambda rate: optax.chain(
-    gradiv.track_gradients(DIGRAPH, AXIS), optax.sgd(rate),
+    gradiv.mix_by_gradient_tracking(DIGRAPH, AXIS), optax.sgd(rate),
     gradiv.mix_by_push_sum(DIGRAPH, AXIS))),
   ('relay_chain', lambda rate: chain(
     rate, gradiv.mix_by_relay(topology.chain(N), AXIS))),

@@ -124,7 +124,7 @@ class ReductionsTest(parameterized.TestCase):
       u = 0.6 * u + delta / RATE
       return 0.9 * RATE * u
 
-    seen, _ = train(chain(RATE, gradiv.slow_momentum(
+    seen, _ = train(chain(RATE, gradiv.mix_by_slow_momentum(
       3, 'workers', momentum=0.6, learning_rate=0.9)), 12)
     np.testing.assert_allclose(
       seen, self.reference(12, 3, outer), 1e-5, 1e-6)
@@ -220,7 +220,7 @@ class ArgumentsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'momentum=1.0'):
       gradiv.diloco(4, 'workers', momentum=1.0)
     with self.assertRaisesRegex(ValueError, 'momentum=-1'):
-      gradiv.slow_momentum(4, 'workers', momentum=-1)
+      gradiv.mix_by_slow_momentum(4, 'workers', momentum=-1)
     tx = gradiv.diloco(4, 'workers', num_fragments=2,
                        fragment_of=lambda path: 2)
     with self.assertRaisesRegex(ValueError, r'\[2\]: must be from 0 to 1'):

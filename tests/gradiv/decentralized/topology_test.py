@@ -73,8 +73,8 @@ class MatricesTest(parameterized.TestCase):
     self.assertAlmostEqual(gap(topology.hierarchical(
       ring, topology.complete(4))), gap(ring))
 
-  def test_effective_neighbours(self):
-    count = topology.effective_neighbours
+  def test_effective_neighbors(self):
+    count = topology.effective_neighbors
     for decay, ring, cube in (
         (0., 3., 6.), (.5, 3.72, 8.90), (.9, 6.63, 19.6), (.99, 17.1, 30.)):
       self.assertAlmostEqual(count(topology.ring(32), decay), ring,
@@ -173,10 +173,10 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: topology.torus(0, 3), 'rows=0'),
     (lambda: topology.finite_time(5, 0), 'max_degree=0'),
     (lambda: topology.random_matching(4, 0), 'count=0'),
-    (lambda: topology.effective_neighbours(topology.ring(4), 1.), 'decay=1.0'),
+    (lambda: topology.effective_neighbors(topology.ring(4), 1.), 'decay=1.0'),
     (lambda: topology.metropolis(np.triu(np.ones((3, 3)))), 'symmetric'),
     (lambda: topology.check(np.ones((3, 3))), 'not doubly stochastic'),
-    (lambda: topology.effective_neighbours(topology.exponential(8), .9),
+    (lambda: topology.effective_neighbors(topology.exponential(8), .9),
      'must be one symmetric matrix'),
     (lambda: topology.isotropic_rate(topology.one_peer_hypercube(8), .1, 9),
      'must be one symmetric matrix'),
