@@ -1,4 +1,4 @@
-"""Does decentralised training converge where synchronous training diverges?
+"""Does decentralized training converge where synchronous training diverges?
 
   python -m experiments.decentralized --workdir=runs/decentralized
 
@@ -18,7 +18,7 @@ partner, and takes its gradient at them. Three figures:
 
 and a table of claims: what is claimed, what was tested, what was measured with
 its 95 % interval over the seeds, and whether it holds. Among the arms is the
-control that could make decentralisation needless: synchronous training on which
+control that could make decentralization needless: synchronous training on which
 the effective rate that DPSGD had is imposed. See `decentralized_arms`.
 
 What could not be read in the paper, and this chooses: plain SGD without

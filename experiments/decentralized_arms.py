@@ -4,7 +4,7 @@
   ssgd_noise  the same, each gradient at parameters of its own noise: SSGD*
   dpsgd_*     parameters of each worker's own, mixed over a topology
   imposed     ssgd, its rate at each step multiplied by what the effective rate
-              of DPSGD was there: only the warm-up, without the decentralisation
+              of DPSGD was there: only the warm-up, without the decentralization
   lamb        You et al., `Large Batch Optimization
               <https://arxiv.org/abs/1904.00962>`_, 2019, synchronous
 """

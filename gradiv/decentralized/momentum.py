@@ -1,7 +1,8 @@
-"""Momentum for workers that differ: of the workers' common way, not of each.
+"""Momentum that does not amplify how far the workers' data differ.
 
-A worker's own momentum, ``optax.sgd(α, momentum)`` before `mix_by_gossip`,
-amplifies what pulls the workers apart. These do not.
+A worker's own momentum, as in ``optax.sgd(α, momentum)`` before
+`mix_by_gossip`, amplifies the force by which its data pull it away from the
+others. Both methods here derive the momentum from mixed parameters instead.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,16 @@ import optax
 
 from gradiv import workers
 from gradiv._common import checks, trees
-from gradiv.decentralized import corrected, gossip, mixing, topology
+from gradiv.decentralized import _pulls, _updates, topology
 
 
 class MixByMomentumState(NamedTuple):
   """State of `mix_by_quasi_global_momentum` and of `mix_by_decentlam`.
 
   Attributes:
-    count: Steps so far.
-    momentum: m, an average or a sum of steps, mixing included; at least
-      float32.
+    count: Number of steps so far.
+    momentum: m, an average or a sum of steps that include the mixing, in at
+      least float32.
   """
 
   count: jax.Array
@@ -35,21 +36,22 @@ def mix_by_quasi_global_momentum(
   axis_name: workers.AxisName,
   *,
   momentum: float = 0.9,
-  share: float | None = None,
+  decay: float | None = None,
   nesterov: bool = False,
   schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Mix with momentum along the way that the mixed parameters went.
+  """Mix, with momentum along the path of the mixed parameters.
 
-  With the update u of the chain before, and m in units of steps:
+  Use it in place of momentum in the optimizer before it, when the workers' data
+  differ. With the update u of the chain before it, and m in units of steps,
 
-    v = u + β m  (nesterov: u + β (u + β m)),  x' = W (x + v)
-    m ← (1 − μ) m + μ (x' − x),  x ← x'
+    v = u + β m  (with nesterov, v = u + β (u + β m)),  x' = W (x + v)
+    m ← γ m + (1 − γ) (x' − x),  x ← x'
 
   >>> import gradiv
   >>> tx = optax.chain(optax.sgd(0.5), mix_by_quasi_global_momentum(
   ...     topology.ring(4), 'workers', momentum=0.9))
-  >>> def run(x):  # a worker's loss is x²/2
+  >>> def run(x):  # The loss of a worker is x²/2.
   ...   updates, state = tx.update(x, tx.init(x), x)
   ...   x = optax.apply_updates(x, updates)
   ...   return x, x + tx.update(0 * x, state, x)[0]
@@ -57,48 +59,46 @@ def mix_by_quasi_global_momentum(
   ...     jnp.array([6., 6., 0., 0.]))
   >>> first.round(4).tolist()
   [2.0, 2.0, 1.0, 1.0]
-  >>> [round(x, 4) for x in then.tolist()]  # on by 0.9 · 0.1 of that, mixed
+  >>> [round(x, 4) for x in then.tolist()]
   [1.4567, 1.4567, 1.2733, 1.2733]
+
+  In the second step, whose gradient is zero, the workers coast by 0.9 · 0.1 of
+  their first step, and mix.
 
   Lin et al., `Quasi-Global Momentum <https://arxiv.org/abs/2102.04761>`_, 2021.
 
   Args:
-    mixing_matrix: W [n, n], or a sequence that is taken in turn.
-    axis_name: The axis over which the workers lie; see `mix`.
+    mixing_matrix: W [n, n], or a sequence that is used in turn.
+    axis_name: The axis of the workers; see `mix`.
     momentum: β, from 0 to below 1.
-    share: μ, above 0 and at most 1; 1 − β where it is None.
-    nesterov: Whether to look ahead.
-    schedule: The learning rate by step, where it changes: m is rescaled.
+    decay: γ of the average of steps, from 0 to below 1; β by default.
+    nesterov: Whether to use Nesterov momentum.
+    schedule: Learning rate by step, if it changes; m is then rescaled with it.
 
   Raises:
-    ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
+    ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  mixing.names_of(axis_name)
   checks.fraction('momentum', momentum)
-  share = 1 - momentum if share is None else share
-  checks.positive('share', share)
-  checks.within('share', share, 0, 1)
-  pull = mixing.pull_in_turn(bank, axis_name)
-
-  def init_fn(params):
-    return MixByMomentumState(
-      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+  decay = momentum if decay is None else decay
+  checks.fraction('decay', decay)
+  newest = 1 - decay
+  pull = _pulls.pull_in_turn(bank, axis_name)
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    gossip.check_given(params)
-    m = corrected.rescale(state.momentum, schedule, state.count)
+    _updates.check_given(params)
+    m = _updates.rescale(state.momentum, schedule, state.count)
     heavy = jax.tree.map(lambda u, m: u + momentum * m, updates, m)
     if nesterov:
       heavy = jax.tree.map(lambda u, v: u + momentum * v, updates, heavy)
-    moved = gossip.step_and_pull(
+    moved = _updates.step_and_pull(
       params, heavy, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
-      lambda m, d: ((1 - share) * m + share * d).astype(m.dtype), m, moved)
+      lambda m, d: ((1 - newest) * m + newest * d).astype(m.dtype), m, moved)
     return moved, MixByMomentumState(optax.safe_increment(state.count), m)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(_init, update_fn)
 
 
 def mix_by_decentlam(
@@ -108,50 +108,55 @@ def mix_by_decentlam(
   momentum: float = 0.9,
   schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Mix, and put the momentum behind: DecentLaM.
+  """Apply heavy-ball momentum after mixing: DecentLaM.
 
-  m ← β m + W (x + u) − x,  x ← x + m: heavy ball on the step of 'atc', so that
-  it ends where decentralised SGD without momentum ends.
+  Use it in place of momentum in the optimizer before it: it ends exactly where
+  decentralized SGD without momentum would, in fewer steps.
+
+    m ← β m + W (x + u) − x,  x ← x + m
 
   >>> import gradiv
   >>> tx = mix_by_decentlam(topology.complete(2), 'workers', momentum=0.5)
   >>> def run(x):
   ...   updates, state = tx.update(0 * x, tx.init(x), x)
   ...   x = x + updates
-  ...   return x + tx.update(0 * x, state, x)[0]
-  >>> gradiv.map_workers(run, 'workers')(jnp.array([0., 4.])).tolist()
-  [3.0, 1.0]
+  ...   return x, x + tx.update(0 * x, state, x)[0]
+  >>> first, second = gradiv.map_workers(run, 'workers')(jnp.array([0., 4.]))
+  >>> first.tolist(), second.tolist()
+  ([2.0, 2.0], [3.0, 1.0])
+
+  Without gradients the workers meet at their mean, and momentum then carries
+  each on by half of its step.
 
   Yuan et al., `DecentLaM: Decentralized Momentum SGD for Large-batch Deep
   Training <https://arxiv.org/abs/2104.11981>`_, 2021.
 
   Args:
-    mixing_matrix: W [n, n], or a sequence that is taken in turn.
-    axis_name: The axis over which the workers lie; see `mix`.
+    mixing_matrix: W [n, n], or a sequence that is used in turn.
+    axis_name: The axis of the workers; see `mix`.
     momentum: β, from 0 to below 1.
-    schedule: The learning rate by step, where it changes: m is rescaled.
+    schedule: Learning rate by step, if it changes; m is then rescaled with it.
 
   Raises:
-    ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
+    ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  mixing.names_of(axis_name)
   checks.fraction('momentum', momentum)
-  pull = mixing.pull_in_turn(bank, axis_name)
-
-  def init_fn(params):
-    return MixByMomentumState(
-      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+  pull = _pulls.pull_in_turn(bank, axis_name)
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    gossip.check_given(params)
-    moved = gossip.step_and_pull(
+    _updates.check_given(params)
+    moved = _updates.step_and_pull(
       params, updates, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: (momentum * m + d).astype(m.dtype),
-      corrected.rescale(state.momentum, schedule, state.count), moved)
+      _updates.rescale(state.momentum, schedule, state.count), moved)
     return optax.tree.cast_like(m, params), MixByMomentumState(
       optax.safe_increment(state.count), m)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(_init, update_fn)
+
+
+def _init(params):
+  return MixByMomentumState(jnp.zeros((), jnp.int32), trees.zeros_wide(params))

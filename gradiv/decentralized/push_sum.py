@@ -1,4 +1,4 @@
-"""Push-sum: averages on directed graphs, where rows do not add up to 1."""
+"""Push-sum: averages on directed graphs, where rows need not sum to 1."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,16 +10,15 @@ import optax
 
 from gradiv import workers
 from gradiv._common import trees
-from gradiv.decentralized import gossip, mixing, topology
+from gradiv.decentralized import _pulls, _updates, topology
 
 
-class PushSumState(NamedTuple):
+class MixByPushSumState(NamedTuple):
   """State of `mix_by_push_sum`.
 
   Attributes:
-    count: Steps so far.
-    weight: v, how much of all that is dealt out this worker holds; 1 at first,
-      and on average.
+    count: Number of steps so far.
+    weight: v, this worker's part of the total weight n; initially 1.
   """
 
   count: jax.Array
@@ -30,12 +29,17 @@ def mix_by_push_sum(
   mixing_matrix: np.ndarray | Sequence[np.ndarray],
   axis_name: workers.AxisName,
 ) -> optax.GradientTransformationExtraArgs:
-  """Step, deal out, and divide by what was dealt: stochastic gradient push.
+  """Mix on directed graphs: push-sum, or stochastic gradient push.
 
-  s ← A (v z + u),  v ← A v,  z ← s/v, where the parameters are z, at which the
-  gradient is taken. Each worker deals out all that it has, A is
-  column-stochastic, and nobody needs to know how many deal to it; s and v go in
-  one message.
+  Use it in place of `mix_by_gossip` when no doubly stochastic matrix fits the
+  graph. A sender only decides how to split what it has among its receivers, so
+  the columns of A sum to 1, but the rows need not. A second number, the weight
+  v, is split in the same way, and dividing by it removes the imbalance:
+
+    s ← A (v z + u),  v ← A v,  z ← s/v
+
+  with the parameters z, at which the gradient is taken. Both travel in one
+  message.
 
   >>> import gradiv
   >>> a = np.array([[1/2, 0, 1/2], [1/2, 1/2, 0], [0, 1/2, 1/2]])
@@ -48,42 +52,45 @@ def mix_by_push_sum(
   >>> gradiv.map_workers(run, 'workers')(jnp.array([0., 3., 6.])).tolist()
   [3.0, 3.0, 3.0]
 
+  Without gradients, all workers end at the mean.
+
   Assran et al., `Stochastic Gradient Push for Distributed Deep Learning
   <https://arxiv.org/abs/1811.10792>`_, 2019.
 
   Args:
-    mixing_matrix: A [n, n], whose columns add up to 1, with something kept by
-      each worker; or a sequence that is taken in turn.
-    axis_name: The axis over which the workers lie; see `mix`.
+    mixing_matrix: A [n, n], with columns that sum to 1 and a positive diagonal,
+      or a sequence that is used in turn.
+    axis_name: The axis of the workers; see `mix`.
 
   Raises:
-    ValueError: On a bad argument; and, while tracing, as `mix_by_gossip`.
+    ValueError: If the graph is not strongly connected; and, while tracing, as
+      for `mix_by_gossip`.
   """
   bank = topology.check_columns(mixing_matrix, 'mixing_matrix')
   if bank.diagonal(axis1=1, axis2=2).min() <= 0:
-    raise ValueError('mixing_matrix with 0 on its diagonal: each worker must '
-                     'keep something, or its weight v is 0')
+    raise ValueError('mixing_matrix has a 0 on its diagonal: each worker must '
+                     'keep something, or its weight may become 0')
   if not topology.is_connected(bank):
-    raise ValueError('mixing_matrix of a graph that is not strongly connected: '
-                     'who hears of nobody is left with a weight v of 0')
-  mixing.names_of(axis_name)
-  pull = mixing.pull_in_turn(bank, axis_name)
+    raise ValueError('mixing_matrix is not that of a strongly connected graph: '
+                     'the weight of a worker that receives nothing becomes 0')
+  pull = _pulls.pull_in_turn(bank, axis_name)
 
   def init_fn(params):
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-    return PushSumState(jnp.zeros((), jnp.int32), jnp.ones((), dtype))
+    dtypes = [x.dtype for x in jax.tree.leaves(params)]
+    return MixByPushSumState(jnp.zeros((), jnp.int32), jnp.ones(
+      (), jnp.result_type(jnp.float32, *dtypes)))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    gossip.check_given(params)
-    # In float32 at least, for one message, and since z v is not kept.
+    _updates.check_given(params)
+    # At least float32: one message with the weight, and v z is not stored.
     pushed = jax.tree.map(
       lambda z, u: state.weight * trees.widen(z) + u, params, updates)
     held = (pushed, state.weight)
     pushed, weight = jax.tree.map(jnp.add, held, pull(held, state.count))
     moved = jax.tree.map(
       lambda s, z: (s / weight - z).astype(z.dtype), pushed, params)
-    return moved, PushSumState(
+    return moved, MixByPushSumState(
       optax.safe_increment(state.count), weight.astype(state.weight.dtype))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

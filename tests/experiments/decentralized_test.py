@@ -110,9 +110,9 @@ class RunTest(absltest.TestCase):
     self.assertGreater(
       np.abs(first['ssgd'] - first['ssgd_noise']).min(), 1e-4)
     for name, run in runs.items():
-      decentralised = name == 'dpsgd_random'
+      decentralized = name == 'dpsgd_random'
       self.assertLess(run['spread'][..., 0].max(), 1e-10)  # of rounding
-      self.assertEqual(run['spread'].max() > 1e-6, decentralised)
+      self.assertEqual(run['spread'].max() > 1e-6, decentralized)
       self.assertEqual(
         (run['across_spread'][..., 1:] > 0).all(), name != 'ssgd')
 

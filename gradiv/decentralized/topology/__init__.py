@@ -1,15 +1,19 @@
-"""Who averages with whom: mixing matrices, and what their spectra promise.
+"""Graphs of workers as mixing matrices: who averages with whom.
 
 A mixing matrix W [n, n] is doubly stochastic: worker i takes Σ_k W_ik x_k, and
-the mean of the workers stays. A sequence [t, n, n] is taken in turn. All is
-NumPy, on the host: a topology is known before a program is compiled.
+the mean of the workers stays. A sequence [t, n, n] is used in turn, one matrix
+per step. Everything here is NumPy on the host, because a topology must be known
+before a program is compiled.
+
+  few messages       ring, torus, hierarchical (within and between machines)
+  fast agreement     exponential, hypercube; complete is an all-reduce
+  one message        one_peer_exponential, one_peer_hypercube, finite_time (any
+                     n), random_matching
+  your own graph     metropolis (weights of an undirected graph), circulant
+  trees              chain, binary_tree: adjacency matrices, for mix_by_relay
+  how good is it?    spectral_gap, effective_neighbors, least_eigenvalue
 """
 
-from gradiv.decentralized.topology.conditions import (
-  check as check,
-  check_columns as check_columns,
-  is_connected as is_connected,
-)
 from gradiv.decentralized.topology.graphs import (
   binary_tree as binary_tree,
   chain as chain,
@@ -24,15 +28,18 @@ from gradiv.decentralized.topology.graphs import (
   star as star,
   torus as torus,
 )
+from gradiv.decentralized.topology.properties import (
+  check as check,
+  check_columns as check_columns,
+  effective_neighbors as effective_neighbors,
+  is_connected as is_connected,
+  isotropic_rate as isotropic_rate,
+  least_eigenvalue as least_eigenvalue,
+  spectral_gap as spectral_gap,
+)
 from gradiv.decentralized.topology.sequences import (
   finite_time as finite_time,
   one_peer_exponential as one_peer_exponential,
   one_peer_hypercube as one_peer_hypercube,
   random_matching as random_matching,
-)
-from gradiv.decentralized.topology.spectra import (
-  effective_neighbours as effective_neighbours,
-  isotropic_rate as isotropic_rate,
-  least_eigenvalue as least_eigenvalue,
-  spectral_gap as spectral_gap,
 )

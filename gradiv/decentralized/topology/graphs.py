@@ -1,4 +1,4 @@
-"""Graphs of workers, and the weights by which neighbours average."""
+"""Graphs of workers, and the weights with which neighbors average."""
 
 from collections.abc import Iterable
 
@@ -14,9 +14,10 @@ def complete(n: int) -> np.ndarray:
 
 
 def ring(n: int) -> np.ndarray:
-  """Average with the two neighbours on a ring, 1/3 each.
+  """Average with the two neighbors on a ring, with weights of 1/3.
 
-  Eigenvalues (1 + 2 cos 2πk/n)/3, so that the gap falls as 4π²/(3n²).
+  The eigenvalues are (1 + 2 cos 2πk/n)/3, so the spectral gap is about
+  4π²/(3n²).
 
   >>> ring(4)[0].round(2).tolist()
   [0.33, 0.33, 0.0, 0.33]
@@ -26,9 +27,9 @@ def ring(n: int) -> np.ndarray:
 
 
 def torus(rows: int, columns: int) -> np.ndarray:
-  """Average with the four neighbours on a torus, 1/5 each.
+  """Average with the four neighbors on a torus, with weights of 1/5.
 
-  Worker i stands in row i // columns.
+  Worker i is in row i // columns.
   """
   checks.count('rows', rows, 1)
   checks.count('columns', columns, 1)
@@ -39,16 +40,16 @@ def torus(rows: int, columns: int) -> np.ndarray:
 
 
 def hypercube(n: int) -> np.ndarray:
-  """Average with the workers whose index differs in one bit, n = 2^p.
+  """Average with the workers whose index differs in one bit, for n = 2^p.
 
-  Eigenvalues 1 − 2k/(p + 1).
+  The eigenvalues are 1 − 2k/(p + 1).
   """
   p = power_of_two(n)
   return sum((exchange(n, 1 << k) for k in range(p)), np.eye(n)) / (p + 1)
 
 
 def exponential(n: int) -> np.ndarray:
-  """Average with the workers 1, 2, 4 ... places on: a directed graph.
+  """Average with the workers at distances 1, 2, 4 ...: a directed graph.
 
   Ying et al., `Exponential Graph is Provably Efficient for Decentralized Deep
   Training <https://arxiv.org/abs/2110.13363>`_, 2021.
@@ -58,9 +59,10 @@ def exponential(n: int) -> np.ndarray:
 
 
 def star(n: int) -> np.ndarray:
-  """Average with worker 0 in the middle, 1/n each; the rest each keeps.
+  """Average with worker 0 in the middle, with weights of 1/n.
 
-  The gap is 1/n, of three workers or more.
+  The others keep 1 − 1/n of their own. From three workers on, the spectral gap
+  is 1/n.
   """
   checks.count('n', n, 1)
   edges = np.zeros((n, n))
@@ -69,20 +71,25 @@ def star(n: int) -> np.ndarray:
 
 
 def circulant(n: int, offsets: Iterable[int]) -> np.ndarray:
-  """Average with the workers so many places on, and oneself, evenly."""
+  """Average, with equal weights, with the workers at the given offsets.
+
+  Args:
+    n: Number of workers.
+    offsets: Worker i receives from workers (i + offset) mod n, and from itself.
+  """
   checks.count('n', n, 1)
   shifts = [np.roll(np.eye(n), offset, 1) for offset in offsets]
   return (np.eye(n) + sum(shifts, np.zeros((n, n)))) / (1 + len(shifts))
 
 
 def metropolis(adjacency: np.ndarray) -> np.ndarray:
-  """Weigh the edges of any undirected graph: 1/(1 + max of the degrees).
+  """Weight the edges of any undirected graph: 1/(1 + the larger degree).
 
   >>> metropolis(np.ones((3, 3))).round(2)[0].tolist()
   [0.33, 0.33, 0.33]
 
-  Raises:
-    ValueError: Where the matrix is not square and symmetric.
+  Args:
+    adjacency: Symmetric matrix [n, n], nonzero where there is an edge.
   """
   edges = np.asarray(adjacency, bool)
   if edges.ndim != 2 or not np.array_equal(edges, edges.T):
@@ -95,29 +102,38 @@ def metropolis(adjacency: np.ndarray) -> np.ndarray:
 
 
 def lazy(w: np.ndarray) -> np.ndarray:
-  """Keep half of oneself: (I + W)/2, whose eigenvalues are not negative."""
+  """Mix half as strongly: (I + W)/2, with no eigenvalues below 0.
+
+  `mix_by_exact_diffusion` needs this for most graphs.
+  """
   return (np.eye(np.shape(w)[-1]) + w) / 2
 
 
 def hierarchical(between: np.ndarray, within: np.ndarray) -> np.ndarray:
-  """Mix within machines, and machines with each other: the Kronecker product.
+  """Mix within machines and between them: the Kronecker product.
 
-  Worker i stands on machine i // len(within).
+  Args:
+    between: Mixing matrix of the machines.
+    within: Mixing matrix of the workers of one machine; worker i is on machine
+      i // len(within).
   """
   return np.kron(between, within)
 
 
 def chain(n: int) -> np.ndarray:
-  """Connect each worker with the next: the adjacency of a tree.
+  """Connect each worker with the next; return the adjacency matrix of a tree.
 
-  For `metropolis`, and for `mix_by_relay`.
+  Pass it to `mix_by_relay`, or to `metropolis` for a mixing matrix.
   """
   checks.count('n', n, 1)
   return np.eye(n, k=1) + np.eye(n, k=-1)
 
 
 def binary_tree(n: int) -> np.ndarray:
-  """Connect worker i with (i − 1) // 2, its parent: the adjacency of a tree."""
+  """Connect worker i with its parent, (i − 1) // 2; return the adjacency.
+
+  Pass it to `mix_by_relay`, or to `metropolis` for a mixing matrix.
+  """
   checks.count('n', n, 1)
   edges = np.zeros((n, n))
   children = np.arange(1, n)
@@ -126,13 +142,14 @@ def binary_tree(n: int) -> np.ndarray:
 
 
 def power_of_two(n: int) -> int:
-  """Return p of n = 2^p, or raise ValueError."""
+  """Return p with n = 2^p; raise ValueError if there is none."""
   checks.count('n', n, 1)
   if n & (n - 1):
-    raise ValueError(f'n={n!r}: must be a power of two; finite_time takes any')
+    raise ValueError(
+      f'n={n!r}: must be a power of two; finite_time accepts any number')
   return n.bit_length() - 1
 
 
 def exchange(n: int, bit: int) -> np.ndarray:
-  """Permute workers whose index differs in these bits."""
+  """Return the permutation that flips these bits of each worker's index."""
   return np.eye(n)[np.arange(n) ^ bit]

@@ -1,4 +1,4 @@
-"""Mixing matrices that are taken in turn: [t, n, n]."""
+"""Sequences of mixing matrices that are used in turn: [t, n, n]."""
 
 import functools
 
@@ -9,18 +9,19 @@ from gradiv.decentralized.topology import graphs
 
 
 def one_peer_exponential(n: int) -> np.ndarray:
-  """Average with the one worker 2^t places on, t in turn: [p, n, n], n = 2^p.
+  """Average with the one worker at distance 2^t, t in turn: [p, n, n], n = 2^p.
 
-  After p steps all workers hold the mean, exactly.
+  After p steps all workers hold the exact mean.
   """
   steps = range(max(graphs.power_of_two(n), 1))
   return np.stack([graphs.circulant(n, (1 << t,)) for t in steps])
 
 
 def one_peer_hypercube(n: int) -> np.ndarray:
-  """Exchange with the worker whose bit t differs, t in turn: [p, n, n].
+  """Average with the worker whose bit t differs, t in turn: [p, n, n], n = 2^p.
 
-  Exact after p steps, as `one_peer_exponential`, and symmetric.
+  Like `one_peer_exponential` it is exact after p steps; the matrices are
+  symmetric.
   """
   steps = range(max(graphs.power_of_two(n), 1))
   return np.stack([(np.eye(n) + graphs.exchange(n, 1 << t if n > 1 else 0)) / 2
@@ -30,19 +31,24 @@ def one_peer_hypercube(n: int) -> np.ndarray:
 def finite_time(n: int, max_degree: int = 1) -> np.ndarray:
   """Average exactly after O(log n) steps, for any n: [t, n, n].
 
-  With groups of at most k + 1 = `max_degree` + 1 workers a step. The first m,
-  the largest a (k + 1)^p with a ≤ k, reach their mean digit by digit, the rest
-  theirs likewise, at the same time. Then each of the rest exchanges with one of
-  the first, with the weight m/n, and holds the mean of all; the first, digit by
-  digit again, spread what they were given.
+  In each step workers average in groups of at most k + 1 = `max_degree` + 1.
+  The first m workers, with m the largest a (k + 1)^p for which a ≤ k, reach
+  their mean one digit of their index after the other; the rest reach theirs in
+  the same way, at the same time. Then each of the rest averages with one of the
+  first, with weight m/n, and holds the mean of all. Last, the first spread what
+  they received, again digit by digit.
 
   >>> w = finite_time(5)
   >>> np.allclose(functools.reduce(lambda x, y: y @ x, w), 1 / 5)
   True
 
-  In the manner of Takezawa et al., `Beyond Exponential Graph
+  This follows Takezawa et al., `Beyond Exponential Graph
   <https://arxiv.org/abs/2305.11420>`_, 2023, whose base-(k + 1) graphs need
   fewer steps.
+
+  Args:
+    n: Number of workers.
+    max_degree: k, the largest number of neighbors in one step.
   """
   checks.count('n', n, 1)
   checks.count('max_degree', max_degree, 1)
@@ -68,10 +74,15 @@ def finite_time(n: int, max_degree: int = 1) -> np.ndarray:
 
 
 def random_matching(n: int, count: int, seed: int = 0) -> np.ndarray:
-  """Draw pairs that average, all anew each time: a bank [count, n, n].
+  """Draw pairs of workers that average, anew for each step: [count, n, n].
 
-  For even n the squared distance from the mean falls by (n − 2)/(2(n − 1)) a
-  step in expectation. With odd n one worker, drawn too, keeps to itself.
+  For even n, a step leaves (n − 2)/(2(n − 1)) of the squared distance from the
+  mean in expectation. For odd n, one random worker sits out.
+
+  Args:
+    n: Number of workers.
+    count: Number of matrices.
+    seed: Seed of NumPy's generator.
   """
   checks.count('n', n, 1)
   checks.count('count', count, 1)
@@ -85,7 +96,7 @@ def random_matching(n: int, count: int, seed: int = 0) -> np.ndarray:
 
 
 def _digits(m, base):
-  """Complete groups along each digit of m = a base^p, one digit a step."""
+  """Return complete groups along each digit of m = a base^p, one per step."""
   shape, rest = [], m
   while rest % base == 0 and rest > 1:
     shape.append(base)

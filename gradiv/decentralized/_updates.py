@@ -1,0 +1,57 @@
+"""Pieces that the mixing transformations share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradiv.decentralized import topology
+
+
+def check_given(params: Any) -> None:
+  """Raise ValueError if `update` was called without the parameters."""
+  if params is None:
+    raise ValueError('params=None: must be passed to update, which mixes them')
+
+
+def constant_matrix(mixing_matrix: np.ndarray) -> np.ndarray:
+  """Return a checked mixing matrix that stays the same at every step."""
+  bank = topology.check(mixing_matrix, 'mixing_matrix')
+  if len(bank) != 1:
+    raise ValueError(f'mixing_matrix of shape {bank.shape}: must be [n, n], '
+                     'the same at each step')
+  return bank[0]
+
+
+def add(x: Any, *rest: Any) -> Any:
+  """Add trees, in the dtypes of the first."""
+  return jax.tree.map(lambda x, *rest: sum(rest, x).astype(x.dtype), x, *rest)
+
+
+def step_and_pull(
+  params: Any, updates: Any, pull: Callable[[Any], Any]
+) -> Any:
+  """Return the update that leads from x to W (x + u), in the dtypes of x."""
+  stepped = add(params, updates)
+  return jax.tree.map(
+    lambda x, s, d: ((s - x) + d).astype(x.dtype), params, stepped,
+    pull(stepped))
+
+
+def rescale(
+  tree: optax.Updates, schedule: optax.Schedule | None, count: jax.Array
+) -> optax.Updates:
+  """Convert a tree from units of the last learning rate to the present one.
+
+  Rates that differ by rounding alone count as equal, because the rounding of
+  many ratios near 1 would accumulate.
+  """
+  if schedule is None:
+    return tree
+  now, last = schedule(count), schedule(jnp.maximum(count - 1, 0))
+  same = jnp.abs(now - last) <= 4 * jnp.finfo(jnp.float32).eps * jnp.abs(last)
+  ratio = jnp.where(same | (last == 0), 1.0, now / last)
+  return jax.tree.map(lambda x: (ratio * x).astype(x.dtype), tree)
