@@ -210,7 +210,7 @@ def accumulate_by_agreement(
     close = _distance(reference, g) <= allowed
     # A gradient of zero is no anchor: all would disagree with it.
     agrees = finite & (square > 0) & ((size == 0) | close)
-    keep, share = weightings.next_shares(combine, size)
+    keep, share = weightings.joining_weights(combine, size)
     join = lambda m, x: jnp.where(agrees, keep * m + share * x, m)
     if combine == 'first':
       first = agrees & (size == 0)

@@ -13,7 +13,7 @@ def aggregate_by_krum(
   axis_name: workers.AxisName,
   *,
   num_selected: int = 1,
-  num_neighbours: int | None = None,
+  num_neighbors: int | None = None,
   power: float = 2,
   **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
@@ -30,7 +30,7 @@ def aggregate_by_krum(
     num_byzantine: See `weightings.krum`, also for what is not listed here.
     axis_name: The axis, or axes, over which the workers lie.
     num_selected: See `weightings.krum`.
-    num_neighbours: See `weightings.krum`.
+    num_neighbors: See `weightings.krum`.
     power: See `weightings.krum`.
     **options: See `aggregate_by_weights`.
 
@@ -38,7 +38,7 @@ def aggregate_by_krum(
     ValueError: On a bad argument; and, while tracing, on too few workers.
   """
   rule = weightings.krum(num_byzantine, num_selected,
-                         num_neighbours=num_neighbours, power=power)
+                         num_neighbors=num_neighbors, power=power)
   return weighted.aggregate_by_weights(rule, axis_name, **options)
 
 

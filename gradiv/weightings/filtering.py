@@ -1,10 +1,12 @@
 """Gradient agreement filtering, as weights on the Gram matrix.
 
-Chaubard, Eddy, Kochenderfer, `Beyond Gradient Averaging in Parallel
-Optimization: Improved Robustness through Gradient Agreement Filtering
-<https://arxiv.org/abs/2412.18052>`_, 2024: gradients join a running aggregate
-one after the other, and those too far from it, by their cosine distance, are
-left out of the average. All that the pass needs is in the Gram matrix.
+Gradients join a running aggregate one after the other; those that are too far
+from it, by their cosine distance, are left out of the average. All inner
+products that this needs are sums over the Gram matrix.
+
+Chaubard et al., `Beyond Gradient Averaging in Parallel Optimization: Improved
+Robustness through Gradient Agreement Filtering
+<https://arxiv.org/abs/2412.18052>`_, 2024.
 """
 
 from collections.abc import Callable
@@ -12,26 +14,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gradiv._common import checks
-from gradiv.weightings import core
+from gradiv.weightings import (
+  _arguments,
+  _filter_passes,
+  joining,
+  weighting,
+)
 
-Threshold = float | Callable[[jax.Array], jax.typing.ArrayLike]
+# A cosine distance, or a schedule of it over the steps.
+Threshold = (
+  jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike])
+# The ways to combine gradients that agree.
 COMBINE = ('running_mean', 'halving', 'first', 'leave_one_out')
-FALLBACK = ('zero', 'mean', 'closest_pair')
 
 
 class AgreementState(NamedTuple):
   """State of `agreement`.
 
   Attributes:
-    count: Steps so far, for a threshold that is a schedule.
-    distances: The last distances measured, newest last; NaN at first.
+    count: Number of steps so far, int32, for a threshold that is a schedule.
+    distances: The last `window` distances measured, newest last, [window];
+      NaN before that many have been measured. () without a window.
   """
 
   count: jax.Array
-  distances: jax.Array
+  distances: Any
 
 
 def agreement(
@@ -44,139 +53,105 @@ def agreement(
   fallback: str = 'zero',
   count_aware: bool = False,
   window: int = 0,
-  num_stddevs: float = 2.0,
-) -> core.Weighting:
-  """Leave gradients that disagree out of the average.
+  num_stddevs: jax.typing.ArrayLike = 2.0,
+) -> weighting.Weighting:
+  """Average the gradients that agree in direction; leave out the others.
 
-  In order, g_i joins the aggregate m of those before it, if its distance
-  1 − ⟨m, g_i⟩/(‖m‖‖g_i‖) is at most τ. The first is the anchor. What "joins"
-  means differs between the versions in circulation:
+  Use it when labels are noisy or micro-batches small, so that some gradients
+  point away from the rest: steps on which too few agree are skipped.
+  `gradiv.aggregate_by_agreement` is this rule as an optax transformation.
 
-  * 'running_mean': m ← (c m + g_i)/(c + 1). The authors' distributed scripts.
-  * 'halving': m ← (m + g_i)/2. Their package; the last gradient has half of
-    all weight, so the result never counts for more than three gradients.
-  * 'first': all are compared with the anchor; the mean of those that agree.
-  * 'leave_one_out': g_i is compared with the sum of all others; the mean of
-    those that agree. No order, no anchor.
+  In order, g_i joins the aggregate m of those before it if its cosine distance
+  1 − ⟨m, g_i⟩/(‖m‖‖g_i‖) is at most τ. The first gradient is the anchor. The
+  published versions differ in how a gradient joins:
 
-  With two gradients they are all the same. A gradient of zero has no
-  direction and agrees with none.
+  * 'running_mean': m ← (c m + g_i)/(c + 1) with c gradients in m so far, as in
+    the authors' distributed scripts.
+  * 'halving': m ← (m + g_i)/2, as in the authors' package. The last gradient
+    gets half of all weight, so the result counts for three gradients at most.
+  * 'first': all are compared with the anchor; those that agree are averaged.
+  * 'leave_one_out': g_i is compared with the sum of all others; those that
+    agree are averaged. There is no order and no anchor.
+
+  With two gradients all four are the same. A zero gradient has no direction
+  and agrees with none.
 
   >>> gram = jnp.array([[1., .9, -.5], [.9, 1., -.2], [-.5, -.2, 1.]])
-  >>> agreement(0.9)(gram).tolist()
+  >>> agreement(0.9)(gram).tolist()  # The third opposes the other two.
   [0.5, 0.5, 0.0]
 
   Args:
     max_cosine_distance: τ, from 0 (parallel, to 2e-7 of rounding) over 1
       (orthogonal) to 2 (all agree); or a schedule, a function of the step.
-    combine: One of the four.
-    shuffle: Take the gradients in random order; needs a key.
-    num_anchors: Try so many anchors, in order, until one finds agreement.
-    min_agreed: How many must agree; else `fallback`. Two in the paper.
-    fallback: All weights 'zero' (the paper: skip the step), the 'mean' of all,
-      or the mean of the 'closest_pair'.
-    count_aware: A mean of c gradients is less noisy than one, so a fixed τ
-      grows lax as c grows. This compares with what a mean of c gradients at
-      noise τ/(1 − τ) would show: 1 − κ √(c/(1 + (c − 1) κ)) with κ = 1 − τ.
-      No change for τ ≥ 1.
-    window: Where positive, τ is at most mean + `num_stddevs` standard
-      deviations of the last so many distances.
+    combine: One of the four above.
+    shuffle: Whether to take the gradients in random order; needs a key.
+    num_anchors: Number of anchors to try, in order, until enough agree.
+    min_agreed: Number of gradients that must agree, or else `fallback` is
+      used. 2 in the paper.
+    fallback: 'zero' for weights of zero, which skips the step as in the paper;
+      the 'mean' of all; or the mean of the 'closest_pair'.
+    count_aware: Whether to account for a mean of c gradients being less noisy
+      than one, so that a fixed τ grows lenient as c grows. The limit becomes
+      the distance expected from a mean of c gradients at the noise τ/(1 − τ):
+      1 − κ √(c/(1 + (c − 1) κ)) with κ = 1 − τ. Nothing changes for τ ≥ 1.
+    window: Number of past distances to adapt to. If positive, τ is at most
+      their mean plus `num_stddevs` standard deviations.
     num_stddevs: See `window`.
 
-  Raises:
-    ValueError: On a bad argument.
+  Returns:
+    A weighting with an `AgreementState`.
   """
-  check_threshold(max_cosine_distance)
-  _check(combine, num_anchors, min_agreed, fallback, window, num_stddevs)
+  _check(max_cosine_distance, combine, num_anchors, min_agreed, fallback,
+         window, num_stddevs)
+  num_stddevs = _arguments.as_float(num_stddevs)
 
   def step(gram, present, state, key):
     n = len(present)
     limit = _limit(max_cosine_distance, state, num_stddevs)
-    allow = lambda squares: allowed_distance(limit, squares, count_aware)
+    allow = lambda squares: joining.allowed_distance(
+      limit, squares, count_aware)
     order = jax.random.permutation(key, n) if shuffle else jnp.arange(n)
     if combine == 'leave_one_out':
-      weights, size, distances = _leave_one_out(gram, present, allow)
+      weights, size, distances = _filter_passes.leave_one_out(
+        gram, present, allow)
     else:
-      weights, size, distances = _try_anchors(
+      weights, size, distances = _filter_passes.try_anchors(
         gram, present, allow, combine, order, min(num_anchors, n), min_agreed)
     weights = jnp.where(
       size < min_agreed, _FALLBACKS[fallback](gram, present), weights)
-    seen = jnp.concatenate([state.distances, distances])
-    # Those that were not measured first, to be dropped first.
-    seen = seen[jnp.argsort(~jnp.isnan(seen), stable=True)]
-    return weights, AgreementState(
-      state.count + 1, seen[len(seen) - len(state.distances):])
+    recent = _remember(state.distances, distances) if window else ()
+    return weights, AgreementState(state.count + 1, recent)
 
   def init(num_gradients):
     del num_gradients
-    return AgreementState(jnp.zeros((), jnp.int32),
-                          jnp.full(window, jnp.nan, jnp.float32))
+    return AgreementState(
+      jnp.zeros((), jnp.int32),
+      jnp.full(window, jnp.nan, jnp.float32) if window else ())
 
-  return core.Weighting(
+  return weighting.Weighting(
     step, init, needs_key=shuffle, equal_pair=min_agreed > 1)
 
 
-def cosine_distance(
-  dot: jax.Array, sq_norm: jax.Array, other_sq_norm: jax.Array
-) -> jax.Array:
-  """Compute 1 − x·y/(‖x‖‖y‖), in [0, 2]; NaN where x or y is zero.
-
-  >>> cosine_distance(jnp.float32(3.), jnp.float32(4.), jnp.float32(9.))
-  Array(0.5, dtype=float32)
-  """
-  return 1 - jnp.clip(dot / jnp.sqrt(sq_norm) / jnp.sqrt(other_sq_norm), -1, 1)
-
-
-def allowed_distance(
-  limit: jax.Array, sum_squares: jax.typing.ArrayLike, count_aware: bool
-) -> jax.Array:
-  """Tell how far a gradient may be from Σ a_i g_i; see `agreement`.
-
-  Args:
-    limit: τ.
-    sum_squares: Σ a_i²; its inverse is how many gradients the sum counts for.
-    count_aware: Whether that matters.
-  """
-  if not count_aware:
-    return limit
-  count = 1 / sum_squares
-  cosine = jnp.maximum(1 - limit, 0)
-  scaled = cosine * jnp.sqrt(count / (1 + (count - 1) * cosine))
-  return jnp.where(limit < 1, 1 - scaled, limit)
-
-
-def next_shares(combine: str, size: jax.Array) -> tuple:
-  """Tell how the aggregate of `size` gradients takes one more: m, g shares."""
-  size = size.astype(jnp.float32)
-  if combine == 'halving':
-    # The first gradient is the aggregate.
-    return jnp.where(size > 0, 0.5, 0.), jnp.where(size > 0, 0.5, 1.)
-  return size / (size + 1), 1 / (size + 1)
-
-
-def check_threshold(max_cosine_distance: Threshold) -> None:
-  """Raise ValueError on a distance that is not one."""
-  if not callable(max_cosine_distance) and not isinstance(
-      max_cosine_distance, jax.Array):
+def _check(max_cosine_distance, combine, num_anchors, min_agreed, fallback,
+           window, num_stddevs):
+  if not callable(max_cosine_distance):
     checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
-
-
-def _check(combine, num_anchors, min_agreed, fallback, window, num_stddevs):
   checks.choice('combine', combine, COMBINE)
-  checks.choice('fallback', fallback, FALLBACK)
+  checks.choice('fallback', fallback, tuple(_FALLBACKS))
   checks.count('num_anchors', num_anchors, 1)
   checks.count('min_agreed', min_agreed, 1)
   checks.count('window', window, 0)
-  checks.within('num_stddevs', num_stddevs, 0, float('inf'))
+  checks.at_least('num_stddevs', num_stddevs, 0)
   if combine == 'leave_one_out' and num_anchors > 1:
     raise ValueError(f"num_anchors={num_anchors}: must be 1 with "
                      "combine='leave_one_out', which has no anchor")
 
 
 def _limit(threshold, state, num_stddevs):
+  """Return τ for this step, adapted to the distances in the window."""
   limit = threshold(state.count) if callable(threshold) else threshold
   limit = jnp.asarray(limit, jnp.float32)
-  if not state.distances.size:
+  if isinstance(state.distances, tuple):
     return limit
   known = jnp.isfinite(state.distances)
   count = known.sum()
@@ -187,79 +162,16 @@ def _limit(threshold, state, num_stddevs):
     count > 1, jnp.minimum(limit, mean + num_stddevs * stddev), limit)
 
 
-def _try_anchors(gram, present, allow, combine, order, num_anchors, least):
-  """Pass through the gradients, with one anchor after the other."""
-  # Those that are absent last, so that the first is an anchor.
-  order = order[jnp.argsort(~present[order], stable=True)]
-  pass_from = lambda order: _pass(gram, present, allow, combine, order)
-  if num_anchors == 1:
-    return pass_from(order)
-  places = jnp.arange(len(order))
-
-  def anchored(a):
-    return order[jnp.where(places == 0, a,
-                           places - (places <= a).astype(places.dtype))]
-
-  passes = jax.vmap(lambda a: pass_from(anchored(a)))(jnp.arange(num_anchors))
-  first = jnp.argmax(passes[1] >= least)
-  return jax.tree.map(lambda x: x[first], passes)
+def _remember(old, new):
+  """Append distances to the window and drop the oldest."""
+  seen = jnp.concatenate([old, new])
+  # NaN goes first, where it is dropped first.
+  seen = seen[jnp.argsort(~jnp.isnan(seen), stable=True)]
+  return seen[len(seen) - len(old):]
 
 
-def _pass(gram, present, allow, combine, order):
-  """One pass in order: weights, how many agreed, and the distances."""
-  unit = jnp.eye(len(gram), dtype=gram.dtype)
-
-  def join(carry, i):
-    reference, weights, size = carry
-    # Elementwise: a product of matrices may run in reduced precision.
-    dots = jnp.sum(gram * reference[None, :], 1)
-    distance = cosine_distance(
-      dots[i], jnp.sum(reference * dots), gram[i, i])
-    allowed = allow(jnp.sum(reference**2))
-    # A gradient of zero is no anchor: all would disagree with it.
-    able = present[i] & (gram[i, i] > 0)
-    agrees = able & ((size == 0) | (distance <= allowed))
-    keep, share = next_shares(combine, size)
-    joined = keep * weights + share * unit[i]
-    weights = jnp.where(agrees, joined, weights)
-    fixed = (combine == 'first') & (size > 0)
-    reference = jnp.where(fixed, reference, weights)
-    measured = jnp.where(present[i] & (size > 0), distance, jnp.nan)
-    return (reference, weights, size + agrees), measured
-
-  none = jnp.zeros_like(gram[0])
-  carry = none, none, jnp.zeros_like(present[0], jnp.int32)
-  (_, weights, size), distances = lax.scan(join, carry, order)
-  return weights, size, distances
-
-
-def _leave_one_out(gram, present, allow):
-  squares = jnp.diagonal(gram)
-  # g_i·Σ_{j≠i} g_j, and the square of that sum; differences would cancel.
-  others = 1 - jnp.eye(len(gram), dtype=gram.dtype)
-  dots = jnp.sum(others * gram, 1)
-  rest = jnp.einsum('ij,jk,ik->i', others, gram, others,
-                    precision=lax.Precision.HIGHEST)
-  distance = cosine_distance(dots, rest, squares)
-  count = jnp.maximum(present.sum() - 1, 1).astype(jnp.float32)
-  agrees = present & (distance <= allow(1 / count))
-  distance = jnp.where(present, distance, jnp.nan)
-  return core.uniform(agrees), agrees.sum(), distance
-
-
-def _closest_pair(gram, present):
-  squares = jnp.diagonal(gram)
-  distance = cosine_distance(gram, squares[:, None], squares[None, :])
-  pairs = present[:, None] & present[None, :] & ~jnp.eye(len(gram), dtype=bool)
-  distance = jnp.where(pairs & jnp.isfinite(distance), distance, jnp.inf)
-  i, j = jnp.unravel_index(jnp.argmin(distance), distance.shape)
-  places = jnp.arange(len(gram))
-  pair = (places == i) | (places == j)
-  return jnp.where(jnp.isfinite(distance.min()), core.uniform(pair), 0)
-
-
-_FALLBACKS: dict[str, Callable[..., Any]] = {
+_FALLBACKS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   'zero': lambda gram, present: jnp.zeros_like(gram[0]),
-  'mean': lambda gram, present: core.uniform(present),
-  'closest_pair': _closest_pair,
+  'mean': lambda gram, present: weighting.uniform(present),
+  'closest_pair': _filter_passes.closest_pair,
 }

@@ -122,11 +122,11 @@ TABLE = (
   weighed('norm_clipping', w.norm_clipping(1.0), scales=False, gain=None),
   weighed('centered_clipping', w.centered_clipping(1.0), scales=False,
           gain=None),
-  weighed('mixed_krum', w.nearest_neighbour_mixing(1, w.krum(1))),
+  weighed('mixed_krum', w.nearest_neighbor_mixing(1, w.krum(1))),
   # Several sets may share the pair that is farthest apart; the first counts.
   weighed('minimum_diameter', w.minimum_diameter(2), permutes=False),
   # The first of sets as large.
-  weighed('max_neighbours', w.max_neighbours(0.9), permutes=False),
+  weighed('max_neighbors', w.max_neighbors(0.9), permutes=False),
   weighed('adasum', w.adasum(), permutes=False),
   # Its update is of the length of one gradient, whatever their lengths.
   weighed('adacons', w.adacons(), num_workers=WORKERS, scales=False,
@@ -141,7 +141,7 @@ TABLE = (
   # A product of gains knows no scale.
   weighed('nash_mtl', w.nash_mtl(), scales=False, gain=None, rtol=1e-3),
   weighed('imtl_g', w.imtl_g(), rtol=1e-3),
-  weighed('config', w.config(), gain=WORKERS, rtol=1e-3),
+  weighed('conflict_free', w.conflict_free(), gain=WORKERS, rtol=1e-3),
   weighed('aligned_mtl', w.aligned_mtl('rmse'), rtol=1e-3),
   weighed('upgrad', w.upgrad(), rtol=1e-3),
   weighed('dual_proj', w.dual_proj(), rtol=1e-3),

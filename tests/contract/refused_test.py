@@ -56,7 +56,7 @@ class RefusedTest(parameterized.TestCase):
      "extra='momentum'"),
     (lambda: weightings.centered_clipping(float('inf')), 'radius=inf'),
     (lambda: weightings.krum(0, power=float('inf')), 'power=inf'),
-    (lambda: weightings.max_neighbours(lambda t: 1.), 'max_cosine_distance='),
+    (lambda: weightings.max_neighbors(lambda t: 1.), 'max_cosine_distance='),
     (lambda: gradiv.skip_zero_updates(optax.identity(), axis_name=''),
      "axis_name=''"))
   def test_at_construction(self, make, message):
@@ -67,8 +67,8 @@ class RefusedTest(parameterized.TestCase):
     grads = np.float32([[3.], [8], [5], [-7], [-9], [7]])
     for k, power in ((1, 2), (4, 1), (4, 6)):
       tx = gradiv.aggregate_by_krum(
-        0, 'workers', num_neighbours=k, power=power)
-      rule = weightings.krum(0, num_neighbours=k, power=power)
+        0, 'workers', num_neighbors=k, power=power)
+      rule = weightings.krum(0, num_neighbors=k, power=power)
       chosen = grads[int(rule(grads @ grads.T).argmax())]
       np.testing.assert_array_equal(run(tx, grads)[0], chosen)
 
@@ -113,8 +113,8 @@ import jax, jax.numpy as jnp, numpy as np, gradiv
 from gradiv import weightings as w
 rules = [w.adasum(), w.adacons(), w.mgda(), w.cagrad(), w.nash_mtl(),
          w.dual_proj(), w.gradvac(), w.pcgrad(), w.upgrad(), w.imtl_g(),
-         w.config(), w.aligned_mtl(), w.nearest_neighbour_mixing(1), w.krum(1),
-         w.geometric_median(), w.agreement(1.), w.max_neighbours(1.),
+         w.conflict_free(), w.aligned_mtl(), w.nearest_neighbor_mixing(1),
+         w.krum(1), w.geometric_median(), w.agreement(1.), w.max_neighbors(1.),
          w.minimum_diameter(1), lambda gram: jnp.ones(4, int)]
 grads = np.random.default_rng(0).normal(size=(4, 9))
 for rule in rules:

@@ -126,7 +126,7 @@ class AdmissionTest(parameterized.TestCase):
     (gradiv.aggregate_by_geometric_median('workers'),),
     (gradiv.aggregate_by_weights(weightings.minimum_diameter(3), 'workers'),),
     (gradiv.aggregate_by_weights(
-      weightings.nearest_neighbour_mixing(3), 'workers'),),
+      weightings.nearest_neighbor_mixing(3), 'workers'),),
     (gradiv.aggregate_by_agreement(
       1., 'workers', combine='leave_one_out'),),
     (gradiv.aggregate_by_bulyan(0, 'workers'),))

@@ -11,8 +11,8 @@ import gradiv
 from gradiv import weightings
 
 RNG = np.random.default_rng(6)
-SIZES = (1, 2, 3, 5, 8, 16, 32)
-THRESHOLDS = (0., 0.3, 0.7, 0.9, 0.97, 1., 1.05, 1.5, 2.)
+SIZES = (1, 2, 5, 16)
+THRESHOLDS = (0., 0.7, 0.9, 0.97, 1., 1.05, 2.)
 EPS = np.finfo(np.float32).eps
 
 
@@ -49,10 +49,10 @@ def loop(rows, tau, combine, order=None):
         margins.append(abs(distance - tau))
       if not distance <= tau:
         continue
-      share = 1 / 2 if combine == 'halving' else 1 / (len(kept) + 1)
-      m = (1 - share) * m + share * rows[i]
-      weights *= 1 - share
-      weights[i] += share
+      add = 1 / 2 if combine == 'halving' else 1 / (len(kept) + 1)
+      m = (1 - add) * m + add * rows[i]
+      weights *= 1 - add
+      weights[i] += add
       kept.append(i)
   if len(kept) < 2:
     weights[:] = 0
@@ -82,7 +82,7 @@ KINDS = ('orthogonal', 'aligned', 'weakly aligned', 'conflicting', 'two camps',
 
 @functools.cache
 def gram_of(n, dtype):
-  """One program for all inputs of a shape."""
+  """Compile one program for all inputs of a shape."""
   del n, dtype
   return gradiv.map_workers(lambda g: gradiv.worker_gram(g, 'workers'),
                             'workers', in_axes=(0,), out_axes=None)
@@ -90,7 +90,7 @@ def gram_of(n, dtype):
 
 @functools.cache
 def weigh(combine, **options):
-  """One program for all thresholds."""
+  """Compile one program for all thresholds."""
   return jax.jit(lambda gram, tau, key=None: weightings.agreement(
     tau, combine=combine, **options)(gram, key=key))
 
@@ -100,7 +100,7 @@ class LoopTest(parameterized.TestCase):
   @parameterized.product(combine=weightings.COMBINE, n=SIZES,
                          dtype=('float32', 'bfloat16'))
   def test_equals_the_loop(self, combine, n, dtype):
-    """No decision flips but within rounding of the threshold."""
+    """Decisions flip only within rounding of the threshold."""
     close = 0
     for kind in KINDS:
       grads = jnp.asarray(gradients(kind, n), dtype)
@@ -139,7 +139,7 @@ class LoopTest(parameterized.TestCase):
     gram = np.float32(rows @ rows.T)
     for tries, expected in ((1, [0, 0, 0, 0]), (2, [0, .5, 0, .5]),
                             (9, [0, .5, 0, .5])):
-      weights = weightings.agreement(0.5, num_anchors=tries)(gram)
+      weights = weigh('running_mean', num_anchors=tries)(gram, 0.5)
       np.testing.assert_allclose(weights, expected)
 
 
@@ -154,7 +154,7 @@ class PropertyTest(parameterized.TestCase):
       for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
 
-  @parameterized.parameters(3, 8, 32)
+  @parameterized.parameters(5, 16)
   def test_at_two_all_agree_with_the_mean(self, n):
     rows = gradients('conflicting', n)
     for combine in ('running_mean', 'first', 'leave_one_out'):
@@ -163,7 +163,7 @@ class PropertyTest(parameterized.TestCase):
 
   @parameterized.parameters(*weightings.COMBINE)
   def test_decisions_do_not_depend_on_scale(self, combine):
-    rows = gradients('weakly aligned', 8)
+    rows = gradients('weakly aligned', 5)
     gram = np.float32(rows @ rows.T)
     expected = np.asarray(weigh(combine)(gram, 0.97))
     for scale in (1e-30, 1e-6, 1e6, 1e30):
@@ -171,7 +171,7 @@ class PropertyTest(parameterized.TestCase):
         weigh(combine)(np.float32(gram * scale), 0.97), expected)
 
   def test_halving_never_counts_for_more_than_three(self):
-    for n, worth in ((2, 2), (3, 8 / 3), (4, 32 / 11), (8, 3), (32, 3)):
+    for n, worth in ((2, 2), (3, 8 / 3), (4, 32 / 11), (16, 3)):
       weights = np.asarray(weigh('halving')(np.ones((n, n), np.float32), 1.))
       self.assertAlmostEqual(weights.sum(), 1, 6)
       self.assertAlmostEqual(1 / np.sum(weights**2), worth, 3)
@@ -200,11 +200,12 @@ class PropertyTest(parameterized.TestCase):
 
   @parameterized.parameters(*weightings.COMBINE)
   def test_absent_gradients_do_not_count(self, combine):
-    rows = gradients('weakly aligned', 8)
-    present = np.array([0, 1, 1, 0, 1, 1, 1, 1], bool)
+    rows = gradients('weakly aligned', 5)
+    present = np.array([0, 1, 1, 0, 1], bool)
     gram = np.float32(np.where(np.outer(present, present), rows @ rows.T, 0))
     for fallback in ('zero', 'mean', 'closest_pair'):
-      rule = weightings.agreement(0.9, combine=combine, fallback=fallback)
+      rule = jax.jit(weightings.agreement(
+        0.9, combine=combine, fallback=fallback).__call__)
       weights = np.asarray(rule(gram, present=present))
       expected = rule(np.float32(rows[present] @ rows[present].T))
       np.testing.assert_allclose(weights[present], expected, 1e-5)
@@ -221,7 +222,7 @@ class OptionsTest(parameterized.TestCase):
     for fallback, expected in (
         ('zero', [0, 0, 0]), ('mean', [1 / 3] * 3),
         ('closest_pair', [0, .5, .5])):
-      weights = weightings.agreement(0.2, fallback=fallback)(gram)
+      weights = weigh('running_mean', fallback=fallback)(gram, 0.2)
       np.testing.assert_allclose(weights, expected, 1e-6)
 
   def test_fewest_that_must_agree(self):
@@ -229,24 +230,9 @@ class OptionsTest(parameterized.TestCase):
     gram = np.float32(rows @ rows.T)
     for least, expected in ((1, [.5, .5, 0]), (2, [.5, .5, 0]), (3, [0] * 3)):
       np.testing.assert_allclose(
-        weightings.agreement(0.5, min_agreed=least)(gram), expected)
-    alone = weightings.agreement(0.5, min_agreed=1)(np.ones((1, 1)))
+        weigh('running_mean', min_agreed=least)(gram, 0.5), expected)
+    alone = weigh('running_mean', min_agreed=1)(np.ones((1, 1), 'f'), 0.5)
     np.testing.assert_allclose(alone, [1])
-
-  @parameterized.parameters(0.9, 0.97)
-  def test_count_aware_limit_is_where_iid_gradients_stand(self, tau):
-    """At noise r = τ/(1 − τ), a mean of c and a single one are so far apart."""
-    ratio, dim = tau / (1 - tau), 100_000
-    for count in (1, 4, 16):
-      draw = lambda: RNG.normal(size=dim) * np.sqrt(ratio / dim)
-      mu = np.zeros(dim)
-      mu[0] = 1
-      mean = mu + np.mean([draw() for _ in range(count)], 0)
-      found = 1 - cosine(mean, mu + draw())
-      allowed = float(weightings.allowed_distance(
-        jnp.float32(tau), 1 / count, True))
-      self.assertAlmostEqual(allowed, found, delta=4 / np.sqrt(dim))
-      self.assertLessEqual(allowed, tau + 1e-6)
 
   def test_count_aware_changes_nothing_for_two_nor_from_one_on(self):
     for kind in KINDS[:-1]:
@@ -283,43 +269,41 @@ class OptionsTest(parameterized.TestCase):
     rows = np.array([[1., 0], [1, 1]])
     gram = jnp.float32(rows @ rows.T)
     rule = weightings.agreement(lambda count: jnp.where(count < 2, 1., 0.1))
-    state, found = rule.init(2), []
+    step, state, found = jax.jit(rule.step), rule.init(2), []
     for _ in range(4):
-      weights, state = rule.step(gram, jnp.ones(2, bool), state, None)
+      weights, state = step(gram, jnp.ones(2, bool), state, None)
       found.append(float(weights.sum()))
     np.testing.assert_allclose(found, [1, 1, 0, 0])
 
   def test_window_follows_the_distances(self):
     """τ is at most mean + 2 standard deviations of the last distances."""
     rule = weightings.agreement(2., window=5, num_stddevs=2.)
-    state, past = rule.init(2), []
-    for step in range(30):
-      angle = RNG.uniform(0.4, 0.6) if step % 7 else 2.
+    step, state, past = jax.jit(rule.step), rule.init(2), []
+    for i in range(30):
+      angle = RNG.uniform(0.4, 0.6) if i % 7 else 2.
       rows = np.array([[1, 0], [np.cos(angle), np.sin(angle)]])
-      weights, state = rule.step(
+      weights, state = step(
         jnp.float32(rows @ rows.T), jnp.ones(2, bool), state, None)
       distance, recent = 1 - np.cos(angle), past[-5:]
       limit = (min(2, np.mean(recent) + 2 * np.std(recent, ddof=1))
                if len(recent) > 1 else 2)
-      self.assertEqual(float(weights.sum()) > 0, distance <= limit, step)
+      self.assertEqual(float(weights.sum()) > 0, distance <= limit, i)
       past.append(distance)
     np.testing.assert_allclose(state.distances, past[-5:], 1e-5)
 
+  def test_without_a_window_the_state_holds_no_distances(self):
+    state = weightings.agreement(1.).init(4)
+    self.assertEqual(state.distances, ())
+
   @parameterized.parameters(
-    (dict(max_cosine_distance=-0.1), 'max_cosine_distance=-0.1.*from 0 to 2'),
-    (dict(max_cosine_distance=2.5), 'max_cosine_distance=2.5'),
-    (dict(max_cosine_distance=float('nan')), 'max_cosine_distance=nan'),
-    (dict(combine='median'), "combine='median'.*running_mean"),
-    (dict(fallback='skip'), "fallback='skip'.*closest_pair"),
-    (dict(num_anchors=0), 'num_anchors=0'),
-    (dict(min_agreed=0), 'min_agreed=0'),
-    (dict(window=-1), 'window=-1'),
-    (dict(combine='leave_one_out', num_anchors=2), 'num_anchors=2'),
-  )
-  def test_bad_arguments(self, options, message):
-    with self.assertRaisesRegex(ValueError, message):
-      gradiv.aggregate_by_agreement(
-        **dict(max_cosine_distance=1., axis_name='workers') | options)
+    dict(max_cosine_distance=-0.1), dict(max_cosine_distance=2.5),
+    dict(max_cosine_distance=float('nan')), dict(combine='median'),
+    dict(fallback='skip'), dict(num_anchors=0), dict(min_agreed=0),
+    dict(window=-1), dict(num_stddevs=-1.),
+    dict(num_anchors=2, combine='leave_one_out'))
+  def test_bad_arguments_are_named(self, **given):
+    with self.assertRaisesRegex(ValueError, f'^{next(iter(given))}='):
+      weightings.agreement(**dict(max_cosine_distance=1.) | given)
 
 
 if __name__ == '__main__':

@@ -1,15 +1,14 @@
 """The convex solvers against SciPy and by optimality conditions, in loops."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from absl.testing import absltest, parameterized
 
-from gradiv.weightings import core, quadratic
+from gradiv.weightings import _solvers
 
 RNG = np.random.default_rng(4)
-nonnegative = jax.jit(quadratic.nonnegative)
+nonnegative = jax.jit(_solvers.nonnegative)
 
 
 def hessian(n, condition):
@@ -28,7 +27,7 @@ def violation(h, q, u):
 class NonnegativeTest(parameterized.TestCase):
 
   @parameterized.product(
-    n=(1, 2, 8, 33, 64), condition=(1., 1e2, 1e4, 1e6))
+    n=(1, 2, 8, 64), condition=(1., 1e2, 1e4, 1e6))
   def test_conditions_and_scipy(self, n, condition):
     for attempt in range(6):
       h, q = hessian(n, condition), np.float32(RNG.normal(size=n))
@@ -57,7 +56,7 @@ class NonnegativeTest(parameterized.TestCase):
   def test_scales(self, scale):
     h, q = hessian(8, 1e2), np.float32(RNG.normal(size=8))
     expected = nonnegative(h, q)
-    # What is known of each is a share of the largest: h has condition 1e2.
+    # Each is known to a fraction of the largest: h has condition 1e2.
     np.testing.assert_allclose(
       nonnegative(h * np.float32(scale), q * np.float32(scale)), expected,
       rtol=1e-4, atol=1e-6 * np.abs(expected).max())
@@ -81,9 +80,9 @@ class NonnegativeTest(parameterized.TestCase):
     h = np.stack([hessian(8, 10.**i) for i in range(5)])
     q = np.float32(RNG.normal(size=(5, 8)))
     each = np.stack([nonnegative(*hq) for hq in zip(h, q)])
-    mapped = jax.jit(jax.vmap(quadratic.nonnegative))(h, q)
+    mapped = jax.jit(jax.vmap(_solvers.nonnegative))(h, q)
     scanned = jax.jit(lambda h, q: jax.lax.scan(
-      lambda _, hq: (None, quadratic.nonnegative(*hq)), None, (h, q))[1])(h, q)
+      lambda _, hq: (None, _solvers.nonnegative(*hq)), None, (h, q))[1])(h, q)
     np.testing.assert_allclose(mapped, each, rtol=5e-3, atol=1e-4)
     np.testing.assert_allclose(scanned, each, rtol=5e-3, atol=1e-4)
 
@@ -93,7 +92,7 @@ class ReciprocalTest(parameterized.TestCase):
   @parameterized.product(n=(1, 2, 8, 64), condition=(1., 1e2, 1e4))
   def test_equation(self, n, condition):
     h = hessian(n, condition)
-    a = np.asarray(jax.jit(quadratic.reciprocal)(h), float)
+    a = np.asarray(jax.jit(_solvers.reciprocal)(h), float)
     self.assertGreater(a.min(), 0)
     # As exact as float32 can add up the products of the equation.
     rounding = np.finfo(np.float32).eps * a * (np.abs(h) @ a)
@@ -102,20 +101,20 @@ class ReciprocalTest(parameterized.TestCase):
 
   def test_gradients_that_cancel(self):
     h = np.float32([[1, -1], [-1, 1]] + 1e-6 * np.eye(2))
-    a = np.asarray(jax.jit(quadratic.reciprocal)(h), float)
+    a = np.asarray(jax.jit(_solvers.reciprocal)(h), float)
     np.testing.assert_allclose(a @ h @ a, 2, 0.2)
 
 
 class HighestLevelTest(parameterized.TestCase):
 
-  @parameterized.product(n=(1, 2, 8, 32), radius=(1e-3, 0.5, 20.))
+  @parameterized.product(n=(1, 2, 8), radius=(1e-3, 0.5, 20.))
   def test_conditions(self, n, radius):
     rows = RNG.normal(size=(n, 40)) + 0.3
     start = rows.mean(0)
     h, b = np.float32(rows @ rows.T), np.float32(rows @ start)
     top = np.float32(
       (b + radius * np.linalg.norm(rows, axis=1)).min())
-    t, u = jax.jit(quadratic.highest_level)(h, b, np.float32(radius), top)
+    t, u = jax.jit(_solvers.highest_level)(h, b, np.float32(radius), top)
     u = np.asarray(u, float)
     self.assertTrue((u >= 0).all())
     move = u @ rows
@@ -129,26 +128,6 @@ class HighestLevelTest(parameterized.TestCase):
     # Optimal: all that pull are at the level, and the move is along Jᵀu.
     np.testing.assert_allclose(
       levels[u > 0], float(t), atol=2e-5 * scale)
-
-
-class CosinesTest(absltest.TestCase):
-
-  def test_lengths_and_zeros(self):
-    rows = RNG.normal(size=(4, 6)) * np.array([[1e-6], [0], [1], [1e6]])
-    norms, cos, alive = quadratic.cosines(jnp.float32(rows @ rows.T))
-    np.testing.assert_array_equal(alive, [True, False, True, True])
-    np.testing.assert_allclose(
-      norms, [*np.linalg.norm(rows[:1], axis=1), 1,
-              *np.linalg.norm(rows[2:], axis=1)], 1e-6)
-    kept = rows[[0, 2, 3]] / np.linalg.norm(rows[[0, 2, 3]], axis=1)[:, None]
-    expected = np.eye(4)
-    expected[np.ix_([0, 2, 3], [0, 2, 3])] = kept @ kept.T
-    np.testing.assert_allclose(cos, expected, atol=1e-6)
-
-  def test_products_are_exact_enough(self):
-    a, b = (np.float32(RNG.normal(size=64)) for _ in range(2))
-    np.testing.assert_allclose(
-      core.dot(a, b), a @ b, atol=1e-5)
 
 
 if __name__ == '__main__':

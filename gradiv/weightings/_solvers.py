@@ -1,9 +1,9 @@
-"""Small convex problems, solved inside a compiled program.
+"""Solvers for small convex problems, inside a compiled program.
 
-For up to some 64 unknowns, in float32. Each solver is a loop of Cholesky
-factorisations, runs under `jax.jit`, `jax.vmap` and `jax.lax.scan`, stops by
-itself and after a bounded number of rounds in any case. What comes out is
-always feasible and finite if what goes in is.
+For up to about 64 unknowns, in float32. Each solver is a loop of Cholesky
+factorizations that stops at the solution, or after a bounded number of rounds,
+and runs under `jax.jit`, `jax.vmap` and `jax.lax.scan`. Results are always
+feasible, and finite if the arguments are.
 """
 
 from typing import NamedTuple
@@ -12,47 +12,28 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 
-from gradiv.weightings import core
+from gradiv.weightings import geometry
 
-# Relative to the diagonal, what makes a Gram matrix safe to factorise in
-# float32: about the rounding of its entries, for 64 of them.
+# Makes a Gram matrix safe to factorize in float32, relative to its diagonal:
+# about the rounding of its entries, for 64 of them.
 RIDGE = 4e-6
 # The rounding of one inner product, relative to the sum of its magnitudes.
 _ROUNDING = 2e-6
 
 
-def normalised(gram: jax.Array) -> jax.Array:
-  """Bring the largest square of a Gram matrix to one, unless all are zero.
+def ridged(cos: jax.Array) -> jax.Array:
+  """Make a matrix of cosines safe to factorize in float32.
 
-  >>> normalised(jnp.array([[4., 1.], [1., 1.]])).tolist()
-  [[1.0, 0.25], [0.25, 0.25]]
+  As if each gradient had another component of its own, of √RIDGE = 0.2 % of
+  its length.
   """
-  return gram / core.largest_square(gram)
-
-
-def cosines(gram: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Split a Gram matrix G = D C D into lengths and cosines.
-
-  >>> norms, cos, alive = cosines(jnp.array([[4., 0.], [0., 0.]]))
-  >>> norms.tolist(), cos.tolist(), alive.tolist()
-  ([2.0, 1.0], [[1.0, 0.0], [0.0, 1.0]], [True, False])
-
-  Returns:
-    The lengths [n], 1 where they are zero; the cosines [n, n], those of a zero
-    gradient zero and the diagonal 1; which gradients are not zero [n].
-  """
-  squares = jnp.diagonal(gram)
-  alive = squares > 0
-  norms = jnp.sqrt(jnp.where(alive, squares, 1))
-  cos = jnp.clip(gram / norms[:, None] / norms[None, :], -1, 1)
-  cos = jnp.where(alive[:, None] & alive[None, :], cos, 0)
-  return norms, jnp.where(jnp.eye(len(gram), dtype=bool), 1, cos), alive
+  return cos + RIDGE * jnp.eye(len(cos), dtype=cos.dtype)
 
 
 class _Pivot(NamedTuple):
   x: jax.Array
   passive: jax.Array  # Which unknowns may be positive.
-  barred: jax.Array  # Which came back without a step; not tried again.
+  barred: jax.Array  # Which went back to zero without a step; not retried.
   done: jax.Array
   count: int
 
@@ -60,12 +41,12 @@ class _Pivot(NamedTuple):
 def nonnegative(hessian: jax.Array, linear: jax.Array) -> jax.Array:
   """Solve min_{u ≥ 0} ½ uᵀHu + qᵀu for a positive definite H.
 
-  The active-set method of Lawson and Hanson on the normal equations: u is
-  exactly zero where the bound is active, and elsewhere the solution of a
-  linear system. On random H with condition numbers up to 1e6 the conditions
+  This is the active-set method of Lawson and Hanson on the normal equations: u
+  is exactly zero where the bound is active, and elsewhere the solution of a
+  linear system. On random H with condition numbers up to 1e6, the conditions
   u ≥ 0, Hu + q ≥ 0, uᵀ(Hu + q) = 0 hold to 2e-6 of |H||u| + |q|. After 10 n
-  rounds (some n are usual), or where H is not positive definite to rounding,
-  the last u is returned: feasible, and the best so far.
+  rounds (about n are usual), or if H is not positive definite to rounding, the
+  last u is returned, which is feasible and the best so far.
 
   >>> nonnegative(jnp.eye(2), jnp.array([-3., 1.])).tolist()
   [3.0, 0.0]
@@ -73,6 +54,9 @@ def nonnegative(hessian: jax.Array, linear: jax.Array) -> jax.Array:
   Args:
     hessian: H, [n, n].
     linear: q, [n].
+
+  Returns:
+    u, [n].
 
   Lawson and Hanson, `Solving Least Squares Problems
   <https://doi.org/10.1137/1.9781611971217>`_, 1974, chapter 23.
@@ -88,7 +72,7 @@ def nonnegative(hessian: jax.Array, linear: jax.Array) -> jax.Array:
 
 
 def _pivot(h, q, state):
-  """Go towards the minimum on the passive unknowns, up to the next bound."""
+  """Move toward the minimum on the passive unknowns, up to the next bound."""
   x, passive, barred, _, count = state
   target = _solve_on(h, -q, passive)
   failed = ~jnp.all(jnp.isfinite(target))
@@ -103,8 +87,8 @@ def _pivot(h, q, state):
   stuck = ~inside & (step <= 0)
   moved = jnp.where(inside, jnp.any(passive & (x <= 0)), step > 0)
   barred = jnp.where(stuck, barred | blocks, barred & ~moved)
-  slope = core.dot(h, x_new) + q
-  tolerance = _ROUNDING * (core.dot(jnp.abs(h), x_new) + jnp.abs(q))
+  slope = geometry.dot(h, x_new) + q
+  tolerance = _ROUNDING * (geometry.dot(jnp.abs(h), x_new) + jnp.abs(q))
   steep = ~passive & ~barred & (slope < -tolerance)
   freed = jnp.arange(len(q)) == jnp.argmin(jnp.where(steep, slope, jnp.inf))
   passive = jnp.where(inside, passive | (steep & freed),
@@ -114,13 +98,13 @@ def _pivot(h, q, state):
 
 
 def _solve_on(h, b, kept):
-  """Solve H x = b among the unknowns kept, the others zero."""
+  """Solve H x = b among the unknowns that are kept; the others are zero."""
   eye = jnp.eye(len(b), dtype=bool)
   h = jnp.where(kept[:, None] & kept[None, :], h, eye.astype(h.dtype))
   b = jnp.where(kept, b, 0)
   factor = (jnp.linalg.cholesky(h), True)
   x = jax.scipy.linalg.cho_solve(factor, b)
-  return x + jax.scipy.linalg.cho_solve(factor, b - core.dot(h, x))
+  return x + jax.scipy.linalg.cho_solve(factor, b - geometry.dot(h, x))
 
 
 class _Newton(NamedTuple):
@@ -132,9 +116,9 @@ class _Newton(NamedTuple):
 def reciprocal(hessian: jax.Array) -> jax.Array:
   """Solve H a = 1/a, elementwise, for positive a and positive definite H.
 
-  a minimises ½ aᵀHa − Σ log a_i, which is self-concordant: the damped Newton
-  method converges from anywhere, and quadratically in the end. At most 50
-  rounds, about 6 are usual; then a is positive all the same.
+  a minimizes ½ aᵀHa − Σ log a_i, which is self-concordant, so the damped Newton
+  method converges from anywhere, and quadratically in the end. It takes about 6
+  rounds and 50 at most; a is positive in any case.
 
   >>> reciprocal(jnp.diag(jnp.array([1., 4.]))).tolist()
   [1.0, 0.5]
@@ -152,15 +136,15 @@ def reciprocal(hessian: jax.Array) -> jax.Array:
 
 
 def _newton(h, state):
-  """Take a damped Newton step in log a, then the best multiple."""
+  """Take a damped Newton step in log a, then scale a to the best multiple."""
   a = state.x
   h_a = h * a[:, None] * a[None, :]
   residual = 1 - jnp.sum(h_a, 1)
   z = _solve_on(h_a + jnp.eye(len(a), dtype=a.dtype), residual, a > 0)
-  decrement = jnp.sqrt(jnp.maximum(core.dot(z, residual), 0))
+  decrement = jnp.sqrt(jnp.maximum(geometry.dot(z, residual), 0))
   step = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
   a = a * (1 + step * z)
-  a = a * jnp.sqrt(len(a) / core.dot(a, core.dot(h, a)))
+  a = a * jnp.sqrt(len(a) / geometry.dot(a, geometry.dot(h, a)))
   return _Newton(a, decrement < 1e-3, state.count + 1)
 
 
@@ -177,11 +161,11 @@ def highest_level(
 ) -> tuple[jax.Array, jax.Array]:
   """Solve max t over u ≥ 0 with Hu + b ≥ t and √(uᵀHu) ≤ r.
 
-  With H = JJᵀ and b = J d₀ this is max_d min_i g_i·d over |d − d₀| ≤ r, and
-  d = d₀ + Jᵀu. For a given t, the shortest Jᵀu is a problem for
-  `nonnegative`; its length is convex in t and has the slope Σu over itself,
-  so that Newton's method, begun above, comes down to r monotonically. It stops
-  within 1e-6 of r, or after 50 rounds (some 5 are usual).
+  With H = JJᵀ and b = J d₀ this is max_d min_i g_i·d over |d − d₀| ≤ r, where
+  d = d₀ + Jᵀu. For a given t, `nonnegative` finds the shortest Jᵀu. Its length
+  is convex in t with the slope Σu/length, so Newton's method, begun above,
+  descends to r monotonically. It stops within 1e-6 of r, or after 50 rounds
+  (about 5 are usual).
 
   >>> t, u = highest_level(jnp.eye(1), jnp.ones(1), 2., 5.)
   >>> float(t), u.tolist()
@@ -191,13 +175,16 @@ def highest_level(
     hessian: H, [n, n], positive definite.
     linear: b, [n].
     radius: r, positive.
-    top: A t that is too high, or just right.
+    top: A t that is too high, or exactly right.
+
+  Returns:
+    t and u.
   """
   def descend(state):
     t = state.t - jnp.where(
       state.count > 0, _excess(state, radius), 0)
     u = nonnegative(hessian, linear - t)
-    length = jnp.sqrt(jnp.maximum(core.dot(u, core.dot(hessian, u)), 0))
+    length = jnp.sqrt(jnp.maximum(geometry.dot(u, geometry.dot(hessian, u)), 0))
     return _Level(t, u, length, length <= radius * (1 + 1e-6),
                   state.count + 1)
 
@@ -210,7 +197,7 @@ def highest_level(
 
 
 def _excess(state, radius):
-  """How far Newton's method lowers t."""
+  """Compute by how much Newton's method lowers t."""
   total = jnp.sum(state.u)
   return jnp.where(
     total > 0, (state.length - radius) * state.length, 0) / jnp.where(

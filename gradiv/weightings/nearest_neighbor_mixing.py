@@ -1,0 +1,65 @@
+"""Nearest-neighbor mixing, a preparation for other robust rules."""
+
+import jax.numpy as jnp
+
+from gradiv._common import checks
+from gradiv.weightings import _arguments, averaging, geometry, weighting
+
+
+def nearest_neighbor_mixing(
+  num_byzantine: int, then: weighting.Weighting = averaging.mean()
+) -> weighting.Weighting:
+  """Replace each gradient by the mean of its nearest, then apply a rule.
+
+  Use it in front of a robust rule when workers hold different data: honest
+  gradients then differ as well, and mixing draws them together.
+
+  Row i of M averages the n − f gradients nearest to g_i, itself included. The
+  rule `then` sees the Gram matrix M G Mᵀ of the mixed gradients; if it returns
+  w', the weights of the gradients are Mᵀ w'. Extra rows that `then` has are
+  not mixed.
+
+  >>> gram = jnp.outer(jnp.array([0., 2., 99.]), jnp.array([0., 2., 99.]))
+  >>> # Krum selects the mean of the first two.
+  >>> nearest_neighbor_mixing(1, krum(0))(gram).tolist()
+  [0.5, 0.5, 0.0]
+
+  Args:
+    num_byzantine: f, the largest number of bad gradients; less than n. While
+      at most f gradients are present, no mixed gradient is.
+    then: The rule for the mixed gradients; by default their mean.
+
+  Allouah et al., `Fixing by Mixing: A Recipe for Optimal Byzantine ML under
+  Heterogeneity <https://arxiv.org/abs/2302.01772>`_, 2023.
+  """
+  checks.count('num_byzantine', num_byzantine, 0)
+
+  def step(gram, present, state, key):
+    n = len(present)
+    _arguments.check_enough(
+      n, num_byzantine + 1, num_byzantine=num_byzantine)
+    size = present.sum() - num_byzantine
+    present &= size > 0
+    squares = geometry.unit_sq_distances(gram[:n, :n])
+    mix = jnp.eye(len(gram), dtype=gram.dtype)
+    mix = mix.at[:n, :n].set(_nearest(squares, present, size))
+    mixed = geometry.dot(mix, geometry.dot(gram, mix.T))
+    # Rounding must not make a square negative.
+    mixed = jnp.where(jnp.eye(len(gram), dtype=bool), abs(mixed), mixed)
+    weights, state = then.step(mixed, present, state, key)
+    kept = weighting.with_extra(present, then.num_extra)
+    return geometry.dot(jnp.where(kept, weights, 0), mix), state
+
+  return weighting.Weighting(
+    step, then.init, of_differences=then.of_differences,
+    num_extra=then.num_extra, needs_key=then.needs_key,
+    needs_size=then.needs_size)
+
+
+def _nearest(squares, present, size):
+  """Build the rows that average the `size` nearest, first of all itself."""
+  squares = jnp.where(jnp.eye(len(present), dtype=bool), -1, squares)
+  near = geometry.ranks(
+    jnp.where(present[None, :], squares, jnp.inf)) < size
+  near &= present[:, None] & present[None, :]
+  return near / jnp.maximum(size, 1).astype(jnp.float32)
