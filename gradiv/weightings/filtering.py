@@ -27,11 +27,12 @@ class AgreementState(NamedTuple):
 
   Attributes:
     count: Steps so far, for a threshold that is a schedule.
-    distances: The last distances measured, newest last; NaN at first.
+    distances: The last distances measured, [window], newest last and NaN at
+      first; () without a window.
   """
 
   count: jax.Array
-  distances: jax.Array
+  distances: jax.Array | tuple[()]
 
 
 def agreement(
@@ -101,16 +102,14 @@ def agreement(
         gram, present, allow, combine, order, min(num_anchors, n), min_agreed)
     weights = jnp.where(
       size < min_agreed, _FALLBACKS[fallback](gram, present), weights)
-    seen = jnp.concatenate([state.distances, distances])
-    # Those that were not measured first, to be dropped first.
-    seen = seen[jnp.argsort(~jnp.isnan(seen), stable=True)]
     return weights, AgreementState(
-      state.count + 1, seen[len(seen) - len(state.distances):])
+      state.count + 1, _remember(state.distances, distances))
 
   def init(num_gradients):
     del num_gradients
-    return AgreementState(jnp.zeros((), jnp.int32),
-                          jnp.full(window, jnp.nan, jnp.float32))
+    return AgreementState(
+      jnp.zeros((), jnp.int32),
+      jnp.full(window, jnp.nan, jnp.float32) if window else ())
 
   return core.Weighting(
     step, init, needs_key=shuffle, equal_pair=min_agreed > 1)
@@ -173,10 +172,20 @@ def _check(combine, num_anchors, min_agreed, fallback, window, num_stddevs):
                      "combine='leave_one_out', which has no anchor")
 
 
+def _remember(known, distances):
+  """Append distances to the last ones known, and keep as many as before."""
+  if isinstance(known, tuple):
+    return known
+  seen = jnp.concatenate([known, distances])
+  # Those that were not measured come first, to be dropped first.
+  seen = seen[jnp.argsort(~jnp.isnan(seen), stable=True)]
+  return seen[len(seen) - len(known):]
+
+
 def _limit(threshold, state, num_stddevs):
   limit = threshold(state.count) if callable(threshold) else threshold
   limit = jnp.asarray(limit, jnp.float32)
-  if not state.distances.size:
+  if isinstance(state.distances, tuple):
     return limit
   known = jnp.isfinite(state.distances)
   count = known.sum()
