@@ -1,7 +1,7 @@
 """Any rule that is a function of the workers' Gram matrix."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,7 @@ import optax
 from gradiv import weightings, workers
 from gradiv._common import checks, draws, layout as layouts
 from gradiv.aggregation import _decisions
-from gradiv.aggregation._exchange import (
-  finite,
-  membership,
-  products,
-  slices as slices_lib,
-)
+from gradiv.aggregation._exchange import collecting, finite, membership
 
 
 class AggregateState(NamedTuple):
@@ -162,8 +157,9 @@ class _Aggregation:
     del params
     extra = self._find_extra(updates, extra_args | {'last': state.last})
     _check_num_workers(self.participants.count, self.num_workers)
-    collected = self._collect(
-      finite.exclude_non_finite(updates, self.participants), extra)
+    collected = collecting.collect(
+      finite.exclude_non_finite(updates, self.participants), self.rule, extra,
+      sharded=self.sharded)
     decision, rule_state = self._decide(collected, state)
     weights = decision.weights
     updates = collected.weighted_sum(
@@ -192,20 +188,6 @@ class _Aggregation:
           f'extra={self.extra}: {name} must be a tree like the gradient')
     return [known[name] for name in self.extra]
 
-  def _collect(self, contribution, extra):
-    """Exchange gradients, in the cheaper of two ways."""
-    by_sum = self.rule.equal_pair and not (extra or self.sharded)
-    if by_sum and products.is_pair(contribution):
-      return _collect_pair(contribution)
-    slices = slices_lib.all_to_all(
-      contribution, extra, leaf_by_leaf=self.sharded)
-    assemble = (slices_lib.as_leaf_slices if self.sharded
-                else slices_lib.all_gather)
-    return _Collected(
-      *products.gram_matrices(slices, centered=self.rule.of_differences),
-      lambda weights: assemble(
-        slices, products.weighted_sums(slices, weights)))
-
   def _decide(self, collected, state):
     key = (None if self.key is None
            else jax.random.fold_in(state.rng_key, state.count))
@@ -215,38 +197,6 @@ class _Aggregation:
     return _decisions.decide_by_group(
       self.rule, jnp.stack(collected.grams), collected.present, state.rule,
       key)
-
-
-class _Collected(NamedTuple):
-  """What one exchange of gradients gives.
-
-  Attributes:
-    grams: Gram matrix of each group.
-    present: Which workers take part, [n].
-    num_left_out: Number of gradients left out.
-    weighted_sum: Function from the weights of each group to the update.
-  """
-
-  grams: products.Grams
-  present: jax.Array
-  num_left_out: jax.Array
-  weighted_sum: Callable[[Sequence[jax.Array]], optax.Updates]
-
-
-def _collect_pair(contribution):
-  """Exchange the gradients of two workers by their sum alone."""
-  grams, present, num_left_out, total = products.gram_matrices_of_pair(
-    contribution)
-  groups = contribution.participants.group_of_leaves(total)
-  # Both weights are the same, unless one of the workers is not in the sum.
-  either = jnp.argmax(present)
-
-  def weighted_sum(weights):
-    leaves, treedef = jax.tree.flatten(total)
-    return treedef.unflatten(
-      leaf * weights[group][either] for leaf, group in zip(leaves, groups))
-
-  return _Collected(grams, present, num_left_out, weighted_sum)
 
 
 def _check(rule, extra, key, num_workers, sharded):

@@ -7,4 +7,5 @@ In the order in which an aggregation goes through them:
   buckets     decide which leaves travel together
   slices      all-to-all of slices, and the all-gather back
   products    Gram matrices and weighted sums of slices
+  collecting  one exchange as a whole, for a weighting
 """
