@@ -14,13 +14,16 @@ from gradiv import (
   weightings as weightings,
 )
 from gradiv._common.draws import DrawState as DrawState
+from gradiv._common.groups import group_names as group_names
+from gradiv._common.layout import Layout as Layout
 from gradiv.aggregation import (
+  AccumulateByAgreementState as AccumulateByAgreementState,
   AggregateByCoordinateState as AggregateByCoordinateState,
   AggregateByMeanState as AggregateByMeanState,
   AggregateState as AggregateState,
+  accumulate_by_agreement as accumulate_by_agreement,
+  aggregate_by_agreement as aggregate_by_agreement,
   aggregate_by_bulyan as aggregate_by_bulyan,
-  aggregate_by_geometric_median as aggregate_by_geometric_median,
-  aggregate_by_krum as aggregate_by_krum,
   aggregate_by_mean as aggregate_by_mean,
   aggregate_by_median as aggregate_by_median,
   aggregate_by_sign_agreement as aggregate_by_sign_agreement,
@@ -30,22 +33,12 @@ from gradiv.aggregation import (
   aggregate_by_trimmed_mean as aggregate_by_trimmed_mean,
   aggregate_by_weights as aggregate_by_weights,
   as_aggregator as as_aggregator,
-)
-from gradiv.aggregation._exchange.gram import (
   combine as combine,
-  pairwise_cosine as pairwise_cosine,
-  worker_gram as worker_gram,
-)
-from gradiv.aggregation._exchange.layout import Wire as Wire
-from gradiv.aggregation._exchange.slices import (
   gather_leaves as gather_leaves,
-  slice_leaves as slice_leaves,
-)
-from gradiv.aggregation.agreement import (
-  AccumulateByAgreementState as AccumulateByAgreementState,
-  accumulate_by_agreement as accumulate_by_agreement,
-  aggregate_by_agreement as aggregate_by_agreement,
+  pairwise_cosine as pairwise_cosine,
   skip_zero_updates as skip_zero_updates,
+  slice_leaves as slice_leaves,
+  worker_gram as worker_gram,
 )
 from gradiv.compression import (
   AggregateByLowRankState as AggregateByLowRankState,

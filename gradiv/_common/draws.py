@@ -1,16 +1,16 @@
 """Random transformations: one key, folded by what it is for.
 
-A draw is of a transformation, a step, a leaf, and of one of these:
+Every random draw depends on the transformation, the step and the leaf, and
+additionally on one of these:
 
-  worker    the place along `axis_name`: each worker, or each example under an
-            axis of examples, draws afresh
-  example   ``update(..., example_index=i)``: example i draws alike wherever
-            and however often the step's batch holds it
-  nothing   neither is given: the draw is common to all that the update is
+  worker    if `axis_name` is given: each worker, or each example under an axis
+            of examples, draws independently
+  example   if ``update(..., example_index=i)`` is passed: example i draws the
+            same numbers wherever and however often it occurs in the batch
+  nothing   otherwise: all workers share the draw
 
-A leaf that is cut into shards draws apart in each of them besides. Where jax
-knows that updates differ along an axis along which all would draw alike, that
-is an error.
+Shards of one leaf draw independently as well. If jax can tell that updates
+differ along an axis along which they would share a draw, that is an error.
 """
 
 import zlib
@@ -23,9 +23,9 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import compat, trees
+from gradiv._common import checks, compat, layout as layouts, trees
 
-# Apart from the streams of workers, and from those of `jax.random.split`.
+# Tags keep these streams apart from those of workers and `jax.random.split`.
 _EXAMPLE_TAG = 0x65786D70
 _SHARD_TAG = 0x73686172
 
@@ -34,7 +34,7 @@ class DrawState(NamedTuple):
   """State of a transformation that draws.
 
   Attributes:
-    count: Steps so far.
+    count: Number of steps so far.
     rng_key: The key.
   """
 
@@ -43,35 +43,45 @@ class DrawState(NamedTuple):
 
 
 class Shards(NamedTuple):
-  """Axes over which some leaves of the updates are cut up.
+  """Axes over which some leaves of the updates are sharded.
 
   Attributes:
-    sharded_over: Their names; None where there are none.
-    is_sharded: Whether the leaf at a path is; None: each.
+    sharded_over: As in `gradiv.Layout`.
+    is_sharded: As in `gradiv.Layout`.
   """
 
   sharded_over: workers.AxisName | None = None
   is_sharded: Callable[[tuple], bool] | None = None
 
+  @property
+  def layout(self) -> layouts.Layout:
+    """The same as a layout, which checks it."""
+    return layouts.Layout(
+      sharded_over=self.sharded_over, is_sharded=self.is_sharded)
+
   def check(self) -> 'Shards':
-    """Raise ValueError on what does not fit."""
-    if self.sharded_over is not None:
-      workers.names_of(self.sharded_over, 'sharded_over')
-    elif self.is_sharded is not None:
-      raise ValueError('sharded_over=None: must be given with is_sharded')
+    """Raise ValueError if the fields are invalid; return the shards."""
+    assert self.layout  # checks them
     return self
 
   def names(self, path: tuple) -> tuple[str, ...]:
-    """List the axes over which the leaf at a path is cut up."""
-    if self.sharded_over is None or not (
-        self.is_sharded is None or self.is_sharded(path)):
-      return ()
-    return workers.names_of(self.sharded_over)
+    """List the axes over which the leaf at a path is sharded."""
+    return self.layout.shard_names if self.layout.shards(path) else ()
+
+
+def copy_key(key: jax.Array, argument: str = 'key') -> jax.Array:
+  """Copy a caller's key for a state, which may be donated.
+
+  Raises:
+    ValueError: Unless it is one `jax.random` key; the error names `argument`.
+  """
+  checks.key(argument, key)
+  return jnp.array(key, copy=True)
 
 
 def init(key: jax.Array) -> DrawState:
-  """Start at step 0, with a key of its own: the state may be donated."""
-  return DrawState(jnp.zeros((), jnp.int32), jnp.array(key, copy=True))
+  """Return the state before the first step, with a copy of the key."""
+  return DrawState(jnp.zeros((), jnp.int32), copy_key(key))
 
 
 def transformation(
@@ -81,20 +91,23 @@ def transformation(
   axis_name: workers.AxisName | None,
   shards: Shards = Shards(),
 ) -> optax.GradientTransformationExtraArgs:
-  """Make a transformation of ``draw(key, updates, count) -> updates``.
+  """Create a transformation from ``draw(key, updates, count) -> updates``.
 
   Args:
-    purpose: Tells it from others that are given the same key.
-    draw: What it does in one step.
-    key: Folded by the purpose, the step, and the worker or the example.
-    axis_name: The workers, each with draws of its own.
-    shards: Of leaves; `draw` hands them to `map_leaves`.
+    purpose: Name folded into the key, so that transformations with the same
+      key draw differently.
+    draw: Function that computes the updates of one step.
+    key: Key; folded by the purpose, the step, and the worker or the example.
+    axis_name: Axis, or axes, of the workers, each of which draws
+      independently; None if all share the draw.
+    shards: Axes of sharded leaves, which `draw` passes to `map_leaves`.
 
   Raises:
-    ValueError: On a bad axis name; and, while tracing, on leaves that are not
-      floating, an index that is not one number, and where jax knows that
-      updates differ along an axis along which the draw would be shared.
+    ValueError: While tracing, if a leaf is not floating, if `example_index` is
+      not one whole number, or if jax can tell that updates differ along an
+      axis along which the draw would be shared.
   """
+  checks.key('key', key)
   if axis_name is not None:
     workers.names_of(axis_name)
 
@@ -135,7 +148,7 @@ def next_step(state: DrawState) -> DrawState:
 
 
 def shard_key(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
-  """Fold the place along the axes of shards, if any, into a key."""
+  """Fold the index of this shard, if there are any, into a key."""
   if not names:
     return key
   return jax.random.fold_in(
@@ -146,7 +159,7 @@ def map_leaves(
   fn: Callable, key: jax.Array, tree: Any, *rest: Any,
   shards: Shards = Shards(),
 ) -> Any:
-  """Apply ``fn(key, leaf, ...)`` to each leaf, with a key of its own."""
+  """Apply ``fn(key, leaf, ...)`` to each leaf, with a different key each."""
   leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
   others = (treedef.flatten_up_to(other) for other in rest)
   return treedef.unflatten(
@@ -155,10 +168,10 @@ def map_leaves(
 
 
 def round_up(key: jax.Array, chance: jax.Array) -> jax.Array:
-  """Draw True with a chance from 0 to below 1, cut to a multiple of 2⁻³².
+  """Draw True with a probability in [0, 1), rounded down to 2⁻³² multiples.
 
-  `jax.random.bernoulli` knows multiples of 2⁻²³ alone, which is coarse for the
-  chances of the coordinates of a long gradient.
+  `jax.random.bernoulli` only resolves multiples of 2⁻²³, which is too coarse
+  for the coordinates of a long gradient.
   """
   bits = jax.random.bits(key, chance.shape, jnp.uint32)
   return bits < (chance * 2.0**32).astype(jnp.uint32)
@@ -167,11 +180,18 @@ def round_up(key: jax.Array, chance: jax.Array) -> jax.Array:
 def check_not_shared(
   updates: optax.Updates, apart: Any, shards: Shards, given: str
 ) -> None:
-  """Raise ValueError where updates vary along more axes than draws do."""
+  """Raise ValueError if updates vary along more axes than the draws do.
+
+  Args:
+    updates: The updates.
+    apart: Axes along which draws differ.
+    shards: Axes along which draws of sharded leaves differ, too.
+    given: The argument to name in the error.
+  """
   for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-    alike = compat.varying_axes(leaf) - {*apart, *shards.names(path)}
-    if alike:
+    shared = compat.varying_axes(leaf) - {*apart, *shards.names(path)}
+    if shared:
       raise ValueError(
         f'{given}: update{jax.tree_util.keystr(path)} differs along '
-        f'{sorted(alike)}, where all would draw alike; name these axes in '
-        'axis_name, or, of shards, in sharded_over')
+        f'{sorted(shared)}, but its draw would not; name these axes in '
+        'axis_name or, if they are shards, in sharded_over')

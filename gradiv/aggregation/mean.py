@@ -1,32 +1,43 @@
 """The plain average of the workers."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import trees
-from gradiv.aggregation._exchange import layout as wires
+from gradiv._common import layout as layouts, trees
+from gradiv.aggregation._exchange import finite, membership
 
 
 class AggregateByMeanState(NamedTuple):
   """State of `aggregate_by_mean`.
 
   Attributes:
-    num_left_out: Gradients left out so far, as they were not finite.
+    num_left_out: Number of gradients left out so far because they were not
+      finite.
   """
 
   num_left_out: jax.Array
 
 
 def aggregate_by_mean(
-  axis_name: workers.AxisName, **layout: Any
+  axis_name: workers.AxisName,
+  *,
+  layout: layouts.Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Average the gradients of the workers: ḡ = (1/n) Σ g_i.
+  """Average the gradients of the workers.
 
-  Summed in at least float32 and rounded once to the dtype of the gradient.
+  The baseline for every other rule, and the right choice when workers need
+  not be told apart. u = ḡ = (1/n) Σ g_i, summed in at least float32 and
+  rounded once to the dtype of the gradient.
+
+  Args:
+    axis_name: Axis, or axes, of the workers.
+    layout: Layout of the gradients: with `sharded_over`, a worker is left out
+      if any of its shards is not finite. `mean_over` and `groups` would not
+      change a mean, and are not supported.
 
   >>> tx = optax.chain(aggregate_by_mean('workers'), optax.sgd(1.))
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
@@ -34,16 +45,10 @@ def aggregate_by_mean(
   ...     jnp.array([[1., 2.], [3., 6.], [jnp.inf, 0.]])).tolist()
   [-2.0, -4.0]
 
-  Args:
-    axis_name: The axis, or axes, over which the workers lie.
-    **layout: `sharded_over` and `is_sharded` of `gradiv.Wire`, so that a worker
-      of which one shard is not finite is left out as a whole.
-
-  Raises:
-    ValueError: On a bad argument, and, while tracing, where the gradient has
-      been reduced over the axis already.
+  The third worker is left out.
   """
-  wire = wires.Wire.of(axis_name, layout, ('sharded_over', 'is_sharded'))
+  participants = membership.Participants.of(
+    axis_name, layout, unsupported=('mean_over', 'groups'))
 
   def init_fn(params):
     del params
@@ -52,10 +57,10 @@ def aggregate_by_mean(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     workers.check_private(updates, axis_name)
-    finite = wires.is_finite(updates, wire)
-    mean, count = wires.mean_of_finite(
-      trees.keep_if(finite, updates), finite, axis_name)
-    left_out = workers.num_workers(axis_name) - count.astype(jnp.int32)
+    is_finite = finite.is_finite(updates, participants)
+    mean, count = finite.mean_of_finite(
+      trees.keep_if(is_finite, updates), is_finite, participants.names)
+    left_out = participants.count - count.astype(jnp.int32)
     return mean, AggregateByMeanState(state.num_left_out + left_out)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

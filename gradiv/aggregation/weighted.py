@@ -1,5 +1,6 @@
 """Any rule that is a function of the workers' Gram matrix."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,29 +9,35 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import weightings, workers
-from gradiv._common import checks
-from gradiv.aggregation._exchange import gram, layout as wires, slices
+from gradiv._common import checks, draws, layout as layouts
+from gradiv.aggregation import _decisions
+from gradiv.aggregation._exchange import collecting, finite, membership
 
 
 class AggregateState(NamedTuple):
-  """State of `aggregate_by_weights`, and what it decided last.
+  """State of `aggregate_by_weights`, and what it decided in the last step.
 
-  With groups, a leading axis of one entry a group, in the order of the names.
+  With `Layout.groups`, the fields from `num_agreed` to `weights`, and the
+  leaves of `rule`, have a leading axis [groups] in the order of
+  `gradiv.group_names`.
 
   Attributes:
-    count: Steps so far.
-    num_left_out: Gradients left out so far, as they were not finite.
-    num_empty: Steps so far in which all weights were zero.
-    ready: Whether the weight of any worker was not zero.
-    num_agreed: How many workers had a weight that was not zero.
-    effective_size: (Σ w_i)² / Σ w_i², the gradients that the sum is worth.
-    mean_cosine: Over all pairs of gradients that are not zero; NaN where there
-      is none, and for rules of differences, which do not know where the origin
-      is.
-    weights: Of the workers and the extra rows, where `num_workers` was given.
-    rng_key: The key, where one was given.
+    count: Number of steps so far.
+    num_left_out: Number of gradients left out so far because they were not
+      finite.
+    num_empty: Number of steps so far in which all weights were zero.
+    ready: Whether any worker's weight was not zero.
+    num_agreed: Number of workers whose weight was not zero.
+    effective_size: (Σ w_i)² / Σ w_i², the number of gradients that an equally
+      weighted sum with the same variance would have.
+    mean_cosine: Mean cosine over all pairs of gradients that are not zero; NaN
+      if there is none, and for rules of differences, whose Gram matrix is not
+      relative to the origin.
+    weights: Weights of the workers and of the extra rows; () unless
+      `num_workers` was given.
+    rng_key: The key; () unless one was given.
     rule: State of the weighting.
-    last: The last update, for rules that look back at it.
+    last: The last update, for rules that look back at it; else ().
   """
 
   count: jax.Array
@@ -54,15 +61,38 @@ def aggregate_by_weights(
   num_workers: int | None = None,
   extra: tuple[str, ...] | None = None,
   sharded: bool = False,
-  **layout: Any,
+  layout: layouts.Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Sum the workers' gradients with weights that their Gram matrix decides.
+  """Sum the workers' gradients with weights decided from their Gram matrix.
 
-  u = Σ w_i g_i with w = weighting(G), G_ij = ⟨g_i, g_j⟩: exact, for the
-  traffic of an all-reduce and n² numbers, in the memory of one more gradient.
-  Decided and summed in float32; what travels has the dtype of the gradient.
-  Each element of u is computed by one worker and sent to the others, so all
-  apply the same update, whatever their rounding.
+  Use it for any rule in `gradiv.weightings`, or for one of your own. u =
+  Σ w_i g_i with w = weighting(G), G_ij = ⟨g_i, g_j⟩. The matrix is exact, and
+  the step costs the traffic of one all-reduce plus n² numbers, and the memory
+  of one more gradient. Weights are decided and gradients summed in float32;
+  what is sent has the dtype of the gradient. Each element of u is computed by
+  one worker and sent to the others, so all apply the same update.
+
+  Args:
+    weighting: One of `gradiv.weightings`, or any function from a Gram matrix
+      [n, n] to weights [n]. The function sees zeros for a worker that is left
+      out, and the weight it returns for that worker is ignored.
+    axis_name: Axis, or axes, of the workers. Fast at two to eight workers per
+      ring; average over further axes first, with `Layout.mean_over`.
+    key: Key for weightings that draw. It is folded by the step alone, so give
+      each rule a key of its own: two rules with the same key draw alike.
+    num_workers: Number of workers. Required by stateful weightings such as
+      `weightings.adacons`; if given, the state also records the weights.
+    extra: Names of the extra arguments of `update` that hold the extra rows of
+      a weighting: finite trees like the gradient, the same on all workers.
+      'last' is the last update, and the default for a single extra row.
+    sharded: Whether to return each worker's slice of the update alone, cut as
+      `slice_leaves` cuts the parameters; saves the all-gather (ZeRO).
+    layout: Layout of the gradients. With `groups`, weights are decided for
+      each group separately.
+
+  Raises:
+    ValueError: If the weighting needs an argument that is missing or, while
+      tracing, if an extra tree is missing or does not match the gradient.
 
   >>> tx = aggregate_by_weights(weightings.mean(), 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
@@ -70,140 +100,112 @@ def aggregate_by_weights(
   ...     jnp.array([[1., 2.], [3., 6.], [jnp.nan, 0.]])).tolist()
   [2.0, 4.0]
 
-  Args:
-    weighting: One of `gradiv.weightings`, or any function from [n, n] to [n].
-      Such a function sees zeros for a worker that is left out, and the weight
-      that it gives to it is not used.
-    axis_name: The axis, or axes, over which the workers lie. Fast at two to
-      eight workers a ring; average over further axes first, by `mean_over`.
-    key: For weightings that draw; folded by the step.
-    num_workers: Where given, the state tells the weights, and a weighting may
-      keep a state that depends on n.
-    extra: For weightings with extra rows: the names of extra arguments of
-      `update`, finite trees like the gradient that all workers know. 'last' is
-      the last update, and the default for one row.
-    sharded: Leave the result in slices, as `slice_leaves` cuts the parameters,
-      and save the all-gather (ZeRO).
-    **layout: `mean_over`, `groups`, `sharded_over`, `is_sharded` of
-      `gradiv.Wire`; with `groups`, each group is weighed by itself.
-
-  Raises:
-    ValueError: On a bad argument, or one that the weighting misses; and, while
-      tracing, where an extra tree is missing or not like the gradient, or the
-      gradient has been reduced over the axis already.
+  The third worker is left out.
   """
   rule = weighting if isinstance(weighting, weightings.Weighting) else (
     weightings.stateless(lambda gram, present: weighting(gram)))
   if extra is None:
     extra = ('last',) if rule.num_extra == 1 else ()
-  wire = wires.Wire.of(axis_name, layout, leaf_by_leaf=sharded)
   _check(rule, extra, key, num_workers, sharded)
+  aggregation = _Aggregation(
+    rule, membership.Participants.of(axis_name, layout), extra, key,
+    num_workers, sharded)
+  return optax.GradientTransformationExtraArgs(
+    aggregation.init, aggregation.update)
 
-  def init_fn(params):
-    names = _group_names(params, wire.groups)
-    spread = (lambda x: jnp.stack([x] * len(names))) if wire.groups else (
-      lambda x: x)
-    per_group = lambda *shape: spread(jnp.zeros(shape, jnp.float32))
-    zero = jnp.zeros((), jnp.int32)
+
+@dataclasses.dataclass(frozen=True)
+class _Aggregation:
+  """The arguments of `aggregate_by_weights`, checked."""
+
+  rule: weightings.Weighting
+  participants: membership.Participants
+  extra: tuple[str, ...]
+  key: jax.Array | None
+  num_workers: int | None
+  sharded: bool
+
+  def init(self, params: optax.Params) -> AggregateState:
+    groups = (() if self.participants.layout.groups is None
+              else (self.participants.num_groups(params),))
+    per_group = lambda *shape: jnp.zeros((*groups, *shape), jnp.float32)
+    # A copy of each leaf: a state may be donated, a weighting's own arrays
+    # must not be.
+    spread = lambda x: jnp.array(
+      jnp.broadcast_to(x, (*groups, *jnp.shape(x))), copy=True)
     return AggregateState(
-      count=zero, num_left_out=zero, num_empty=zero,
+      count=jnp.zeros((), jnp.int32),
+      num_left_out=jnp.zeros((), jnp.int32),
+      num_empty=jnp.zeros((), jnp.int32),
       ready=jnp.zeros((), bool),
-      num_agreed=spread(zero), effective_size=per_group(),
+      num_agreed=jnp.zeros(groups, jnp.int32),
+      effective_size=per_group(),
       mean_cosine=per_group(),
-      weights=() if num_workers is None else per_group(
-        num_workers + rule.num_extra),
-      rng_key=() if key is None else key,
-      rule=jax.tree.map(spread, rule.init(num_workers)),
-      last=optax.tree.zeros_like(params) if 'last' in extra else ())
+      weights=() if self.num_workers is None else per_group(
+        self.num_workers + self.rule.num_extra),
+      rng_key=() if self.key is None else draws.copy_key(self.key),
+      rule=jax.tree.map(spread, self.rule.init(self.num_workers)),
+      last=optax.tree.zeros_like(params) if 'last' in self.extra else ())
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update(
+    self,
+    updates: optax.Updates,
+    state: AggregateState,
+    params: optax.Params | None = None,
+    **extra_args: Any,
+  ) -> tuple[optax.Updates, AggregateState]:
     del params
-    known = extra_args | {'last': state.last}
-    _check_extra(updates, known, extra)
-    _check_num_workers(workers.num_workers(axis_name), num_workers)
-    admitted = wires.admit(updates, wire)
-    grams, present, left_out, finish = _meet(
-      admitted, rule, [known[name] for name in extra], sharded)
-    names = _group_names(updates, wire.groups)
-    step_key = (None if key is None
-                else jax.random.fold_in(state.rng_key, state.count))
-    decide = lambda *args: _decide(rule, present, *args)
-    if wire.groups:
-      stacked = jnp.stack([grams[name] for name in names])
-      keys = (None if key is None else jax.vmap(
-        jax.random.fold_in, (None, 0))(step_key, jnp.arange(len(names))))
-      decision, rule_state = jax.vmap(decide)(stacked, state.rule, keys)
-      weights = dict(zip(names, decision['weights']))
-    else:
-      decision, rule_state = decide(grams[''], state.rule, step_key)
-      weights = {'': decision['weights']}
-    updates = finish(weights)
+    extra = self._find_extra(updates, extra_args | {'last': state.last})
+    _check_num_workers(self.participants.count, self.num_workers)
+    collected = collecting.collect(
+      finite.exclude_non_finite(updates, self.participants), self.rule, extra,
+      sharded=self.sharded)
+    decision, rule_state = self._decide(collected, state)
+    weights = decision.weights
+    updates = collected.weighted_sum(
+      [weights] if self.participants.layout.groups is None else weights)
     last = jax.tree.map(lambda new, old: new.astype(old.dtype), updates,
-                        state.last) if 'last' in extra else ()
-    ready = jnp.any(decision['num_agreed'] > 0)
+                        state.last) if 'last' in self.extra else ()
+    ready = jnp.any(decision.num_agreed > 0)
     return updates, AggregateState(
       count=optax.safe_increment(state.count),
-      num_left_out=state.num_left_out + left_out,
+      num_left_out=state.num_left_out + collected.num_left_out,
       num_empty=state.num_empty + jnp.where(ready, 0, 1),
       ready=ready,
-      **decision | ({'weights': ()} if num_workers is None else {}),
+      **decision._replace(
+        weights=() if self.num_workers is None else weights)._asdict(),
       rng_key=state.rng_key, rule=rule_state, last=last)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  def _find_extra(self, updates, known):
+    """Return the extra trees, checked against the gradient."""
+    shapes = lambda tree: (jax.tree.structure(tree),
+                           [jnp.shape(x) for x in jax.tree.leaves(tree)])
+    for name in self.extra:
+      if name not in known:
+        raise ValueError(f'extra={self.extra}: update was not given {name}=')
+      if shapes(known[name]) != shapes(updates):
+        raise ValueError(
+          f'extra={self.extra}: {name} must be a tree like the gradient')
+    return [known[name] for name in self.extra]
 
-
-def _meet(admitted, rule, extra, sharded):
-  """Exchange gradients: Gram matrices, who is present, how to sum them up."""
-  by_sum = rule.equal_pair and not (rule.num_extra or sharded)
-  if by_sum and wires.is_pair(admitted):
-    grams, present, left_out, total = gram.gram_of_pair(admitted)
-    # Whoever is not present is not in the sum.
-    either = jnp.argmax(present)
-    weight = lambda weights, path: weights[admitted.wire.group_of(path)][either]
-    return grams, present, left_out, lambda weights: (
-      jax.tree_util.tree_map_with_path(
-        lambda path, s: s * weight(weights, path), total))
-  met = slices.scatter(admitted, extra)
-  grams, present, left_out = gram.gram_of(met, centred=rule.of_differences)
-  put_together = slices.keep_sliced if sharded else slices.gather
-  return grams, present, left_out, lambda weights: put_together(
-    met, gram.weigh(met, weights))
-
-
-def _decide(rule, present, matrix, state, key):
-  """Weigh, and tell what was decided."""
-  weights, state = rule.step(matrix, present, state, key)
-  n = len(present)
-  kept = weightings.with_extra(present, rule.num_extra)
-  weights = jnp.where(kept, weights, 0).astype(jnp.float32)
-  own = weights[:n]
-  squares = jnp.sum(own**2)
-  cosines = gram.pairwise_cosine(matrix[:n, :n])
-  # A gradient of zero has no direction to compare.
-  pairs = jnp.isfinite(cosines) & ~jnp.eye(n, dtype=bool)
-  mean_cosine = (jnp.where(pairs, cosines, 0).sum() / pairs.sum()
-                 if not rule.of_differences else jnp.float32(jnp.nan))
-  return {
-    'weights': weights,
-    'num_agreed': jnp.sum(own != 0).astype(jnp.int32),
-    'effective_size': jnp.where(
-      squares > 0, own.sum()**2 / jnp.where(squares > 0, squares, 1), 0),
-    'mean_cosine': mean_cosine,
-  }, state
-
-
-def _group_names(tree, groups):
-  if not groups:
-    return ['']
-  paths = jax.tree_util.tree_leaves_with_path(tree)
-  return sorted({groups(path) for path, _ in paths})
+  def _decide(self, collected, state):
+    key = (None if self.key is None
+           else jax.random.fold_in(state.rng_key, state.count))
+    if self.participants.layout.groups is None:
+      return _decisions.decide(
+        self.rule, collected.grams[0], collected.present, state.rule, key)
+    return _decisions.decide_by_group(
+      self.rule, jnp.stack(collected.grams), collected.present, state.rule,
+      key)
 
 
 def _check(rule, extra, key, num_workers, sharded):
   rule.check_key(key)
+  if key is not None:
+    checks.key('key', key)
   if isinstance(extra, str) or len(extra) != rule.num_extra:
     raise ValueError(f'extra={extra!r}: must be the names of the '
-                     f'{rule.num_extra} rows that this weighting takes')
+                     f'{rule.num_extra} extra rows of this weighting')
   if sharded and extra:
     raise ValueError(f'sharded={sharded} with extra={extra}: the extra trees '
                      'are whole, so the updates must be')
@@ -212,17 +214,6 @@ def _check(rule, extra, key, num_workers, sharded):
   if num_workers is None and rule.needs_size:
     raise ValueError('num_workers=None: the state of this weighting depends '
                      'on the number of workers')
-
-
-def _check_extra(updates, known, extra):
-  shapes = lambda tree: (jax.tree.structure(tree),
-                         [jnp.shape(x) for x in jax.tree.leaves(tree)])
-  for name in extra:
-    if name not in known:
-      raise ValueError(f'extra={extra}: update was not given {name}=')
-    if shapes(known[name]) != shapes(updates):
-      raise ValueError(
-        f'extra={extra}: {name} must be a tree like the gradient')
 
 
 def _check_num_workers(actual, declared):

@@ -1,6 +1,6 @@
 """The mean of the workers through two thin matrices, as PowerSGD has it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws, trees
-from gradiv.aggregation._exchange import layout as wires
+from gradiv._common import checks, draws, layout as layouts, trees
+from gradiv.aggregation._exchange import finite, membership
 from gradiv.compression import error_feedback
 
 
@@ -27,7 +27,8 @@ class AggregateByLowRankState(NamedTuple):
 
 
 def aggregate_by_low_rank(
-  rank: int, axis_name: workers.AxisName, *, key: jax.Array, **layout: Any
+  rank: int, axis_name: workers.AxisName, *, key: jax.Array,
+  layout: layouts.Layout | None = None,
 ) -> error_feedback.WireCompressor:
   """Average the workers' gradients, each matrix to a low rank: u = P Qᵀ.
 
@@ -54,14 +55,15 @@ def aggregate_by_low_rank(
     rank: Of the products.
     axis_name: The axis, or axes, over which the workers lie.
     key: Of the first Q, the same on each worker; folded by the leaf.
-    **layout: `mean_over` of `gradiv.Wire`.
+    layout: Layout of the gradients; `mean_over` alone is supported.
 
   Raises:
     ValueError: On a bad argument, and, while tracing, where the gradient has
       been reduced over the axis already.
   """
   checks.count('rank', rank, 1)
-  wire = wires.Wire.of(axis_name, layout, ('mean_over',))
+  participants = membership.Participants.of(
+    axis_name, layout, unsupported=('groups', 'sharded_over'))
 
   def columns_of(x):
     """Count the columns of a leaf that gets smaller; 0 for the others."""
@@ -81,23 +83,22 @@ def aggregate_by_low_rank(
 
   def update_and_share(updates, state, params=None, **extra_args):
     del params, extra_args
-    admitted = wires.admit(updates, wire)
-    grads, treedef = jax.tree.flatten(admitted.grads)
+    own = finite.exclude_non_finite(updates, participants)
+    grads, treedef = jax.tree.flatten(own.grads)
     factors = treedef.flatten_up_to(state.factors)
     matrices = [trees.widen(g.reshape(-1, g.shape[-1]) if q.size else g)
                 for g, q in zip(grads, factors)]
     sent = [_dot(m, q) if q.size else m for m, q in zip(matrices, factors)]
-    sums, flags = wires.sum_over(wire, (sent, wires.flags_of(admitted)))
-    present, left_out = wires.read_flags(flags)
+    sums, present, left_out = finite.sum_with_presence(own, sent)
     count = jnp.maximum(present.sum(), 1)
     bases = [jnp.linalg.qr(s)[0] if q.size else None
              for s, q in zip(sums, factors)]
-    own = [_dot(m.T, p) if q.size else q
-           for m, p, q in zip(matrices, bases, factors)]
-    turned = wires.sum_over(
-      wire, [t for t, q in zip(own, factors) if q.size])
+    back = [_dot(m.T, p) if q.size else q
+            for m, p, q in zip(matrices, bases, factors)]
+    turned = participants.sum(
+      [t for t, q in zip(back, factors) if q.size])
     new, results, shares = [], [], []
-    for g, q, s, p, t in zip(grads, factors, sums, bases, own):
+    for g, q, s, p, t in zip(grads, factors, sums, bases, back):
       mean, share = s / count, g
       if q.size:
         q = (turned.pop(0) / count).astype(q.dtype)

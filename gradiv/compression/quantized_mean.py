@@ -1,6 +1,6 @@
 """The mean of the workers over a wire of 8 or 4 bits a number."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,13 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws, trees
-from gradiv.aggregation._exchange import layout as wires, slices
+from gradiv._common import checks, draws, layout as layouts, trees
+from gradiv.aggregation._exchange import (
+  buckets,
+  finite,
+  membership,
+  slices,
+)
 from gradiv.compression import _packing
 from gradiv.diversity import moments
 
@@ -37,7 +42,7 @@ def aggregate_by_quantized_mean(
   key: jax.Array,
   block_size: int = 256,
   batch_size: float = 1,
-  **layout: Any,
+  layout: layouts.Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Average the workers' gradients with 8 or 4 bits a number on the wire.
 
@@ -69,7 +74,7 @@ def aggregate_by_quantized_mean(
     key: Folded by the step, the worker and the part of the tree.
     block_size: How many numbers share a scale, at most; even.
     batch_size: Examples behind one worker's gradient, for `Moments`.
-    **layout: `mean_over`, `sharded_over` and `is_sharded` of `gradiv.Wire`.
+    layout: Layout of the gradients; `groups` is not supported.
 
   Raises:
     ValueError: On a bad argument, and, while tracing, where the gradient has
@@ -81,9 +86,9 @@ def aggregate_by_quantized_mean(
   if block_size % 2:
     raise ValueError(f'block_size={block_size!r}: must be even')
   moments.check_batch_size(batch_size)
-  wire = wires.Wire.of(
-    axis_name, layout, ('mean_over', 'sharded_over', 'is_sharded'))
-  names = wire.names('axis_name')
+  participants = membership.Participants.of(
+    axis_name, layout, unsupported=('groups',))
+  names = participants.names
 
   def init_fn(params):
     del params
@@ -92,17 +97,18 @@ def aggregate_by_quantized_mean(
       *draws.init(key), jnp.zeros((), jnp.int32),
       moments.Moments(nothing, jnp.float32(batch_size), nothing, nothing))
 
-  def exchange(admitted, step_key):
+  def exchange(grads, step_key):
     """Sum over the workers: rounded, dealt, added up, rounded, gathered."""
-    leaves, parts = jax.tree.leaves(admitted.grads), []
+    leaves, parts = jax.tree.leaves(grads), []
     across = jnp.float32(0)
-    met = slices.plan(admitted)
-    for i, bucket in enumerate(met.buckets):
+    plan = buckets.plan(grads, participants)
+    for i, bucket in enumerate(plan.buckets):
       key = draws.shard_key(
         jax.random.fold_in(step_key, i),
-        wire.names('sharded_over') if bucket.is_sharded else ())
+        participants.layout.shard_names if bucket.is_sharded else ())
       to, back = jax.random.split(key)
-      own = slices.pack(leaves, bucket, names).astype(jnp.float32)
+      own = buckets.pack(
+        leaves, bucket, participants.count).astype(jnp.float32)
       width = own.shape[1]
       size = _packing.even_blocks(width, block_size)
       payload = _packing.encode(
@@ -111,32 +117,32 @@ def aggregate_by_quantized_mean(
       rows = _packing.decode(payload, width, num_bits, size)
       total = rows.sum(0)
       products = trees.sq_norm(total) - trees.sq_norm(rows)
-      across += products if bucket.is_sharded else products / wire.num_shards
+      across += participants.count_once(products, bucket.is_sharded)
       payload = _packing.encode(
         workers.worker_key(back, names), total[None], num_bits, size)
-      payload = slices.gather_flat(payload[0], names)
-      payload = payload.reshape(workers.num_workers(names), -1)
+      payload = slices.all_gather_vector(payload[0], names)
+      payload = payload.reshape(participants.count, -1)
       parts.append(_packing.decode(payload, width, num_bits, size).ravel())
-    return slices.unpack(met, parts), across
+    return buckets.unpack(plan, parts), across
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    admitted = wires.admit(updates, wire)
-    n = workers.num_workers(names)
+    own = finite.exclude_non_finite(updates, participants)
+    n = participants.count
     drawn = draws.DrawState(state.count, state.rng_key)
     if n > 1:
       total, across = exchange(
-        admitted, draws.key_of(drawn, 'aggregate_by_quantized_mean'))
+        own.grads, draws.key_of(drawn, 'aggregate_by_quantized_mean'))
     else:
-      total, across = lax.psum(admitted.grads, names), jnp.float32(0)
-    squares = wires.own_sq_norm(admitted.grads, wire).astype(jnp.float32)
+      total, across = lax.psum(own.grads, names), jnp.float32(0)
+    squares = finite.sq_norm_of_shard(own.grads, participants).astype(
+      jnp.float32)
     # One all-reduce of n + 3 numbers.
-    flags, squares, across = wires.sum_over(
-      wire, (wires.flags_of(admitted), squares, across))
-    present, left_out = wires.read_flags(flags)
+    (squares, across), present, left_out = finite.sum_with_presence(
+      own, (squares, across))
     count = jnp.maximum(present.sum(), 1)
     mean = jax.tree.map(
-      lambda t, g: (t / count).astype(g.dtype), total, admitted.grads)
+      lambda t, g: (t / count).astype(g.dtype), total, own.grads)
     # Σ_i ‖g_i‖² as it is, Σ_{i≠j} ⟨g_i, g_j⟩ of what was rounded apart.
     unknown = jnp.where(left_out > 0, jnp.nan, 0)
     of_mean = (squares + across) / n**2 + unknown

@@ -54,7 +54,7 @@ w = weightings
 
 
 def weighed(name, weighting, **kwargs):
-  options = {k: kwargs.pop(k) for k in ('key', 'num_workers', 'groups')
+  options = {k: kwargs.pop(k) for k in ('key', 'num_workers', 'layout')
              if k in kwargs}
   make = lambda axis: gradiv.aggregate_by_weights(weighting, axis, **options)
   return Row(name, make, is_weighed=True, **kwargs)
@@ -93,7 +93,7 @@ TABLE = (
   agreed('shuffled', key=KEY),
   agreed('any_anchor', num_anchors=8),
   agreed('mean_else', fallback='mean'),
-  agreed('by_layer', groups=gradiv.by_layer),
+  agreed('by_layer', layout=gradiv.Layout(groups=gradiv.by_layer)),
   agreed('windowed', window=20),
   Row('median', gradiv.aggregate_by_median),
   Row('trimmed_mean', lambda axis: gradiv.aggregate_by_trimmed_mean(2, axis)),
@@ -112,9 +112,8 @@ TABLE = (
       # Fewer workers hold other slices, and draw anew.
       flips=False, gain=WORKERS, leaves_out=False),
   Row('bulyan', lambda axis: gradiv.aggregate_by_bulyan(0, axis)),
-  Row('krum', lambda axis: gradiv.aggregate_by_krum(
-    1, axis, num_selected=3)),
-  Row('geometric_median', gradiv.aggregate_by_geometric_median),
+  weighed('krum', w.krum(1, 3)),
+  weighed('geometric_median', w.geometric_median()),
   weighed('weights_of_a_function', lambda gram: jnp.ones(len(gram)) / len(
     gram), leaves_out=False),
   weighed('mean_weights', w.mean(), num_workers=WORKERS,
@@ -145,8 +144,8 @@ TABLE = (
   weighed('aligned_mtl', w.aligned_mtl('rmse'), rtol=1e-3),
   weighed('upgrad', w.upgrad(), rtol=1e-3),
   weighed('dual_proj', w.dual_proj(), rtol=1e-3),
-  weighed('dual_proj_by_layer', w.dual_proj(), groups=gradiv.by_layer,
-          rtol=1e-3),
+  weighed('dual_proj_by_layer', w.dual_proj(), rtol=1e-3,
+          layout=gradiv.Layout(groups=gradiv.by_layer)),
 )
 ROWS = [(row.name, row) for row in TABLE]
 AGGREGATES = [(row.name, row) for row in TABLE if row.aggregates]

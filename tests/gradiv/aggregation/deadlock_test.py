@@ -19,7 +19,8 @@ RULES = [
   gradiv.aggregate_by_mean('workers'),
   gradiv.aggregate_by_agreement(0.9, 'workers'),
   gradiv.aggregate_by_agreement(0.9, 'workers', key=KEY, num_anchors=8),
-  gradiv.aggregate_by_geometric_median('workers'),
+  gradiv.aggregate_by_weights(
+    gradiv.weightings.geometric_median(), 'workers'),
   gradiv.aggregate_by_median('workers'),
   gradiv.aggregate_by_bulyan(1, 'workers'),
 ]

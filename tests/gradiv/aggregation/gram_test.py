@@ -3,17 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
 from gradiv import weightings
-from gradiv.aggregation._exchange import gram, layout as wires, slices
 from tests import helpers
 from tests.gradiv.aggregation.gram_helpers import (
   RNG,
-  collectives,
-  compiled,
   gram_error,
   sample,
   stacked,
@@ -53,15 +49,19 @@ class WorkerGramTest(parameterized.TestCase):
     # Five times the rounding of float32 is that of the CPU's dot product.
     self.assertLess(gram_error(actual, stacked(grads)), 1e-5)
 
-  def test_groups(self):
+  def test_groups_are_stacked_in_the_order_of_their_names(self):
     grads = sample(4)
     grams = helpers.on_workers(
-      lambda g, _: gradiv.worker_gram(g, 'workers', groups=gradiv.by_layer),
+      lambda g, _: gradiv.worker_gram(
+        g, 'workers', layout=gradiv.Layout(groups=gradiv.by_layer)),
       grads)
-    self.assertEqual(set(grams), {'a', 'scale', 'empty', 'large'})
-    np.testing.assert_array_equal(grams['empty'], np.zeros((4, 4)))
-    for name in ('a', 'scale', 'large'):
-      self.assertLess(gram_error(grams[name], stacked(grads[name])), 1e-6)
+    names = gradiv.group_names(grads, gradiv.by_layer)
+    self.assertEqual(names, ('a', 'empty', 'large', 'scale'))
+    for name, gram in zip(names, grams, strict=True):
+      if name == 'empty':
+        np.testing.assert_array_equal(gram, np.zeros((4, 4)))
+      else:
+        self.assertLess(gram_error(gram, stacked(grads[name])), 1e-6)
 
   def test_not_finite_is_nan_there_and_nowhere_else(self):
     grads = sample(4)
@@ -82,83 +82,10 @@ class WorkerGramTest(parameterized.TestCase):
     np.testing.assert_allclose(
       cosines[np.ix_(kept, kept)], units @ units.T, 1e-4, 1e-6)
 
-  @parameterized.parameters(('workers', 'workers'), ('', None))
-  def test_bad_axes(self, axis, mean_over):
-    with self.assertRaisesRegex(ValueError, 'axis_name'):
-      gradiv.Wire(axis, mean_over=mean_over)
-
   def test_leaves_must_be_floating(self):
     with self.assertRaisesRegex(ValueError, r"\['a'\] has dtype int32"):
       helpers.on_workers(lambda g, _: gradiv.worker_gram(g, 'workers'),
                          {'a': np.arange(4)})
-
-
-class PairTest(parameterized.TestCase):
-  """Two workers meet by the sum of their gradients."""
-
-  @parameterized.parameters('vmap', 'pmap', 'shard_map')
-  def test_equals_the_exchange_of_slices(self, backend):
-    for kind, grads in self.hard_pairs():
-      tree = {'a': jnp.float32(grads[:, :5]), 'b': jnp.float32(grads[:, 5:])}
-      both = helpers.on_workers(
-        self.both_ways, tree, backend=backend)
-      # An error of rounding in the cosine is one of its root in the angle.
-      helpers.assert_close(both[0], both[1], 1e-5, of_largest=1e-5)
-      rows = stacked(jax.tree.map(lambda x: np.nan_to_num(x), tree))
-      if np.isfinite(grads).all() and (np.linalg.norm(rows, axis=1) > 0).all():
-        self.assertLess(gram_error(both[0][0]['']['gram'], rows), 1e-6, kind)
-
-  @staticmethod
-  def both_ways(g, _):
-    admitted = wires.admit(g, gradiv.Wire('workers'))
-    ways = (gram.gram_of_pair(admitted)[:3],
-            gram.gram_of(slices.scatter(admitted)))
-    return [({'': {'gram': grams['']}}, *rest) for grams, *rest in ways]
-
-  @staticmethod
-  def hard_pairs():
-    a, b = RNG.normal(size=(2, 4000))
-    yield 'independent', np.stack([a, b])
-    yield 'equal', np.stack([a, a])
-    yield 'opposite', np.stack([a, -a])
-    yield 'short and long', np.stack([1e-6 * a, 1e3 * (a + 0.1 * b)])
-    yield 'long and short', np.stack([1e6 * a, 1e-3 * (b - 0.1 * a)])
-    yield 'zero', np.stack([a, 0 * b])
-    yield 'not finite', np.stack([np.where(np.arange(4000) == 3, np.nan, a), b])
-
-  @parameterized.product(
-    limit=(0.5, 1.2), fallback=('zero', 'mean', 'closest_pair'))
-  def test_decides_and_acts_the_same(self, limit, fallback):
-    rule = weightings.agreement(limit, fallback=fallback)
-    self.assertTrue(rule.equal_pair)
-    hidden = weightings.Weighting(rule.step, rule.init)
-    both = [gradiv.aggregate_by_weights(r, 'workers', num_workers=2)
-            for r in (rule, hidden)]
-    step = gradiv.map_workers(
-      lambda g: [tx.update(g, tx.init(g)) for tx in both], 'workers',
-      in_axes=(0,), out_axes=None)
-    for _, grads in self.hard_pairs():
-      fast, slow = step(jnp.float32(grads))
-      helpers.assert_close(fast, slow, 1e-5, of_largest=1e-6)
-
-  def test_one_all_reduce_shared_with_the_moments(self):
-    tx = optax.chain(gradiv.track_moments('workers', batch_size=4),
-                     gradiv.aggregate_by_agreement(0.9, 'workers'))
-    found = collectives(compiled(tx, {'w': jnp.zeros((300, 50))}, workers=2))
-    self.assertEqual({name for name, _ in found}, {'all-reduce'})
-    small, large = sorted(size for _, size in found)
-    self.assertLess(small, 8)
-    self.assertBetween(large, 15_000, 15_008)
-
-  def test_worker_without_direction_moves_only_the_anchor(self):
-    # Weights that differ: not a case for the sum.
-    rule = weightings.agreement(0.5, min_agreed=1)
-    self.assertFalse(rule.equal_pair)
-    tx = gradiv.aggregate_by_weights(rule, 'workers')
-    update, _ = helpers.on_workers(
-      lambda g, s: tx.update(g, s), jnp.float32([[1, 0], [0, 1]]),
-      tx.init(jnp.zeros(2)))
-    np.testing.assert_array_equal(update, [1, 0])
 
 
 class CombineTest(parameterized.TestCase):
@@ -183,6 +110,21 @@ class CombineTest(parameterized.TestCase):
     by_psum = helpers.on_workers(lambda g, _: gradiv.combine(
       g, rule(gradiv.worker_gram(g, 'workers')), 'workers'), grads)
     helpers.assert_close(by_slices, by_psum, 0.01, 1e-3)
+
+  def test_gram_weights_and_combine_by_hand(self):
+    """The three steps in public, with a worker that is not finite."""
+    grads = np.float32(RNG.normal(size=(5, 30)))
+    grads[2, 4] = np.nan
+    rest = np.delete(grads, 2, 0)
+    for rule in (weightings.mean(), weightings.krum(0), weightings.mgda(),
+                 weightings.geometric_median(), weightings.agreement(2.)):
+      def by_hand(g, _):
+        weights = rule(gradiv.worker_gram(g, 'workers'))
+        return gradiv.combine(g, weights, 'workers')
+
+      actual, expected = (helpers.on_workers(by_hand, x)
+                          for x in (grads, rest))
+      np.testing.assert_allclose(actual, expected, 1e-4, 1e-6)
 
 
 if __name__ == '__main__':

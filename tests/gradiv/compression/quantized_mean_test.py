@@ -150,7 +150,7 @@ class MeanTest(parameterized.TestCase):
     (lambda: make(8, block_size=7), 'block_size=7: must be even'),
     (lambda: make(8, block_size=0), 'block_size=0'),
     (lambda: make(8, batch_size=0), 'batch_size=0'),
-    (lambda: make(8, groups=gradiv.by_layer), 'groups='))
+    (lambda: make(8, layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups='))
   def test_bad_arguments(self, build, message):
     with self.assertRaisesRegex(ValueError, message):
       build()
@@ -163,8 +163,8 @@ class LayoutTest(parameterized.TestCase):
     rows = {'kernel': jnp.float32(RNG.normal(size=(8, 5, 3))),
             'bias': jnp.float32(RNG.normal(size=(4, 9)))}
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
-    tx = make(8, 'data', sharded_over='model',
-              is_sharded=lambda path: path[-1].key == 'kernel')
+    tx = make(8, 'data', layout=gradiv.Layout(
+      sharded_over='model', is_sharded=lambda path: path[-1].key == 'kernel'))
     update, state = jax.jit(jax.shard_map(
       lambda g, s: tx.update(jax.tree.map(lambda x: x[0], g), s), mesh=mesh,
       in_specs=({'kernel': P(('data', 'model')), 'bias': P('data')}, P()),
@@ -183,7 +183,7 @@ class LayoutTest(parameterized.TestCase):
     """Where two shards hold the same numbers, their errors differ."""
     rows = {'w': jnp.repeat(jnp.float32(RNG.normal(size=(4, 40))), 2, 0)}
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
-    tx = make(4, 'data', sharded_over='model')
+    tx = make(4, 'data', layout=gradiv.Layout(sharded_over='model'))
     update, _ = jax.jit(jax.shard_map(
       lambda g, s: tx.update(jax.tree.map(lambda x: x[0], g), s), mesh=mesh,
       in_specs=(P(('data', 'model')), P()), out_specs=(P('model'), P()),
@@ -193,7 +193,7 @@ class LayoutTest(parameterized.TestCase):
 
   def test_mean_over_an_axis_first(self):
     grads = sample(8)
-    tx = make(8, 'slow', mean_over='fast')
+    tx = make(8, 'slow', layout=gradiv.Layout(mean_over='fast'))
     seen = helpers.on_workers(
       lambda g, s: tx.update(g, s), grads,
       tx.init(jax.tree.map(lambda g: g[0], grads)), ('slow', 'fast'),
