@@ -80,7 +80,7 @@ def aggregate_by_quantized_mean(
   checks.count('block_size', block_size, 2)
   if block_size % 2:
     raise ValueError(f'block_size={block_size!r}: must be even')
-  moments.check_batch_size(batch_size)
+  checks.positive('batch_size', batch_size)
   wire = wires.Wire.of(
     axis_name, layout, ('mean_over', 'sharded_over', 'is_sharded'))
   names = wire.names('axis_name')

@@ -11,8 +11,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import trees
-from gradiv.diversity import moments
+from gradiv._common import layout as layouts, trees
 
 # What a caller may choose; `leaf_by_leaf` is for the rule to say.
 OPTIONS = ('mean_over', 'groups', 'sharded_over', 'is_sharded')
@@ -44,7 +43,7 @@ class Wire:
 
   axis_name: workers.AxisName
   mean_over: workers.AxisName | None = None
-  groups: moments.Grouping | None = None
+  groups: layouts.Grouping | None = None
   sharded_over: workers.AxisName | None = None
   is_sharded: Callable[[tuple], bool] = _every_leaf
   leaf_by_leaf: bool = False
