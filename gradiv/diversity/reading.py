@@ -86,8 +86,9 @@ def read_moments(opt_state: Any) -> Reading:
       f'opt_state holds {len(found)} states of track_moments: must be one; '
       'of several, pass the one to read, such as opt_state[0]')
   state, = found
-  # Frameworks may have wrapped the arrays, as nnx.Optimizer does.
-  state = jax.tree.map(jnp.asarray, state)
+  # nnx.Optimizer wraps each array in a variable, which is itself a tree.
+  state = jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]), state,
+                       is_leaf=lambda x: not isinstance(x, tuple))
   if isinstance(state.encoded_names, tuple):
     return _read(state.averages, state.decay, state.level)
   rows = jax.vmap(_read, (0, None, None))(

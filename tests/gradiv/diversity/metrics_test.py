@@ -225,12 +225,11 @@ class EdgeTest(parameterized.TestCase):
   def test_norm_test(self):
     e = gradiv.Estimate(2., 8.)
     self.assertEqual(float(gradiv.norm_test_batch_size(e, 0.5)), 16)
-    with self.assertRaisesRegex(ValueError, 'theta=0'):
-      gradiv.norm_test_batch_size(e, 0)
-
-  def test_more_drawn_than_there_are(self):
-    with self.assertRaisesRegex(ValueError, 'num_examples=7'):
-      gradiv.estimate(helpers.moments_of(np.eye(8)), num_examples=7)
+    np.testing.assert_array_equal(
+      gradiv.norm_test_batch_size(e, np.array([.5, 1.])), [16, 4])
+    for theta in (0, np.array([1., -1.])):
+      with self.assertRaisesRegex(ValueError, 'theta'):
+        gradiv.norm_test_batch_size(e, theta)
 
 
 if __name__ == '__main__':
