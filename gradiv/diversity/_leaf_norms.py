@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradiv._common import groups as groups_lib, trees
+from gradiv._common import groups as groups_lib
 from gradiv._common.layout import Grouping
 
 # Elements. A larger leaf has its own kernel, rather than being copied.

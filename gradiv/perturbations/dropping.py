@@ -29,7 +29,7 @@ def drop_updates(
 
   u = D g, D diagonal with independent entries: 0 with probability p, else 1,
   or 1/(1 − p) with `rescale`. What that does to B_S tells
-  `drop_updates_batch_size_bound`. Without `rescale`, as in the paper, the mean step is
+  `drop_updates_bound`. Without `rescale`, as in the paper, the mean step is
   (1 − p) times as long.
 
   >>> tx = drop_updates(0.5, key=jax.random.key(0))

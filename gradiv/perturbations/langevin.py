@@ -35,7 +35,7 @@ def add_langevin_noise(
 ) -> optax.GradientTransformationExtraArgs:
   """Add Gaussian noise to each coordinate: u = g + σξ, ξ ~ N(0, 1).
 
-  What that does to B_S tells `langevin_noise_batch_size_bound`: noise of each worker's
+  What that does to B_S tells `langevin_noise_bound`: noise of each worker's
   own, or each example's, raises it; noise that is common takes it towards one.
 
   >>> tx = add_langevin_noise(0.1, key=jax.random.key(0))

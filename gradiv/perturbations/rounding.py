@@ -90,7 +90,7 @@ def quantized_sq_norm(
 ) -> jax.Array:
   """Compute E‖Q(v)‖² = ‖v‖² + Σ gap² f (1 − f), with nothing drawn.
 
-  Its mean over gradients is what `quantized_batch_size_bound` asks for.
+  Its mean over gradients is what `quantized_bound` asks for.
 
   >>> float(quantized_sq_norm(jnp.array([3., -4.])))
   35.0
@@ -122,7 +122,7 @@ def quantize_updates(
 ) -> optax.GradientTransformationExtraArgs:
   """Quantize the updates, as `stochastic_quantize`: E Q(g) = g.
 
-  What that does to B_S tells `quantized_batch_size_bound`. The numbers are still floats:
+  What that does to B_S tells `quantized_bound`. The numbers are still floats:
   fewer bits go on the wire by `aggregate_by_quantized_mean`.
 
   >>> tx = quantize_updates(1, key=jax.random.key(0), method='max')

@@ -163,7 +163,8 @@ class ClosedFormTest(parameterized.TestCase):
     mean_square = np.mean(np.sum(grads**2, 1))
     np.testing.assert_allclose(
       12 * mean_square * (1 + 11 / effective), np.sum(grads.sum(0)**2), 1e-4)
-    self.assertEqual(float(gradiv.batch_size_bound_without_replacement(12., 12)), np.inf)
+    self.assertEqual(
+      float(gradiv.batch_size_bound_without_replacement(12., 12)), np.inf)
 
   @parameterized.parameters(*BACKENDS)
   def test_14_bound_is_one_plus_noise_scale(self, backend):

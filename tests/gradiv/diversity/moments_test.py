@@ -116,7 +116,8 @@ class WorkerMomentsTest(parameterized.TestCase):
       helpers.assert_close(
         jax.tree.map(lambda x: x[i], moments), naive(grads[f'{i}']), 1e-5)
 
-  @parameterized.parameters(np.float32(4), np.array(4), np.full(8, 4))
+  @parameterized.parameters(
+    (np.float32(4),), (np.array(4),), (np.full(8, 4),))
   def test_numpy_batch_sizes(self, batch_size):
     grads = sample(8)
     moments = helpers.on_workers(

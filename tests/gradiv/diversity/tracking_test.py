@@ -162,7 +162,7 @@ class SourcesTest(parameterized.TestCase):
       'workers', in_axes=(0, None, 0), out_axes=None)
     state = tx.init(params)
     for i, g in enumerate(rows):
-      state = step(g, state, {k: f[i] for k, f in extra.items()})
+      state = step(g, state, {k: x[i] for k, x in extra.items()})
     return gradiv.read_moments(state).average
 
   @parameterized.parameters(True, False)
@@ -192,7 +192,7 @@ class SourcesTest(parameterized.TestCase):
     by_layer = gradiv.track_moments(decay=.9, groups=gradiv.by_layer)
     state, grouped = tx.init(params), by_layer.init(params)
     seen = []
-    for i in range(3):
+    for _ in range(3):
       x = RNG.normal(size=(16, 4)).astype('f')
       _, grads, m = gradiv.example_moments(loss)(params, x)
       passed, state = jax.jit(tx.update)(grads, state, moments=m)
@@ -283,7 +283,7 @@ class LoopTest(parameterized.TestCase):
       lambda g, s: tx.update(g, s)[1], (0, None), None, axis_name='workers'),
       donate_argnums=1)
     state = tx.init(PARAMS)
-    for i in range(4):
+    for _ in range(4):
       state = step(jax.tree.map(lambda x: x[:, 0], gradients(1, 8)), state)
     reading = gradiv.read_moments(state)
     self.assertTrue(np.all(np.isfinite(reading.average.variance)))
