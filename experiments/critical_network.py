@@ -72,8 +72,7 @@ def train(config, problem, name, cell, settings, stop, is_tracked=False):
   def read(opt_state):
     if not is_tracked:
       return {}
-    estimate = optax.tree.get(opt_state, 'estimate')
-    return {'sq_norm': estimate.sq_norm, 'variance': estimate.variance}
+    return gradiv.read_moments(opt_state).average._asdict()
 
   steps = config.network_steps
   if not staleness:

@@ -7,8 +7,6 @@ are averaged alike.
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 
@@ -26,12 +24,6 @@ class Measured(NamedTuple):
 
   grads: Any
   moments: gradiv.Moments
-
-
-class TrackExamplesState(NamedTuple):
-  """The running sums of `track_examples`."""
-
-  example_averages: intervals.Averages
 
 
 def pool(within: gradiv.Moments, between: gradiv.Moments,
@@ -54,23 +46,17 @@ def track_examples(
 ) -> optax.GradientTransformation:
   """Average what single examples say, by `Measured`; hand on its gradient.
 
-  A step whose statistics are not finite is left out, as `track_moments` does.
+  A step whose statistics are not finite is left out, as in `track_moments`.
   """
-  def init_fn(params):
-    del params
-    return TrackExamplesState(intervals.init())
+  track = gradiv.track_moments(decay=decay)
 
   def update_fn(updates, state, params=None):
-    del params
     grads, within = updates
     between = gradiv.worker_moments(grads, axis_name)
-    sample = gradiv.estimate(pool(within, between, axis_name))
-    new = intervals.update(state.example_averages, sample, decay)
-    finite = jnp.isfinite(sample.sq_norm + sample.variance)
-    return grads, TrackExamplesState(jax.tree.map(
-      lambda x, y: jnp.where(finite, x, y), new, state.example_averages))
+    return track.update(
+      grads, state, params, moments=pool(within, between, axis_name))
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  return optax.GradientTransformation(track.init, update_fn)
 
 
 def make_optimizer(lane, config, *, track: bool, axis_name):
@@ -87,22 +73,23 @@ def make_optimizer(lane, config, *, track: bool, axis_name):
 
 def read(opt_state, *, decay: float) -> dict:
   """Flatten what is tracked into numbers to record."""
-  averages = optax.tree.get(opt_state, 'example_averages')
+  examples, workers = opt_state[:2]
   return {
-    **_flatten(optax.tree.get(opt_state, 'estimate'),
-               optax.tree.get(opt_state, 'interval')),
-    'num_skipped': optax.tree.get(opt_state, 'num_skipped'),
-    **{f'example_{name}': x for name, x in _flatten(
-      intervals.average(averages),
-      intervals.interval(averages, decay)).items()},
+    **_flatten(workers.averages, decay),
+    'num_skipped': workers.num_skipped,
+    **{f'example_{name}': x
+       for name, x in _flatten(examples.averages, decay).items()},
   }
 
 
-def _flatten(estimate, interval):
+def _flatten(averages, decay):
+  # Not by `read_moments`, whose decay has been rounded to float32.
+  estimate = intervals.average(averages)
+  interval = intervals.interval(averages, decay)
   return {
     'sq_norm': estimate.sq_norm,
     'variance': estimate.variance,
     'inverse_low': gradiv.inverse_batch_size_bound(interval.upper),
     'inverse_high': gradiv.inverse_batch_size_bound(interval.lower),
-    'trusted': interval.trusted,
+    'trusted': interval.is_trusted,
   }

@@ -45,20 +45,23 @@ def mechanisms(config) -> list[Mechanism]:
       'drop', config.drop_rates,
       lambda rate, key, axis: gradiv.drop_updates(
         rate, key=key, axis_name=axis),
-      lambda estimate, rate, d, n, q, draws: gradiv.drop_updates_bound(
-        estimate, rate, n, draws=draws)),
+      lambda estimate, rate, d, n, q, draws:
+        gradiv.drop_updates_batch_size_bound(
+          estimate, rate, n, draws=draws)),
     Mechanism(
       'noise', config.noise_stddevs,
       lambda stddev, key, axis: gradiv.add_langevin_noise(
         stddev, key=key, axis_name=axis),
-      lambda estimate, stddev, d, n, q, draws: gradiv.langevin_noise_bound(
-        estimate, stddev, d, n, draws=draws)),
+      lambda estimate, stddev, d, n, q, draws:
+        gradiv.langevin_noise_batch_size_bound(
+          estimate, stddev, d, n, draws=draws)),
     *(Mechanism(
       f'quantize_{levels}', (levels,),
       lambda _, key, axis, levels=levels: gradiv.quantize_updates(
         levels, key=key, axis_name=axis),
-      lambda estimate, _, d, n, q, draws: gradiv.quantized_bound(
-        estimate, q, n, draws=draws), ('tied', 'fresh'))
+      lambda estimate, _, d, n, q, draws:
+        gradiv.quantized_batch_size_bound(
+          estimate, q, n, draws=draws), ('tied', 'fresh'))
       for levels in config.num_levels),
   ]
   return [mechanism for mechanism in listed if mechanism.strengths]

@@ -15,7 +15,10 @@ from gradiv import (
 )
 from gradiv._common.draws import DrawState as DrawState
 from gradiv._common.groups import group_names as group_names
-from gradiv._common.layout import Layout as Layout
+from gradiv._common.layout import (
+  Layout as Layout,
+  by_layer as by_layer,
+)
 from gradiv.aggregation import (
   AccumulateByAgreementState as AccumulateByAgreementState,
   AggregateByCoordinateState as AggregateByCoordinateState,
@@ -77,29 +80,35 @@ from gradiv.decentralized import (
   topology as topology,
   tune_consensus_step as tune_consensus_step,
 )
+from gradiv.diversity.accumulating import (
+  AccumulateMomentsState as AccumulateMomentsState,
+  accumulate_moments as accumulate_moments,
+)
+from gradiv.diversity.estimates import (
+  Estimate as Estimate,
+  estimate as estimate,
+)
 from gradiv.diversity.intervals import Interval as Interval
 from gradiv.diversity.metrics import (
-  Estimate as Estimate,
   adascale_gain as adascale_gain,
   batch_penalty as batch_penalty,
   batch_size_bound as batch_size_bound,
-  bound_without_replacement as bound_without_replacement,
+  batch_size_bound_without_replacement as batch_size_bound_without_replacement,
   coherence as coherence,
-  drop_updates_bound as drop_updates_bound,
-  estimate as estimate,
   gradient_diversity as gradient_diversity,
   inverse_batch_size_bound as inverse_batch_size_bound,
-  langevin_noise_bound as langevin_noise_bound,
   noise_scale as noise_scale,
   norm_test_batch_size as norm_test_batch_size,
-  quantized_bound as quantized_bound,
   steps_factor as steps_factor,
 )
 from gradiv.diversity.moments import (
   Moments as Moments,
-  by_layer as by_layer,
   merge_moments as merge_moments,
   worker_moments as worker_moments,
+)
+from gradiv.diversity.reading import (
+  Reading as Reading,
+  read_moments as read_moments,
 )
 from gradiv.diversity.tracking import (
   TrackMomentsState as TrackMomentsState,
@@ -113,7 +122,10 @@ from gradiv.per_example import (
   explain as explain,
 )
 from gradiv.perturbations import (
+  drop_updates_batch_size_bound as drop_updates_batch_size_bound,
+  langevin_noise_batch_size_bound as langevin_noise_batch_size_bound,
   quantize_updates as quantize_updates,
+  quantized_batch_size_bound as quantized_batch_size_bound,
   quantized_sq_norm as quantized_sq_norm,
   stochastic_quantize as stochastic_quantize,
 )

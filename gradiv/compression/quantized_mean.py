@@ -85,7 +85,7 @@ def aggregate_by_quantized_mean(
   checks.count('block_size', block_size, 2)
   if block_size % 2:
     raise ValueError(f'block_size={block_size!r}: must be even')
-  moments.check_batch_size(batch_size)
+  checks.positive('batch_size', batch_size)
   participants = membership.Participants.of(
     axis_name, layout, unsupported=('groups',))
   names = participants.names

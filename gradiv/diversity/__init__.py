@@ -1,28 +1,43 @@
-"""Measure how much gradients differ, and how well that is known."""
+"""Measure how much gradients differ, and how well that is known.
 
+Start with `Moments`, two statistics of a sample of gradients: `worker_moments`
+computes them for the gradients of workers, `accumulate_moments` for those of
+micro-steps (and `gradiv.example_moments` for those of the examples of a batch).
+`estimate` turns them into unbiased estimates, of which every metric, such as
+`batch_size_bound`, is a formula. `track_moments` averages the estimates over
+steps in the optimizer's state, and `read_moments` reads them there, with an
+`Interval` for each metric.
+"""
+
+from gradiv.diversity.accumulating import (
+  AccumulateMomentsState as AccumulateMomentsState,
+  accumulate_moments as accumulate_moments,
+)
+from gradiv.diversity.estimates import (
+  Estimate as Estimate,
+  estimate as estimate,
+)
 from gradiv.diversity.intervals import Interval as Interval
 from gradiv.diversity.metrics import (
-  Estimate as Estimate,
   adascale_gain as adascale_gain,
   batch_penalty as batch_penalty,
   batch_size_bound as batch_size_bound,
-  bound_without_replacement as bound_without_replacement,
+  batch_size_bound_without_replacement as batch_size_bound_without_replacement,
   coherence as coherence,
-  drop_updates_bound as drop_updates_bound,
-  estimate as estimate,
   gradient_diversity as gradient_diversity,
   inverse_batch_size_bound as inverse_batch_size_bound,
-  langevin_noise_bound as langevin_noise_bound,
   noise_scale as noise_scale,
   norm_test_batch_size as norm_test_batch_size,
-  quantized_bound as quantized_bound,
   steps_factor as steps_factor,
 )
 from gradiv.diversity.moments import (
   Moments as Moments,
-  by_layer as by_layer,
   merge_moments as merge_moments,
   worker_moments as worker_moments,
+)
+from gradiv.diversity.reading import (
+  Reading as Reading,
+  read_moments as read_moments,
 )
 from gradiv.diversity.tracking import (
   TrackMomentsState as TrackMomentsState,

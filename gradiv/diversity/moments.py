@@ -1,32 +1,37 @@
 """The two numbers of a sample of gradients from which the rest follows.
 
-A sample is g_1 ... g_n, each the mean of the gradients of b examples. With
-the mean ḡ, the `Moments` are ‖ḡ‖² and the centred (1/n) Σ ‖g_i − ḡ‖². They
-are taken centred, since a difference of two large squares would cancel, and
-in at least float32, since bfloat16 norms err in the third digit. Of single
-examples, whose gradients are not written out, they are that difference.
+A sample is g_1 ... g_n, each the mean gradient of b examples. With ḡ their
+mean, the `Moments` are ‖ḡ‖² and the centered (1/n) Σ ‖g_i − ḡ‖². The latter is
+summed as it stands, because the difference of two large squares would cancel,
+and in at least float32, because squared norms in bfloat16 are off in the third
+digit. (For single examples, whose gradients are never written out, it is that
+difference.)
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import trees
-
-Grouping = Callable[[tuple], str]
+from gradiv._common import checks, layout as layouts, trees
+from gradiv.diversity import _leaf_norms
 
 
 class Moments(NamedTuple):
   """Second moments of a sample of gradients.
 
+  With groups of leaves, every field has a leading axis [groups] in the order
+  of `gradiv.group_names`.
+
   Attributes:
-    num_gradients: n, how many gradients are compared.
-    batch_size: b, examples behind each; their mean where they differ.
+    num_gradients: Number n of gradients in the sample.
+    batch_size: Number b of examples behind each gradient; the mean if they
+      differ.
     sq_norm_of_mean: ‖ḡ‖², with ḡ weighted by the examples behind each g_i.
     mean_sq_deviation: Σ b_i ‖g_i − ḡ‖² / Σ b_i.
   """
@@ -37,91 +42,91 @@ class Moments(NamedTuple):
   mean_sq_deviation: jax.Array
 
 
-def by_layer(path: tuple) -> str:
-  """Name the layer of a leaf: its path without the last step.
-
-  >>> tree = {'encoder': {'dense': {'kernel': 0, 'bias': 0}}}
-  >>> [by_layer(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)]
-  ['encoder/dense', 'encoder/dense']
-  """
-  return jax.tree_util.keystr(path[:-1] or path, simple=True, separator='/')
-
-
 def worker_moments(
   grads: optax.Updates,
   axis_name: workers.AxisName,
   *,
   batch_size: jax.typing.ArrayLike = 1,
   reduction: str = 'mean',
-  groups: Grouping | None = None,
-) -> Moments | dict[str, Moments]:
+  groups: layouts.Grouping | None = None,
+  layout: layouts.Layout | None = None,
+) -> Moments:
   """Compute the `Moments` of the workers' gradients.
 
-  Costs the all-reduce of the mean gradient, which the compiler shares with
-  `aggregate_by_mean`, and one of two scalars. NaN, for unavailable, where a
-  worker's gradient is not finite.
+  Call it inside the program of one worker, before the gradients are averaged.
+  Beyond the all-reduce of the mean gradient, which the compiler shares with
+  `aggregate_by_mean`, it communicates two scalars (per group). All values are
+  NaN if the gradient of any worker is not finite.
+
+  Args:
+    grads: Gradient of this worker; a tree of floating-point leaves.
+    axis_name: Axis, or axes, of the workers.
+    batch_size: Number of examples behind this worker's gradient: a number, a
+      scalar array that may differ between workers, or one entry per worker.
+      If they differ, the mean is weighted and estimates stay unbiased.
+    reduction: 'mean' if the loss averages over its `batch_size` examples, or
+      'sum' if it adds them up.
+    groups: Function from a leaf's path to the name of its group, such as
+      `gradiv.by_layer`. Every field of the result then has a leading axis
+      [groups].
+    layout: `gradiv.Layout` of gradients that are sharded, or averaged over
+      another axis first. `groups` may be given there instead.
+
+  Returns:
+    The `Moments`, the same on every worker and shard.
+
+  Raises:
+    ValueError: While tracing, if the gradient has already been reduced over
+      the axis, so that nothing is left to compare.
 
   >>> grads = jnp.array([[3., 0.], [1., 0.]])
   >>> m = jax.vmap(lambda g: worker_moments(g, 'workers'), axis_name='workers',
   ...              out_axes=None)(grads)
-  >>> float(m.sq_norm_of_mean), float(m.mean_sq_deviation)
-  (4.0, 1.0)
-
-  Args:
-    grads: This worker's gradient; a tree of floating leaves.
-    axis_name: The axis, or axes, over which the workers lie.
-    batch_size: Examples behind this worker's gradient. An array may differ by
-      worker: the mean is then weighted, and estimates stay unbiased.
-    reduction: 'mean' where the loss averages over its `batch_size` examples,
-      'sum' where it adds them up.
-    groups: Names the group of a leaf by its path, such as `by_layer`: the
-      result is then a dict of Moments, for the price of one vector.
-
-  Raises:
-    ValueError: On a bad argument; and where the gradient has been reduced
-      over the axis already, so that nothing is left to compare.
+  >>> float(m.sq_norm_of_mean)  # of the mean gradient (2, 0)
+  4.0
+  >>> float(m.mean_sq_deviation)  # each gradient is at distance 1 from it
+  1.0
   """
-  check_batch_size(batch_size)
-  check_reduction(reduction)
-  workers.check_private(grads, axis_name)
-  # Left out as `aggregate_by_mean` does, which then shares the all-reduce.
-  finite = trees.is_usable(trees.sq_norm(grads))
-  grads = trees.widen(trees.keep_if(finite, grads))
+  checks.positive('batch_size', batch_size)
+  checks.choice('reduction', reduction, ('mean', 'sum'))
+  layout = resolve_layout(layout, groups, axis_name)
+  workers.check_private(grads, (*workers.names_of(axis_name),
+                                *layout.mean_names))
+  batch, differs = _own_batch_size(batch_size, axis_name)
+  is_finite = _is_finite(grads, layout)
   if reduction == 'sum':
-    grads = jax.tree.map(lambda g: g / batch_size, grads)
+    grads = jax.tree.map(lambda g: g / batch, trees.widen(grads))
+  if layout.mean_names:
+    grads, batch, is_finite = _mean_first(
+      grads, batch, differs, is_finite, layout.mean_names)
+  mean, mean_batch, num_finite = _mean(
+    grads, batch, differs, is_finite, axis_name)
+  of_mean, deviation = _compare(
+    grads, mean, is_finite, batch / mean_batch if differs else None, layout)
   n = workers.num_workers(axis_name)
-  # Arrays may differ by worker; a number cannot, and needs no collective.
-  private = isinstance(batch_size, jax.Array)
-  mean_batch = lax.psum(batch_size, axis_name) / n if private else batch_size
-  weight = batch_size / mean_batch
-  mean = jax.tree.map(
-    lambda g: lax.psum(g * weight if private else g, axis_name) / n, grads
-  )
-  deviation = jax.tree.map(lambda g, m: trees.sq_norm(g - m) * weight, grads, mean)
-  sq_means = _grouped(jax.tree.map(trees.sq_norm, mean), groups)
-  deviations, num_left_out = lax.psum(
-    (_grouped(deviation, groups), 1 - finite.astype(jnp.float32)), axis_name)
-  unknown = jnp.where(num_left_out > 0, jnp.nan, 0)
-  moments = {
-    name: Moments(jnp.float32(n), jnp.float32(mean_batch),
-                  sq_means[name] + unknown, deviations[name] / n + unknown)
-    for name in sq_means
-  }
-  return moments if groups else moments['']
+  names = (*workers.names_of(axis_name), *layout.shard_names)
+  deviation = lax.psum(workers.as_private(deviation, names), names) / n
+  if layout.shard_names:
+    of_mean = lax.psum(
+      workers.as_private(of_mean, layout.shard_names), layout.shard_names)
+  unknown = jnp.where(num_finite < n, jnp.nan, 0)
+  return Moments(*jnp.broadcast_arrays(
+    jnp.float32(n), jnp.float32(mean_batch), of_mean + unknown,
+    deviation + unknown))
 
 
 def merge_moments(
   a: Moments, b: Moments, *, sq_distance: jax.typing.ArrayLike
 ) -> Moments:
-  """Pool two samples exactly.
+  """Pool two samples exactly, as if their gradients had been one sample.
 
-  With the shares p, q = 1 − p of the examples and d² = ‖ḡ_a − ḡ_b‖²:
+  With the fractions p and q = 1 − p of the examples and d² = ‖ḡ_a − ḡ_b‖²:
   ‖ḡ‖² = p‖ḡ_a‖² + q‖ḡ_b‖² − pq d², and deviation p v_a + q v_b + pq d².
 
   Args:
-    a: One sample.
-    b: The other.
-    sq_distance: ‖ḡ_a − ḡ_b‖², which two `Moments` alone do not tell.
+    a: Moments of one sample.
+    b: Moments of the other.
+    sq_distance: ‖ḡ_a − ḡ_b‖², which cannot be computed from the two `Moments`.
   """
   size_a, size_b = (m.num_gradients * m.batch_size for m in (a, b))
   n = a.num_gradients + b.num_gradients
@@ -137,22 +142,101 @@ def merge_moments(
   )
 
 
-def check_batch_size(batch_size) -> None:
-  """Raise ValueError unless `batch_size` is positive, where that is known."""
-  if not isinstance(batch_size, jax.Array) and not batch_size > 0:
-    raise ValueError(f'batch_size={batch_size!r}: must be positive')
+def resolve_layout(
+  layout: layouts.Layout | None,
+  groups: layouts.Grouping | None,
+  axis_name: workers.AxisName,
+) -> layouts.Layout:
+  """Return a checked layout that includes the groups given beside it."""
+  layout = layouts.resolve(layout, axis_name)
+  if groups is None:
+    return layout
+  if layout.groups is not None:
+    raise ValueError(f'groups={groups!r}: layout.groups is given as well')
+  return dataclasses.replace(layout, groups=groups)
 
 
-def check_reduction(reduction: str) -> None:
-  """Raise ValueError unless the loss is declared as a mean or a sum."""
-  if reduction not in ('mean', 'sum'):
-    raise ValueError(f"reduction={reduction!r}: must be 'mean' or 'sum'")
+def _own_batch_size(batch_size, axis_name):
+  """Return this worker's batch size, and whether it may differ by worker."""
+  if jnp.ndim(batch_size) == 0:
+    # A number cannot differ between workers, and needs no collective.
+    if not isinstance(batch_size, jax.Array):
+      return batch_size, False
+    return workers.as_private(batch_size, axis_name), True
+  n = workers.num_workers(axis_name)
+  if jnp.shape(batch_size) != (n,):
+    raise ValueError(f'batch_size of shape {jnp.shape(batch_size)}: must be '
+                     f'one number, or one for each of the {n} workers')
+  return jnp.asarray(batch_size, jnp.float32)[lax.axis_index(axis_name)], True
 
 
-def _grouped(scalars, groups):
-  """Add the scalars of each group up; without groups, of the whole tree."""
-  totals = {}
-  for path, x in jax.tree_util.tree_leaves_with_path(scalars):
-    name = groups(path) if groups else ''
-    totals[name] = totals.get(name, 0) + x
-  return totals
+def _is_finite(grads, layout):
+  """Return whether this worker's gradient, in all of its shards, is usable."""
+  # By the very operations of `aggregate_by_mean`: they are compiled once.
+  if not layout.shard_names:
+    return trees.is_usable(trees.sq_norm(grads))
+  leaves = jax.tree.leaves(grads)
+  own = sum(trees.sq_norm(x) * once
+            for x, once in zip(leaves, _counted_once(grads, layout)))
+  own = workers.as_private(jnp.float32(own), layout.shard_names)
+  return trees.is_usable(lax.psum(own, layout.shard_names))
+
+
+def _counted_once(grads, layout):
+  """Return the weight of each leaf in a sum over shards: [leaves]."""
+  paths = jax.tree_util.tree_leaves_with_path(grads)
+  return np.array([1 if layout.shards(path) else 1 / layout.num_shards
+                   for path, _ in paths], np.float32)
+
+
+def _mean_first(grads, batch, differs, is_finite, names):
+  """Average over `mean_over`; the result stands for the examples of all."""
+  grads = trees.widen(trees.keep_if(is_finite, grads))
+  size = workers.num_workers(names)
+  if differs:
+    batch = workers.as_private(batch, names)
+    total = lax.psum(batch, names)
+    mean = jax.tree.map(lambda g: lax.psum(g * (batch / total), names), grads)
+  else:
+    total = batch * size
+    mean = jax.tree.map(lambda g: lax.psum(g, names) / size, grads)
+  is_finite = lax.psum(is_finite.astype(jnp.int32), names) == size
+  return mean, total, is_finite
+
+
+def _mean(grads, batch, differs, is_finite, axis_name):
+  """Average over the workers; return also their batch size and their number.
+
+  A gradient that is not finite is taken as zero, as in `aggregate_by_mean`:
+  the two then share an all-reduce.
+  """
+  kept = trees.widen(trees.keep_if(is_finite, grads))
+  count = lax.psum(is_finite.astype(jnp.float32), axis_name)
+  if not differs:
+    mean = jax.tree.map(
+      lambda g: lax.psum(g, axis_name) / jnp.maximum(count, 1), kept)
+    return mean, batch, count
+  n = workers.num_workers(axis_name)
+  mean_batch = lax.psum(batch, axis_name) / n
+  weight = batch / mean_batch
+  mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n, kept)
+  return mean, mean_batch, count
+
+
+def _compare(grads, mean, is_finite, weight, layout):
+  """Compute this shard's part of ‖ḡ‖² and of this worker's ‖g − ḡ‖²."""
+  leaves, means = jax.tree.leaves(grads), jax.tree.leaves(mean)
+
+  def deviation(g, m):
+    # Selected here, once for many leaves.
+    return trees.keep_if(is_finite, g).astype(m.dtype) - m
+
+  of_mean = _leaf_norms.sq_norms(means, of=lambda m: m)
+  deviations = _leaf_norms.sq_norms(leaves, means, of=deviation)
+  if weight is not None:
+    deviations *= weight
+  if layout.shard_names:
+    once = _counted_once(grads, layout)
+    of_mean, deviations = of_mean * once, deviations * once
+  return tuple(_leaf_norms.add_up(x, grads, layout.groups)
+               for x in (of_mean, deviations))

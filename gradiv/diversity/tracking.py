@@ -1,54 +1,93 @@
-"""Metrics carried in the state of the optimizer.
+"""Averages of the moments over steps, carried in the optimizer's state.
 
 Place `track_moments` before the aggregation: it looks at the workers'
-gradients, hands them on as they are, and keeps averages of ‖∇F‖² and tr Σ in
-its state, which jit, scan and checkpoints carry like any other.
+gradients, passes them on unchanged, and keeps running sums in its state, which
+jit, scan and checkpoints carry like any other. `read_moments` reads them.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv.diversity import intervals, metrics, moments
+from gradiv._common import checks, groups as groups_lib, layout as layouts
+from gradiv.diversity import estimates, intervals, moments as moments_lib
+
+Scalar = jax.typing.ArrayLike
 
 
 class TrackMomentsState(NamedTuple):
-  """What `track_moments` knows; of full shape from `init` on.
+  """State of `track_moments`; `read_moments` says what it means.
 
   Attributes:
-    count: int32, steps that entered the averages.
-    num_skipped: int32, steps left out since a statistic was not finite.
-    estimate: Averages of ‖∇F‖² and tr Σ; NaN while unavailable.
-    interval: For every ratio of the two; see `confidence.Interval`.
-    layers: By name, the (estimate, interval) of each group.
-    averages: The running sums behind them, by group; '' is the whole.
+    num_skipped: int32, number of steps left out because a statistic was not
+      finite.
+    averages: Running sums over the other steps. With groups, every array has a
+      leading axis [groups + 1], whose last row is the whole gradient.
+    decay: float32, the decay β of the last step.
+    level: float32, the level of the confidence intervals.
+    encoded_names: uint8, the names of the groups. They are an array, so that
+      whatever carries a state carries them; () without groups.
   """
 
-  count: jax.Array
   num_skipped: jax.Array
-  estimate: metrics.Estimate
-  interval: intervals.Interval
-  layers: dict[str, tuple[metrics.Estimate, intervals.Interval]]
-  averages: dict[str, intervals.Averages]
+  averages: intervals.Averages
+  decay: jax.Array
+  level: jax.Array
+  encoded_names: jax.Array | tuple[()]
 
 
 def track_moments(
-  axis_name: workers.AxisName,
+  axis_name: workers.AxisName | None = None,
   *,
-  batch_size: float,
-  decay: float = 0.99,
-  num_examples: int | None = None,
+  batch_size: Scalar | None = None,
+  decay: Scalar = 0.99,
+  num_examples: Scalar | None = None,
   reduction: str = 'mean',
-  groups: moments.Grouping | None = None,
-  level: float = 0.95,
+  groups: layouts.Grouping | None = None,
+  level: Scalar = 0.95,
+  layout: layouts.Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Track the moments of the workers' gradients; leave the updates alone.
+  """Track the moments of the workers' gradients; pass the updates on unchanged.
 
-  Each step's unbiased G and S are averaged apart, Σ βʲ x_{t−j} / Σ βʲ, never
-  clipped before, and with them comes a confidence interval for each ratio.
+  Use it to follow the batch-size bound B_S during training. In each step, G
+  and S are estimated without bias (see `estimate`); each is averaged over steps
+  by itself, Σ βʲ x_{t−j} / Σ βʲ, without being clipped. `read_moments` returns
+  the averages, with a confidence interval for every ratio of them.
+
+  ``update`` accepts two extra arguments:
+
+  * ``batch_size``, the number of examples of this step, in place of the one
+    given at construction: for ramps, and for losses weighted by tokens. As in
+    `worker_moments`, it may differ between workers.
+  * ``moments``, a `Moments` to track in place of measuring the updates: of the
+    examples of a batch (`example_moments`) or of micro-steps
+    (`accumulate_moments`). It must be the same on all workers.
+
+  A step whose statistics are not finite changes nothing but `num_skipped`.
+  With one worker nothing can be estimated, and everything stays NaN.
+
+  Args:
+    axis_name: Axis, or axes, of the workers; None if each update is given
+      ``moments``.
+    batch_size: Number of examples behind one worker's gradient. The estimates
+      are per example, and therefore comparable between layouts.
+    decay: Decay β. The averages have the noise of about 1/(1 − β) steps.
+    num_examples: Size of a finite data set from which the examples are drawn
+      without replacement.
+    reduction: 'mean' or 'sum', of the loss over its batch.
+    groups: Function from a leaf's path to its group, such as `gradiv.by_layer`;
+      each group is then tracked as well.
+    level: Level of the confidence intervals.
+    layout: `gradiv.Layout` of gradients that are sharded, or averaged over
+      another axis first. `groups` may be given there instead.
+
+  Raises:
+    ValueError: While tracing, if the gradients have already been reduced over
+      the axis, or if a batch size or moments are missing.
 
   >>> import gradiv
   >>> tx = optax.chain(track_moments('workers', batch_size=2),
@@ -57,89 +96,113 @@ def track_moments(
   >>> step = gradiv.map_workers(lambda g, s: tx.update(g, s), 'workers',
   ...                           in_axes=(0, None), out_axes=None)
   >>> _, state = step(jnp.array([[1.], [3.]]), state)
-  >>> estimate = optax.tree.get(state, 'estimate')
-  >>> float(estimate.sq_norm), float(estimate.variance)
+  >>> estimate = gradiv.read_moments(state).estimate
+  >>> float(estimate.sq_norm), float(estimate.variance)  # 2² − 4/(2·2); 2·2
   (3.0, 4.0)
-
-  Args:
-    axis_name: The axis, or axes, over which the workers lie.
-    batch_size: Examples behind one worker's gradient, so that the estimates
-      are per example and comparable across layouts.
-    decay: β. The noise of the averages is that of 1/(1 − β) or so steps.
-    num_examples: Of a finite data set drawn from without replacement.
-    reduction: 'mean' or 'sum', of the loss over its batch.
-    groups: Also tracks each group of leaves, such as `gradiv.by_layer`.
-    level: Of the confidence intervals.
-
-  With one worker everything stays NaN: unavailable. A step whose statistics
-  are not finite changes nothing but `num_skipped`.
-
-  Raises:
-    ValueError: On a bad argument; and, while tracing, where the gradients
-      have been reduced over the axis already.
   """
-  workers.names_of(axis_name)
-  moments.check_batch_size(batch_size)
-  moments.check_reduction(reduction)
-  for what, value in (('decay', decay), ('level', level)):
-    if not 0 < value < 1:
-      raise ValueError(f'{what}={value!r}: must lie between 0 and 1')
-  if num_examples is not None and not num_examples >= 1:
-    raise ValueError(f'num_examples={num_examples!r}: must be at least 1')
+  if batch_size is not None:
+    checks.positive('batch_size', batch_size)
+  checks.choice('reduction', reduction, ('mean', 'sum'))
+  checks.between('decay', decay, 0, 1)
+  checks.between('level', level, 0, 1)
+  if num_examples is not None:
+    checks.at_least('num_examples', num_examples, 1)
+  if axis_name is not None:
+    layout = moments_lib.resolve_layout(layout, groups, axis_name)
+    groups = layout.groups
+  elif layout is not None:
+    raise ValueError('axis_name=None: must be given with layout')
 
-  def read(averages):
-    return (intervals.average(averages),
-            intervals.interval(averages, decay, level=level))
-
-  def state_of(count, num_skipped, averages):
-    estimate, interval = read(averages[''])
-    layers = {k: read(v) for k, v in averages.items() if k}
-    return TrackMomentsState(count, num_skipped, estimate, interval, layers,
-                             averages)
+  def measure(updates, batch_size):
+    if axis_name is None:
+      raise ValueError(
+        'moments=None: without axis_name, update needs moments to track')
+    if batch_size is None:
+      raise ValueError(
+        'batch_size=None: must be given to track_moments or to update')
+    return moments_lib.worker_moments(
+      updates, axis_name, batch_size=batch_size, reduction=reduction,
+      layout=layout)
 
   def init_fn(params):
-    names = {''}
-    if groups:
-      paths = jax.tree_util.tree_leaves_with_path(params)
-      names |= {groups(path) for path, _ in paths}
-    averages = {name: intervals.init() for name in names}
-    return state_of(jnp.int32(0), jnp.int32(0), averages)
+    names = None if groups is None else groups_lib.group_names(params, groups)
+    return TrackMomentsState(
+      num_skipped=jnp.zeros((), jnp.int32),
+      averages=_init_rows(names),
+      decay=jnp.array(decay, jnp.float32),
+      level=jnp.array(level, jnp.float32),
+      encoded_names=() if names is None else _encode(names))
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_fn(updates, state, params=None, *, moments=None,
+                batch_size=batch_size, **extra_args):
     del params, extra_args
-    workers.check_private(updates, axis_name)
-    if workers.num_workers(axis_name) == 1:
-      return updates, state
-    samples = moments.worker_moments(
-      updates, axis_name, batch_size=batch_size, reduction=reduction,
-      groups=groups or (lambda path: '')
-    )
-    if groups:
-      samples[''] = _add_up(samples.values())
-    samples = {name: metrics.estimate(m, num_examples=num_examples)
-               for name, m in samples.items()}
-    finite = jnp.isfinite(samples[''].sq_norm + samples[''].variance)
-    averages = {
-      name: intervals.update(state.averages[name], sample, decay)
-      for name, sample in samples.items()
-    }
-    new = state_of(optax.safe_increment(state.count), state.num_skipped,
-                   averages)
-    kept = state._replace(
-      num_skipped=optax.safe_increment(state.num_skipped)
-    )
-    # A select, not a cond: the workers never part before a collective.
-    return updates, jax.tree.map(
-      lambda x, y: jnp.where(finite, x, y), new, kept
-    )
+    if moments is None:
+      if axis_name is not None:
+        workers.check_private(updates, axis_name)
+        if workers.num_workers(axis_name) == 1:
+          return updates, state
+      moments = measure(updates, batch_size)
+    if groups is not None:
+      moments = _append_whole(moments, len(state.averages.count) - 1)
+    sample = estimates.estimate(moments, num_examples=num_examples)
+    return updates, _add(state, sample, decay, level)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _add_up(parts):
-  """Add the moments of disjoint groups of leaves up to those of the whole."""
-  parts = list(parts)
-  return parts[0]._replace(
-    sq_norm_of_mean=sum(m.sq_norm_of_mean for m in parts),
-    mean_sq_deviation=sum(m.mean_sq_deviation for m in parts),
-  )
+def decode_names(encoded_names: jax.Array | tuple[()]) -> tuple[str, ...]:
+  """Read the names of the groups off a state; () without groups."""
+  if isinstance(encoded_names, tuple):
+    return ()
+  array = np.asarray(encoded_names)
+  # States with a leading axis, as of several runs at once, have equal rows.
+  first = array.reshape(-1, array.shape[-1])[0]
+  return tuple(first.tobytes().decode().split('\0')[1:])
+
+
+def _encode(names):
+  """Encode names as an array, never of size zero: orbax cannot save that."""
+  text = '.' + ''.join('\0' + name for name in names)
+  return jnp.array(np.frombuffer(text.encode(), np.uint8))
+
+
+def _init_rows(names):
+  """Return empty averages, with a row for each group and one for the whole."""
+  averages = intervals.init()
+  if names is None:
+    return averages
+  return jax.tree.map(
+    lambda x: jnp.zeros((len(names) + 1, *x.shape), x.dtype), averages)
+
+
+def _append_whole(moments, num_groups):
+  """Append the moments of the whole gradient to those of its groups."""
+  shape = jnp.shape(moments.sq_norm_of_mean)
+  if shape != (num_groups,):
+    raise ValueError(f'moments of shape {shape}: must have one entry for each '
+                     f'of the {num_groups} groups')
+  n, b, of_mean, deviation = (jnp.broadcast_to(x, shape) for x in moments)
+  # Of no group at all, as of a tree without leaves, nothing can be estimated.
+  one = lambda x: jnp.append(x, x[:1] if num_groups else jnp.float32(1))
+  total = lambda x: jnp.append(x, jnp.sum(x))
+  return moments_lib.Moments(one(n), one(b), total(of_mean), total(deviation))
+
+
+def _add(state, sample, decay, level):
+  """Add a step to the averages unless it is not finite."""
+  total = sample.sq_norm + sample.variance
+  update = intervals.update
+  if total.ndim:
+    update = jax.vmap(update, (0, 0, None))
+    total = total[-1]
+  is_finite = jnp.isfinite(total)
+  # A select, not a cond: workers must not part before a collective.
+  averages = jax.tree.map(
+    lambda new, old: jnp.where(is_finite, new, old),
+    update(state.averages, sample, decay), state.averages)
+  skipped = optax.safe_increment(state.num_skipped)
+  return state._replace(
+    num_skipped=jnp.where(is_finite, state.num_skipped, skipped),
+    averages=averages,
+    decay=jnp.array(decay, jnp.float32),
+    level=jnp.array(level, jnp.float32))

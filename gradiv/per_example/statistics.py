@@ -19,8 +19,7 @@ import numpy as np
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, compat, trees
-from gradiv.diversity import moments as moments_lib
+from gradiv._common import checks, compat, layout as layouts, trees
 from gradiv.diversity.moments import Moments
 from gradiv.per_example._engine import trace as trace_lib
 
@@ -29,7 +28,7 @@ def example_moments(
   loss_fn: Callable,
   *,
   has_aux: bool = False,
-  groups: moments_lib.Grouping | None = None,
+  groups: layouts.Grouping | None = None,
   axis_name: workers.AxisName | None = None,
   microbatch_size: int | None = None,
 ) -> Callable[..., tuple[Any, Any, Any]]:
@@ -123,7 +122,7 @@ def example_sq_norms(
   loss_fn: Callable,
   *,
   has_aux: bool = False,
-  groups: moments_lib.Grouping | None = None,
+  groups: layouts.Grouping | None = None,
 ) -> Callable[..., tuple[Any, Any, Callable]]:
   """Make a function that computes ‖g_i‖² of each example of a batch.
 
@@ -159,7 +158,7 @@ def example_gram(
   loss_fn: Callable,
   *,
   has_aux: bool = False,
-  groups: moments_lib.Grouping | None = None,
+  groups: layouts.Grouping | None = None,
 ) -> Callable[..., tuple[Any, Any, Callable]]:
   """Make a function that computes G_ij = ⟨g_i, g_j⟩ over the examples.
 

@@ -1,5 +1,10 @@
 """Raise gradient diversity on purpose: masks, noise and random rounding."""
 
+from gradiv.perturbations.bounds import (
+  drop_updates_batch_size_bound as drop_updates_batch_size_bound,
+  langevin_noise_batch_size_bound as langevin_noise_batch_size_bound,
+  quantized_batch_size_bound as quantized_batch_size_bound,
+)
 from gradiv.perturbations.dropping import (
   drop_connect as drop_connect,
   drop_updates as drop_updates,

@@ -129,7 +129,7 @@ class ExampleTest(parameterized.TestCase):
       # A step that is not finite leaves the averages alone.
       _, after = tx.update(
         diversity_tracking.Measured(mean * jnp.nan, within), state)
-      return moments, updates, intervals.average(after.example_averages)
+      return moments, updates, intervals.average(after.averages)
 
     moments, updates, average = jax.vmap(
       worker, axis_name='workers', out_axes=(None, 0, None))(grads)

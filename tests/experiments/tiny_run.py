@@ -53,7 +53,7 @@ def program(workers, sampling='epoch', batch_size=16, pause=0.0):
     evaluate=lambda arrays, lane, params: {
       'norm': jnp.sum(params['w']**2)},
     read=lambda state: {
-      'sq_norm': optax.tree.get(state, 'estimate').sq_norm,
+      'sq_norm': gradiv.read_moments(state).average.sq_norm,
       'num_skipped': optax.tree.get(state, 'num_skipped')})
 
 

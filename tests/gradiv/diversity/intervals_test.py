@@ -39,7 +39,9 @@ def track(draws, noise, drift, noise_drift, *, workers, decay):
             for e in (interval.upper, interval.lower)]
     truth = signal / (signal + variance)
     covers = (ends[0] <= truth) & (truth <= ends[1])
-    return averages, (covers, interval.trusted, ends[1] / ends[0])
+    at_least = intervals.batch_size_at_least(averages, decay)
+    return averages, (covers, interval.is_trusted, ends[1] / ends[0],
+                      at_least, 1 / truth, intervals.window(averages, decay))
 
   return jax.lax.scan(step, intervals.init(), draws)[1]
 
@@ -74,38 +76,88 @@ class CoverageTest(parameterized.TestCase):
   )
   def test_covers_the_truth_of_now(
       self, noise, drift, noise_drift, workers, decay):
-    covers, trusted, _ = simulate(
+    covers, trusted, _, at_least, truth, _ = simulate(
       noise, drift, noise_drift, workers=workers, decay=decay)
     for step in (60, 100, 200, 400):
       self.assertBetween(
         float(covers[:, step - 1].mean()), 0.93, 0.97, f'step {step}')
+      # One-sided, at the same level; it may be vacuous, and then holds.
+      holds = (at_least <= truth)[:, step - 1]
+      self.assertBetween(float(holds.mean()), 0.93, 1., f'step {step}')
     # Trust is never given on a guess.
     self.assertFalse(bool(trusted[:, :10].any()))
 
   def test_trust_comes_with_data(self):
-    _, trusted, width = simulate(
+    _, trusted, width, at_least, truth, window = simulate(
       30., 0., 0., workers=8, decay=0.99)
     self.assertGreater(float(trusted[:, -1].mean()), 0.93)
     self.assertTrue(bool((width[trusted] <= 2 + 1e-5).all()))
+    # The one-sided bound is exact where B_S is known, and the window is that
+    # of the average: 98.2 of 100 steps by weight after 400.
+    self.assertBetween(
+      float((at_least <= truth)[:, -1].mean()), 0.94, 0.96)
+    known = width <= 2
+    self.assertTrue(bool((window[:, -1] == 98)[known[:, -1]].all()))
+    self.assertFalse(bool(window[~known].any()))
 
   def test_trust_is_lost_to_a_drift(self):
     """Over a window of 100 steps ‖∇F‖² falls e-fold: the average lags."""
-    _, trusted, _ = simulate(30., 0.01, 0., workers=8, decay=0.99)
+    _, trusted, *_ = simulate(30., 0.01, 0., workers=8, decay=0.99)
     self.assertLess(float(trusted[:, 199:].mean()), 0.01)
 
   @parameterized.parameters(0.003, 0.005, 0.01, -0.005)
   def test_at_a_fast_drift_few_are_trusted_and_wrong(self, drift):
     """Measured: up to 0.062, above the nominal 0.05, where ‖∇F‖² grows."""
-    covers, trusted, _ = simulate(
+    covers, trusted, *_ = simulate(
       100., drift, drift / 2, workers=8, decay=0.99)
     wrong = (trusted & ~covers).mean(0)
     self.assertLess(float(wrong.max()), 1 / 14)
 
   def test_no_trust_where_the_signal_is_lost(self):
-    covers, trusted, _ = simulate(
+    covers, trusted, _, at_least, truth, window = simulate(
       3e4, 0., 0., workers=8, decay=0.99)
+    # But B_S is known to be far above the batch of 32.
+    self.assertGreater(float(jnp.median(at_least[:, -1])), 100)
+    self.assertBetween(
+      float((at_least <= truth)[:, -1].mean()), 0.93, 1)
+    self.assertLess(float((window[:, -1] > 0).mean()), 0.05)
     self.assertLess(float((trusted & ~covers)[:, -1].mean()), 0.05)
     self.assertLess(float(trusted[:, -1].mean()), 0.05)
+
+
+class IntervalTest(absltest.TestCase):
+
+  def test_of_a_metric_is_in_order(self):
+    interval = intervals.Interval(
+      gradiv.Estimate(jnp.float32(.5), jnp.float32(.5)),
+      gradiv.Estimate(jnp.float32(0), jnp.float32(1)), jnp.array(False))
+    self.assertEqual(interval.of(gradiv.batch_size_bound), (2, np.inf))
+    self.assertEqual(interval.of(gradiv.inverse_batch_size_bound), (0, .5))
+
+  def test_the_one_sided_bound_inverts_the_one_sided_test(self):
+    """The largest p that is not rejected, by search over a grid."""
+    rng = np.random.default_rng(4)
+    grid = np.linspace(0, 1, 100_001)
+    found = []
+    for noise in (.3, 1, 3, 10, 30):
+      for _ in range(20):
+        averages = intervals.init()
+        for g, s in zip(rng.normal(1, noise, 40), rng.normal(3, noise, 40)):
+          averages = intervals.update(
+            averages, gradiv.Estimate(jnp.float32(g), jnp.float32(s)), .95)
+        (g, s), (gg, gs, ss) = jax.tree.map(float, intervals._fit(averages))
+        t = float(intervals._student(
+          intervals._freedom(averages.count, .95), 0.9))
+        gap = grid * (g + s) - g
+        spread = grid**2 * (gg + 2 * gs + ss) - 2 * grid * (gg + gs) + gg
+        accepted = grid[gap <= t * np.sqrt(np.maximum(spread, 0))]
+        # All are rejected where G is far below zero.
+        most = accepted.max(initial=0)
+        found.append(most)
+        np.testing.assert_allclose(
+          1 / intervals.batch_size_at_least(averages, .95), most, atol=2e-5)
+    self.assertIn(1, found)
+    self.assertGreater(sum(0 < p < 1 for p in found), 20)
 
 
 class AveragesTest(parameterized.TestCase):
@@ -135,7 +187,7 @@ class AveragesTest(parameterized.TestCase):
     design = np.stack([np.ones(40), t - 39], 1)
     fit = np.linalg.solve(
       design.T @ (weights[:, None] * design), (design * weights[:, None]).T)
-    ours, covariance = intervals._level(self.run_through(*x))
+    ours, covariance = intervals._fit(self.run_through(*x))
     np.testing.assert_allclose(ours, x @ fit[0], 1e-3)
     bend = (x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]) / np.sqrt(6)
     squares = fit[0]**2
@@ -147,7 +199,7 @@ class AveragesTest(parameterized.TestCase):
   def test_a_line_has_no_spread(self):
     t = np.arange(50.)
     averages = self.run_through(8 + t, 64 + 2 * t)
-    level, covariance = intervals._level(averages)
+    level, covariance = intervals._fit(averages)
     np.testing.assert_allclose(level, [57, 162], 1e-4)
     np.testing.assert_allclose(covariance, np.zeros(3), atol=1e-8)
 
@@ -157,7 +209,10 @@ class AveragesTest(parameterized.TestCase):
         self.run_through([1.] * steps, [2.] * steps), 0.9)
       self.assertEqual(float(interval.upper.sq_norm), 0)
       self.assertEqual(float(interval.lower.sq_norm), 1)
-      self.assertFalse(bool(interval.trusted))
+      self.assertFalse(bool(interval.is_trusted))
+      averages = self.run_through([1.] * steps, [2.] * steps)
+      self.assertEqual(float(intervals.batch_size_at_least(averages, 0.9)), 1)
+      self.assertEqual(int(intervals.window(averages, 0.9)), 0)
 
   @parameterized.parameters((3, 3.182), (5, 2.571), (10, 2.228), (60, 2.000))
   def test_student(self, freedom, quantile):

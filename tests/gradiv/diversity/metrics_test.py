@@ -150,7 +150,7 @@ class ClosedFormTest(parameterized.TestCase):
     bound = float(bound_of(grads))
     mean_square = np.mean(np.sum(grads**2, 1))
     effective = bound if replacement else float(
-      gradiv.bound_without_replacement(bound, 12))
+      gradiv.batch_size_bound_without_replacement(bound, 12))
     drawn = np.stack([RNG.choice(12, batch, replacement)
                       for _ in range(20000)])
     sums = np.sum(grads[drawn].sum(1)**2, -1)
@@ -159,11 +159,12 @@ class ClosedFormTest(parameterized.TestCase):
 
   def test_13_the_whole_set(self):
     grads = RNG.normal(0.4, 1, size=(12, 5))
-    effective = gradiv.bound_without_replacement(bound_of(grads), 12)
+    effective = gradiv.batch_size_bound_without_replacement(bound_of(grads), 12)
     mean_square = np.mean(np.sum(grads**2, 1))
     np.testing.assert_allclose(
       12 * mean_square * (1 + 11 / effective), np.sum(grads.sum(0)**2), 1e-4)
-    self.assertEqual(float(gradiv.bound_without_replacement(12., 12)), np.inf)
+    self.assertEqual(
+      float(gradiv.batch_size_bound_without_replacement(12., 12)), np.inf)
 
   @parameterized.parameters(*BACKENDS)
   def test_14_bound_is_one_plus_noise_scale(self, backend):
@@ -225,12 +226,11 @@ class EdgeTest(parameterized.TestCase):
   def test_norm_test(self):
     e = gradiv.Estimate(2., 8.)
     self.assertEqual(float(gradiv.norm_test_batch_size(e, 0.5)), 16)
-    with self.assertRaisesRegex(ValueError, 'theta=0'):
-      gradiv.norm_test_batch_size(e, 0)
-
-  def test_more_drawn_than_there_are(self):
-    with self.assertRaisesRegex(ValueError, 'num_examples=7'):
-      gradiv.estimate(helpers.moments_of(np.eye(8)), num_examples=7)
+    np.testing.assert_array_equal(
+      gradiv.norm_test_batch_size(e, np.array([.5, 1.])), [16, 4])
+    for theta in (0, np.array([1., -1.])):
+      with self.assertRaisesRegex(ValueError, 'theta'):
+        gradiv.norm_test_batch_size(e, theta)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,13 @@
 """Moments of workers' gradients, against float64 NumPy on every backend."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import PartitionSpec as P
 
 import gradiv
 from tests import helpers
@@ -48,7 +50,7 @@ class WorkerMomentsTest(parameterized.TestCase):
       (grads, batches), axis_name=axis, backend=backend)
     helpers.assert_close(moments, naive(grads, batches), 1e-5)
 
-  def test_centred_where_the_difference_of_squares_cancels(self):
+  def test_centered_where_the_difference_of_squares_cancels(self):
     grads = 1e4 + RNG.normal(0, 1e-2, (8, 100)).astype(np.float32)
     moments = helpers.on_workers(
       lambda g, _: gradiv.worker_moments(g, 'workers'), grads)
@@ -83,14 +85,61 @@ class WorkerMomentsTest(parameterized.TestCase):
         ('mean', grads), ('sum', jax.tree.map(lambda g: 4 * g, grads)))]
     helpers.assert_close(*both)
 
-  def test_groups(self):
+  def test_groups_are_one_axis_in_the_order_of_their_names(self):
     grads = sample(8)
-    groups = helpers.on_workers(
+    moments = helpers.on_workers(
       lambda g, _: gradiv.worker_moments(
         g, 'workers', groups=gradiv.by_layer), grads)
-    self.assertEqual(set(groups), {'dense', 'head'})
-    helpers.assert_close(groups['dense'], naive(grads['dense']), 1e-5)
-    helpers.assert_close(groups['head'], naive(grads['head']), 1e-5)
+    names = gradiv.group_names(grads, gradiv.by_layer)
+    self.assertEqual(names, ('dense', 'head'))
+    for i, name in enumerate(names):
+      one = jax.tree.map(lambda x: x[i], moments)
+      helpers.assert_close(one, naive(grads[name]), 1e-5)
+    # Any metric applies.
+    self.assertEqual(gradiv.gradient_diversity(moments).shape, (2,))
+    self.assertEqual(
+      gradiv.batch_size_bound(gradiv.estimate(moments)).shape, (2,))
+    helpers.assert_same(moments, helpers.on_workers(
+      lambda g, _: gradiv.worker_moments(g, 'workers', layout=gradiv.Layout(
+        groups=gradiv.by_layer)), grads))
+
+  def test_leaves_that_are_summed_at_once_equal_each_alone(self):
+    """Scalars, large leaves, and many of one shape and of two dtypes."""
+    shapes = ((), (3,), (3,), (2, 3), (300, 301), (3,), (2, 3), (300, 301))
+    grads = {f'{i}': RNG.normal(1, 2, (8, *s)).astype('f') for i, s in
+             enumerate(shapes)}
+    grads['5'] = grads['5'].astype(jnp.bfloat16)
+    moments = helpers.on_workers(
+      lambda g, _: gradiv.worker_moments(
+        g, 'workers', groups=gradiv.by_layer), grads)
+    for i in range(len(shapes)):
+      helpers.assert_close(
+        jax.tree.map(lambda x: x[i], moments), naive(grads[f'{i}']), 1e-5)
+
+  @parameterized.parameters(
+    (np.float32(4),), (np.array(4),), (np.full(8, 4),))
+  def test_numpy_batch_sizes(self, batch_size):
+    grads = sample(8)
+    moments = helpers.on_workers(
+      lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=batch_size),
+      grads)
+    helpers.assert_close(moments, naive(grads, 4), 1e-5)
+
+  def test_one_batch_size_for_each_worker(self):
+    grads, batches = sample(8), np.arange(1, 9)
+    for given in (batches, jnp.array(batches, float)):
+      moments = helpers.on_workers(
+        lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=given),
+        grads)
+      helpers.assert_close(moments, naive(grads, batches), 1e-5)
+
+  def test_no_leaves(self):
+    for groups in (None, gradiv.by_layer):
+      moments = jax.vmap(
+        lambda _: gradiv.worker_moments({}, 'workers', groups=groups),
+        axis_name='workers', axis_size=4, out_axes=None)(jnp.zeros(4))
+      self.assertEqual(moments.sq_norm_of_mean.size, groups is None)
+      self.assertFalse(np.any(moments.mean_sq_deviation))
 
   def test_two_collectives_beside_the_mean(self):
     """One all-reduce of the gradient, shared with the mean, and a scalar."""
@@ -106,18 +155,85 @@ class WorkerMomentsTest(parameterized.TestCase):
                if 'all-reduce(' in line]
     self.assertLen(reduces, 2, reduces)
     shapes = sorted(re.findall(r'f32\[([0-9,]*)\]', ' '.join(reduces)))
-    # The gradient once; how many are finite; the deviation with the same.
-    self.assertEqual(shapes, ['', '', '', '3', '5,3', '7'], reduces)
+    # The gradient once, with how many are finite; then the deviation.
+    self.assertEqual(shapes, ['', '', '3', '5,3', '7'], reduces)
 
   @parameterized.parameters(
-    (dict(batch_size=0), 'batch_size=0'),
-    (dict(batch_size=-2.), 'batch_size=-2.0'),
-    (dict(reduction='avg'), "reduction='avg'"),
+    (dict(batch_size=0), 'batch_size'),
+    (dict(batch_size=np.full(8, -2.)), 'batch_size'),
+    (dict(batch_size=np.ones(3)), 'batch_size'),
+    (dict(reduction='avg'), 'reduction'),
+    (dict(groups=gradiv.by_layer,
+          layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups'),
+    (dict(layout=gradiv.Layout(mean_over='workers')), 'workers'),
   )
-  def test_bad_arguments(self, kwargs, message):
+  def test_unusable_arguments_are_refused(self, kwargs, message):
     with self.assertRaisesRegex(ValueError, message):
       helpers.on_workers(
         lambda g, _: gradiv.worker_moments(g, 'workers', **kwargs), sample(4))
+
+
+class LayoutTest(parameterized.TestCase):
+  """Moments of gradients that are sharded, or averaged first."""
+
+  def sharded(self, fn, backend, args, sharded):
+    """Run ``fn(args)`` on 4 workers x 2 shards of what is `sharded`."""
+    if backend in ('vmap', 'pmap'):
+      cut = lambda x, s: (x.reshape(4, 2, -1, *x.shape[2:]) if s else
+                          np.stack([x, x], 1))
+      inner = jax.vmap(fn, axis_name='model', out_axes=None)
+      return getattr(jax, backend)(inner, axis_name='data', out_axes=None)(
+        jax.tree.map(cut, args, sharded))
+    mesh = jax.sharding.Mesh(
+      np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
+    spec = lambda s: P('data', 'model') if s else P('data')
+    return jax.jit(jax.shard_map(
+      lambda args: fn(jax.tree.map(lambda x: x[0], args)), mesh=mesh,
+      in_specs=(jax.tree.map(spec, sharded),), out_specs=P(),
+      check_vma=backend == 'check_vma'))(args)
+
+  @parameterized.product(
+    backend=('vmap', 'pmap', 'shard_map', 'check_vma'),
+    groups=(None, gradiv.by_layer))
+  def test_shards_add_up_to_the_whole(self, backend, groups):
+    grads = {'dense': {'kernel': RNG.normal(1, 2, (4, 6, 3)).astype('f'),
+                       'bias': RNG.normal(1, 2, (4, 3)).astype('f')},
+             'head': RNG.normal(1, 2, (4, 8)).astype('f')}
+    sharded = {'dense': {'kernel': True, 'bias': False}, 'head': True}
+    layout = gradiv.Layout(
+      sharded_over='model', is_sharded=lambda path: 'bias' not in str(path))
+    one = lambda g: gradiv.worker_moments(
+      g, 'data', batch_size=4, groups=groups, layout=layout)
+    run = functools.partial(self.sharded, one, backend, sharded=sharded)
+    whole = jax.vmap(lambda g: gradiv.worker_moments(
+      g, 'data', batch_size=4, groups=groups), axis_name='data',
+      out_axes=None)
+    helpers.assert_close(run(grads), whole(grads), 2e-6)
+    # Where one shard of one worker is not finite, nothing is known anywhere.
+    grads['head'][1, 6] = np.inf
+    moments = run(grads)
+    self.assertTrue(np.all(np.isnan(moments.sq_norm_of_mean)))
+    self.assertTrue(np.all(np.isnan(moments.mean_sq_deviation)))
+
+  @parameterized.parameters(None, 'data')
+  def test_mean_over_makes_one_worker_of_several(self, private):
+    grads = RNG.normal(1, 2, (4, 2, 5)).astype('f')
+    sizes = RNG.integers(1, 5, (4, 2)).astype('f')
+    if private is None:
+      sizes = np.full((4, 2), 3., 'f')
+
+    def one(g, b):
+      return gradiv.worker_moments(
+        g, 'data', batch_size=3 if private is None else b,
+        layout=gradiv.Layout(mean_over='fast'))
+
+    inner = jax.vmap(one, axis_name='fast', out_axes=None)
+    moments = jax.vmap(inner, axis_name='data', out_axes=None)(grads, sizes)
+    means = np.sum(grads * sizes[..., None], 1) / sizes.sum(1)[:, None]
+    helpers.assert_close(moments, naive(means, sizes.sum(1)), 1e-5)
+    grads[2, 1, 0] = np.nan
+    moments = jax.vmap(inner, axis_name='data', out_axes=None)(grads, sizes)
+    self.assertTrue(np.isnan(moments.sq_norm_of_mean))
 
 
 class MergeMomentsTest(parameterized.TestCase):

@@ -11,6 +11,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import (
+  drop_updates_batch_size_bound as dropped_bound,
+  langevin_noise_batch_size_bound as noisy_bound,
+  quantized_batch_size_bound as quantized_bound,
+)
 
 RNG = np.random.default_rng(12)
 KEY = jax.random.key(4)
@@ -26,15 +31,15 @@ Q = np.sum(np.linalg.norm(GRADS, axis=1) * np.abs(GRADS).sum(1))
 
 MECHANISMS = {
   'drop': (lambda axis: gradiv.drop_updates(RATE, key=KEY, axis_name=axis),
-           lambda draws: gradiv.drop_updates_bound(
+           lambda draws: dropped_bound(
              EXACT, RATE, N, draws=draws)),
   'noise': (lambda axis: gradiv.add_langevin_noise(
     STDDEV, key=KEY, axis_name=axis),
-    lambda draws: gradiv.langevin_noise_bound(
+    lambda draws: noisy_bound(
       EXACT, STDDEV, D, N, draws=draws)),
   'quantize': (lambda axis: gradiv.quantize_updates(
     1, key=KEY, axis_name=axis),
-    lambda draws: gradiv.quantized_bound(EXACT, Q / N, N, draws=draws)),
+    lambda draws: quantized_bound(EXACT, Q / N, N, draws=draws)),
 }
 
 
@@ -71,7 +76,7 @@ class ClosedFormTest(parameterized.TestCase):
 
   def test_limits(self):
     # Case 16: from B_S at p = 0 to n at p = 1, where n is a fixed point.
-    drop = lambda estimate, p: float(gradiv.drop_updates_bound(
+    drop = lambda estimate, p: float(dropped_bound(
       estimate, p, N))
     self.assertAlmostEqual(drop(EXACT, 0.), PLAIN, 3)
     self.assertAlmostEqual(drop(EXACT, 0.999), N, 1)
@@ -82,7 +87,7 @@ class ClosedFormTest(parameterized.TestCase):
     self.assertAlmostEqual(
       drop(gradiv.Estimate(1., 0.), 0.5), 2 * N / (N + 1), 5)
     # Case 22: n at a large σ; n (1 + M²/(dσ²)) at a stationary point.
-    noise = lambda estimate, sigma: float(gradiv.langevin_noise_bound(
+    noise = lambda estimate, sigma: float(noisy_bound(
       estimate, sigma, D, N))
     self.assertAlmostEqual(noise(EXACT, 1e4), N, 2)
     self.assertAlmostEqual(
@@ -90,7 +95,7 @@ class ClosedFormTest(parameterized.TestCase):
     # Case 26: equal flat gradients, n√d/(√d + n − 1).
     flat = gradiv.Estimate(1., 0.)
     np.testing.assert_allclose(
-      gradiv.quantized_bound(flat, np.sqrt(D), N),
+      quantized_bound(flat, np.sqrt(D), N),
       N * np.sqrt(D) / (np.sqrt(D) + N - 1), 1e-5)
 
   def test_raises_the_bound_where_it_is_below_n(self):
@@ -100,9 +105,9 @@ class ClosedFormTest(parameterized.TestCase):
     for estimate in (below, above):
       square = float(estimate.sq_norm + estimate.variance)
       plain = square
-      for new in (gradiv.drop_updates_bound(estimate, 0.3, N),
-                  gradiv.langevin_noise_bound(estimate, 0.2, D, N),
-                  gradiv.quantized_bound(estimate, 1.7 * square, N)):
+      for new in (dropped_bound(estimate, 0.3, N),
+                  noisy_bound(estimate, 0.2, D, N),
+                  quantized_bound(estimate, 1.7 * square, N)):
         low, high = sorted((plain, N))
         self.assertGreater(float(new), low * (1 + 1e-4))
         self.assertLess(float(new), high * (1 - 1e-4))
@@ -110,7 +115,7 @@ class ClosedFormTest(parameterized.TestCase):
   def test_rounds_do_not_get_fewer(self):
     # Case 44: steps at the bound go as M²/B_S, which masks raise.
     p, square = RATE, A / N
-    dropped = gradiv.drop_updates_bound(EXACT, p, N)
+    dropped = dropped_bound(EXACT, p, N)
     ratio = (square / (1 - p) / dropped) / (square / PLAIN)
     np.testing.assert_allclose(ratio, 1 + p / (1 - p) * PLAIN / N, 1e-5)
     self.assertGreater(ratio, 1)
@@ -123,26 +128,30 @@ class ClosedFormTest(parameterized.TestCase):
     exact = gradiv.Estimate(
       jnp.float32(total / N**2), jnp.float32(square / N - total / N**2))
     np.testing.assert_allclose(
-      gradiv.drop_updates_bound(exact, p, N), N * (1 - p) * square / (
+      dropped_bound(exact, p, N), N * (1 - p) * square / (
         (1 - p) * square + (1 - p)**2 * (total - square)), 1e-5)
 
-  def test_bad_draws(self):
-    for fn, draws in ((gradiv.drop_updates_bound, 'each'),
-                      (gradiv.quantized_bound, 'shared')):
-      with self.assertRaisesRegex(ValueError, f"draws='{draws}'"):
+  def test_draws_without_a_formula_are_refused(self):
+    for fn, draws in ((dropped_bound, 'each'), (quantized_bound, 'shared')):
+      with self.assertRaisesRegex(ValueError, 'draws'):
         fn(EXACT, 0.1, N, draws=draws)
 
   @parameterized.parameters(
-    (lambda: gradiv.drop_updates_bound(EXACT, 1., N), 'rate=1.0'),
-    (lambda: gradiv.drop_updates_bound(EXACT, -.5, N), 'rate=-0.5'),
-    (lambda: gradiv.drop_updates_bound(EXACT, .5, 0), 'num_examples=0'),
-    (lambda: gradiv.langevin_noise_bound(EXACT, -1., D, N), 'stddev=-1.0'),
-    (lambda: gradiv.langevin_noise_bound(EXACT, 1., 0, N),
-     'num_parameters=0'),
-    (lambda: gradiv.quantized_bound(EXACT, -1., N), 'sq_norm=-1.0'))
-  def test_bad_numbers(self, call, message):
+    (lambda: dropped_bound(EXACT, 1., N), 'rate'),
+    (lambda: dropped_bound(EXACT, np.array([.5, -.5]), N), 'rate'),
+    (lambda: dropped_bound(EXACT, .5, 0), 'num_examples'),
+    (lambda: noisy_bound(EXACT, -1., D, N), 'stddev'),
+    (lambda: noisy_bound(EXACT, 1., 0, N), 'num_parameters'),
+    (lambda: quantized_bound(EXACT, -1., N), 'sq_norm'))
+  def test_numbers_out_of_range_are_refused(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
       call()
+
+  def test_numpy_arrays_of_strengths(self):
+    rates = np.linspace(0, .5, 3)
+    np.testing.assert_allclose(
+      dropped_bound(EXACT, rates, N),
+      [dropped_bound(EXACT, rate, N) for rate in rates], 1e-6)
 
 
 class BatchTest(parameterized.TestCase):

@@ -4,6 +4,7 @@ Unbiased within 4 standard errors, on every backend.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -160,6 +161,28 @@ class EstimateTest(parameterized.TestCase):
     np.testing.assert_allclose(
       plug_in, scale / (1 + scale / batch), rtol=0.05)
     self.assertLess(plug_in, batch)
+
+
+class NumExamplesTest(absltest.TestCase):
+
+  def test_more_drawn_than_there_are_is_refused(self):
+    for moments in (gradiv.Moments(8., 1., 1., 1.),
+                    gradiv.Moments(np.float32(8), jnp.float32(1), 1., 1.),
+                    gradiv.Moments(*np.ones((4, 3)) * 8)):
+      with self.assertRaisesRegex(ValueError, 'num_examples'):
+        gradiv.estimate(moments, num_examples=7)
+    with self.assertRaisesRegex(ValueError, 'num_examples'):
+      jax.jit(lambda x: gradiv.estimate(
+        gradiv.Moments(8., 1., x, x), num_examples=7))(1.)
+
+  def test_known_counts_work_under_jit(self):
+    counts = jnp.float32(8), jnp.float32(32)
+    for n, b in ((8., 32.), map(np.float32, (8, 32)), counts):
+      e = jax.jit(lambda x, n=n, b=b: gradiv.estimate(
+        gradiv.Moments(n, b, x, 2 * x), num_examples=1000))(1.)
+      helpers.assert_close(
+        tuple(e), tuple(gradiv.estimate(
+          gradiv.Moments(8., 32., 1., 2.), num_examples=1000)), 1e-6)
 
 
 if __name__ == '__main__':
