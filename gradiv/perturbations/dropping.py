@@ -64,7 +64,6 @@ def drop_updates(
   """
   if not callable(rate):
     checks.fraction('rate', rate)
-  checks.key('key', key)
   shards = draws.Shards(sharded_over, is_sharded).check()
 
   def draw(key, updates, count):

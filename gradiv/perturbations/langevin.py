@@ -67,7 +67,6 @@ def add_langevin_noise(
   The update was zero, so only the noise is left.
   """
   check_stddev(stddev)
-  checks.key('key', key)
   shards = draws.Shards(sharded_over, is_sharded).check()
 
   def draw(key, updates, count):

@@ -148,7 +148,6 @@ def quantize_updates(
 
   The largest coordinate is a level, and stays. The other becomes 0 or 2.
   """
-  checks.key('key', key)
   _levels.check(num_levels, method, bucket_size)
   return draws.transformation(
     'quantize_updates',
