@@ -134,9 +134,11 @@ from gradiv.perturbations.dropping import (
   drop_updates as drop_updates,
 )
 from gradiv.perturbations.langevin import (
-  PreconditionLangevinState as PreconditionLangevinState,
   add_langevin_noise as add_langevin_noise,
   langevin_stddev as langevin_stddev,
+)
+from gradiv.perturbations.preconditioning import (
+  PreconditionLangevinState as PreconditionLangevinState,
   precondition_langevin as precondition_langevin,
 )
 from gradiv.scaling import (

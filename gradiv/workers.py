@@ -1,12 +1,13 @@
 """Workers as a named axis.
 
 A *worker* is one position along a named axis of `jax.vmap`, `jax.pmap` or
-`jax.shard_map`. All of gradiv is written against the name alone, so the same
-program runs with 64 simulated workers on a laptop, with one worker a chip, and
-with several workers on each chip (a tuple of axes).
+`jax.shard_map`. All of gradiv is written against the name of that axis, so the
+same program runs with 64 simulated workers on a laptop, with one worker per
+device, or with several workers on each device (a tuple of axes).
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradiv._common import backends, compat
+from gradiv._common import backends, checks, compat
 
 AxisName = str | tuple[str, ...]
 BACKENDS = tuple(backends.BUILDERS)
@@ -29,26 +30,25 @@ _WORKER_TAG = 0x776F726B
 def names_of(
   axis_name: AxisName, argument: str = 'axis_name'
 ) -> tuple[str, ...]:
-  """List the names of an axis; raise ValueError where there is none."""
+  """Return the axis names as a tuple; raise ValueError on an invalid name."""
   names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
   if not names or not all(isinstance(n, str) and n for n in names):
     raise ValueError(
-      f'{argument}={axis_name!r}: need a name, or a tuple of names'
-    )
+      f'{argument}={axis_name!r}: must be a name or a tuple of names')
   if len(set(names)) < len(names):
-    raise ValueError(f'{argument}={axis_name!r}: each name may stand once')
+    raise ValueError(f'{argument}={axis_name!r}: names must be unique')
   return names
 
 
 def num_workers(axis_name: AxisName) -> int:
-  """Count the workers of the axis, as a Python int; needs the axis bound."""
+  """Return the number of workers as a Python int; needs the axis bound."""
   return math.prod(lax.axis_size(n) for n in names_of(axis_name))
 
 
 def worker_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
-  """Fold the index of this worker into `key`: a stream for each worker.
+  """Fold the index of this worker into `key`, for independent random streams.
 
-  The streams depend on the worker's index along the whole axis, so they are
+  The stream depends only on the worker's index along the whole axis, so it is
   the same, bit for bit, on every backend and on any number of devices.
 
   >>> keys = jax.vmap(lambda _: worker_key(jax.random.key(0), 'workers'),
@@ -61,25 +61,27 @@ def worker_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
 
 
 def replicate(tree: Any, num_workers: int) -> Any:
-  """Give each leaf a leading axis of `num_workers` equal rows.
+  """Stack `num_workers` copies of each leaf along a new leading axis.
+
+  Use it to start a state that each worker then updates on its own.
 
   >>> replicate({'w': jnp.zeros(3)}, 2)['w'].shape
   (2, 3)
   """
-  if num_workers < 1:
-    raise ValueError(f'num_workers={num_workers}: must be at least 1')
-  row = lambda x: jnp.broadcast_to(x, (num_workers, *jnp.shape(x)))
-  return jax.tree.map(row, tree)
+  checks.count('num_workers', num_workers, 1)
+  stack = lambda x: jnp.broadcast_to(x, (num_workers, *jnp.shape(x)))
+  return jax.tree.map(stack, tree)
 
 
 def as_private(tree: Any, axis_name: AxisName) -> Any:
-  """Type a tree that is common to the workers as private to each.
+  """Mark a tree that is common to the workers as private to each of them.
 
-  Inside a `jax.shard_map` of your own with ``check_vma=True``, the gradient
-  with respect to common parameters is already the *sum* over the workers, the
-  same on each: nothing is left to compare. Differentiate with respect to
-  ``as_private(params, axis_name)`` instead. The values stay; where jax does
-  not track what varies (vmap, pmap, ``check_vma=False``), so does the type.
+  Use it inside your own `jax.shard_map` with ``check_vma=True``. There, the
+  gradient with respect to common parameters is already *summed* over the
+  workers, so there is nothing left to compare. Differentiate with respect to
+  ``as_private(params, axis_name)`` instead. Values never change; where jax
+  does not track which values vary (vmap, pmap, ``check_vma=False``), this
+  function returns the tree unchanged.
   """
   for name in names_of(axis_name):
     if compat.is_tracked(name):
@@ -89,7 +91,7 @@ def as_private(tree: Any, axis_name: AxisName) -> Any:
 
 
 def check_private(tree: Any, axis_name: AxisName) -> None:
-  """Raise ValueError, while tracing, on a leaf that cannot differ by worker."""
+  """Raise ValueError, while tracing, if a leaf is the same on all workers."""
   for name in names_of(axis_name):
     if not compat.is_tracked(name):
       continue
@@ -97,10 +99,11 @@ def check_private(tree: Any, axis_name: AxisName) -> None:
       if name not in compat.varying_axes(leaf):
         raise ValueError(
           f'gradient{jax.tree_util.keystr(path)} is already reduced over '
-          f'axis {name!r}: under shard_map(check_vma=True), grad with respect '
-          'to common parameters is the sum over the workers. Differentiate '
-          f'with respect to gradiv.as_private(params, {axis_name!r}), or pass '
-          'check_vma=False, or let gradiv.map_workers do the mapping.'
+          f'axis {name!r}: under shard_map(check_vma=True), the gradient with '
+          'respect to common parameters is summed over the workers. '
+          'Differentiate with respect to '
+          f'gradiv.as_private(params, {axis_name!r}), or pass '
+          'check_vma=False, or use gradiv.map_workers.'
         )
 
 
@@ -117,52 +120,51 @@ def map_workers(
   backend: str = 'vmap',
   devices: Any = None,
 ) -> Callable:
-  """Run `fn` once for each worker, under a named axis, and compile it.
+  """Compile `fn`, the program of one worker, and run it once per worker.
 
-  `in_axes` and `out_axes` are prefix trees of 0 and None, as in `jax.vmap`:
-  0 marks what is *private*, with a leading axis of one row a worker, None what
-  is *common* to all workers.
+  Arguments and results are either *private*, with a leading axis of one row
+  per worker, or *common* to all workers. `in_axes` and `out_axes` say which,
+  as prefix trees of 0 (private) and None (common), as in `jax.vmap`.
 
   >>> gap = lambda x: x - jax.lax.pmean(x, 'workers')
   >>> map_workers(gap, 'workers')(jnp.array([1., 2., 6.])).tolist()
   [-2.0, -1.0, 3.0]
 
+  Each of the three workers sees one number, and the mean of all is 3.
+
   Args:
-    fn: The program of one worker; its collectives name `axis_name`.
-    axis_name: One name, or a tuple of names, outermost first. With a tuple the
-      devices lie along the first names and the workers of one device along the
-      last; private arrays still have a single leading axis of all workers.
-    in_axes: For the positional arguments of `fn`.
-    out_axes: For its result. What is marked None is trusted by 'pmap' and
-      'shard_map' and checked by 'vmap'.
-    backend: 'vmap' (any number of workers on one device, and the strictest: a
-      result declared common that differs by worker fails to trace), 'pmap' or
-      'shard_map' (one worker a device, more with a tuple).
-    devices: What to run on: a list, or an array with as many axes as there are
-      names (all of them lie along devices) or one fewer (several workers on
-      each). By default the most of `jax.devices()` that divide the workers.
+    fn: Program of one worker; its collectives name `axis_name`.
+    axis_name: Name of the worker axis, or a tuple of names, outermost first.
+      With a tuple, devices lie along the first names and the workers of one
+      device along the last; private arrays still have a single leading axis.
+    in_axes: Prefix tree of 0 and None for the arguments of `fn`, in positional
+      order. Arguments may be passed by name too.
+    out_axes: Prefix tree of 0 and None for the result. 'vmap' checks that a
+      result marked None is common; 'pmap' and 'shard_map' trust you.
+    backend: 'vmap' (the default: any number of workers on one device, and the
+      strictest), 'shard_map' or 'pmap' (one worker per device, or several with
+      a tuple of names).
+    devices: Devices to run on: a list, or an array with one axis per name (one
+      worker per device) or one axis fewer (several). By default as many of
+      `jax.devices()` as divide the number of workers.
 
-  Raises:
-    ValueError: At construction on a bad backend, axis name, axes or devices;
-      at the call where the workers do not fit the devices.
+  Returns:
+    The mapped function. It raises a ValueError if the workers do not fit the
+    devices, and a TypeError if an argument cannot be passed by position.
 
-  `jax.shard_map` is called with ``check_vma=False``: with its default, grad
-  with respect to common parameters sums over the workers (see `as_private`).
+  The 'shard_map' and 'pmap' backends lay out a mesh of their own, also inside
+  `jax.set_mesh`. `jax.shard_map` is called with ``check_vma=False``, because
+  its default would sum gradients over the workers (see `as_private`).
   """
   names = names_of(axis_name)
-  if backend not in BACKENDS:
-    raise ValueError(f'backend={backend!r}: must be one of {BACKENDS}')
-  in_axes, out_axes = (tuple(a) if isinstance(a, list) else a
-                       for a in (in_axes, out_axes))
-  for what, axes in (('in_axes', in_axes), ('out_axes', out_axes)):
-    if set(jax.tree.leaves(axes)) - {0}:
-      raise ValueError(f'{what}={axes!r}: leaves must be 0 or None')
+  checks.choice('backend', backend, BACKENDS)
+  in_axes, out_axes = _checked_axes(in_axes=in_axes, out_axes=out_axes)
   if devices is not None:
     devices = np.asarray(devices, dtype=object)
     if devices.ndim not in (len(names), max(len(names) - 1, 1)):
       raise ValueError(
-        f'devices of shape {devices.shape}: must have as many axes as '
-        f'axis_name={axis_name!r} has names, or one fewer'
+        f'devices of shape {devices.shape}: must have one axis per name of '
+        f'axis_name={axis_name!r}, or one fewer'
       )
 
   @functools.cache
@@ -172,7 +174,32 @@ def map_workers(
     return build(fn, names, in_axes, out_axes, grid, workers)
 
   @functools.wraps(fn)
-  def mapped(*args):
+  def mapped(*args, **kwargs):
+    args = _by_position(fn, args, kwargs)
     return compiled(backends.count_workers(in_axes, args))(*args)
 
   return mapped
+
+
+def _checked_axes(**axes):
+  for argument, tree in axes.items():
+    if set(jax.tree.leaves(tree)) - {0}:
+      raise ValueError(f'{argument}={tree!r}: leaves must be 0 or None')
+  return (tuple(a) if isinstance(a, list) else a for a in axes.values())
+
+
+def _by_position(fn, args, kwargs):
+  """Order the arguments of a call by position, as `in_axes` is ordered."""
+  if not kwargs:
+    return args
+  name = getattr(fn, '__qualname__', repr(fn))
+  try:
+    bound = inspect.signature(fn).bind(*args, **kwargs)
+  except (TypeError, ValueError) as error:  # ValueError: no signature
+    raise TypeError(f'{name}(): {error}') from error
+  if bound.kwargs:
+    raise TypeError(
+      f'{name}(): cannot pass {sorted(bound.kwargs)} by name, because '
+      'map_workers maps arguments by position; pass every argument before '
+      'them too, or close over keyword-only arguments')
+  return bound.args

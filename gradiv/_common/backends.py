@@ -1,23 +1,29 @@
-"""The three ways to run one program for each worker, behind `map_workers`.
+"""The three ways to run one program per worker, behind `map_workers`.
 
 Each builder takes the program of one worker, the axis names, prefix trees of 0
-(private: a leading axis of one row a worker) and None (common), and a grid of
-devices: one axis a name, the last name's axis left out where it counts the
-workers of one device.
+(private: a leading axis of one row per worker) and None (common), and a grid
+of devices. The grid has one axis per name, or one fewer if the last name
+counts the workers of one device.
 """
 
+import contextlib
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 
 def device_grid(names, workers, backend, devices) -> np.ndarray:
-  """Lay out the devices: one axis a name, the last name's axis left out where
-  it counts the workers of one device."""
+  """Lay out the devices along the names, the last name possibly left out."""
   if backend == 'vmap' and len(names) == 1:
     return np.empty((), dtype=object)
   if devices is None:
@@ -26,19 +32,18 @@ def device_grid(names, workers, backend, devices) -> np.ndarray:
             if workers % d == 0 and (len(names) > 1 or d == workers))
     devices = np.asarray(pool[:next(fits, len(pool))], dtype=object)
     devices = devices.reshape(-1, *(1,) * (len(names) - 2))
-  whole = devices.ndim == len(names)
-  if workers != devices.size if whole else workers % devices.size:
+  one_each = devices.ndim == len(names)
+  if one_each and workers != devices.size:
     raise ValueError(
-      f'{workers} workers on {devices.size} devices: '
-      + (f'axis_name={names} puts one on each; for more, add a last name for '
-         'the workers of one device, as in ("devices", "virtual")'
-         if whole else 'the devices must divide the workers')
-    )
+      f'{workers} workers on {devices.size} devices: axis_name={names} puts '
+      'one worker on each device; for several, add a last name for the '
+      "workers of one device, as in ('devices', 'virtual')")
+  if workers % devices.size:
+    raise ValueError(f'{workers} workers on {devices.size} devices: the '
+                     'number of devices must divide the number of workers')
   if backend == 'pmap' and devices.shape[0] < devices.size:
-    raise ValueError(
-      f'devices of shape {devices.shape}: pmap maps one axis of devices; '
-      'use backend="shard_map"'
-    )
+    raise ValueError(f'devices of shape {devices.shape}: pmap maps a single '
+                     "axis of devices; use backend='shard_map'")
   return devices
 
 
@@ -61,7 +66,7 @@ def _build_shard_map(fn, names, in_axes, out_axes, grid, workers):
   outer = names[:grid.ndim]
   mesh = Mesh(grid, outer, axis_types=(AxisType.Auto,) * grid.ndim)
   body = _vmap_over(names[grid.ndim:], fn, in_axes, out_axes)
-  if grid.ndim == len(names):  # one worker a device: fn sees no row axis
+  if grid.ndim == len(names):  # one worker per device: fn sees no row axis
     enter, leave = (lambda x: x.reshape(x.shape[1:])), (lambda x: x[None])
   else:
     enter = leave = lambda x: x
@@ -75,7 +80,12 @@ def _build_shard_map(fn, names, in_axes, out_axes, grid, workers):
     block, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes),
     check_vma=False,
   ))
-  return lambda *args: run(*_place(mesh, outer, in_axes, args))
+
+  def call(*args):
+    with _no_context_mesh():
+      return run(*_place(mesh, outer, in_axes, args))
+
+  return call
 
 
 def _build_pmap(fn, names, in_axes, out_axes, grid, workers):
@@ -92,8 +102,9 @@ def _build_pmap(fn, names, in_axes, out_axes, grid, workers):
   leave = lambda x: x.reshape(workers, *x.shape[len(sizes):])
 
   def call(*args):
-    args = _place(mesh, names[:1], in_axes, _private(enter, in_axes, args))
-    return _private(leave, out_axes, run(args))
+    with _no_context_mesh():
+      args = _place(mesh, names[:1], in_axes, _private(enter, in_axes, args))
+      return _private(leave, out_axes, run(args))
 
   return call
 
@@ -101,12 +112,23 @@ def _build_pmap(fn, names, in_axes, out_axes, grid, workers):
 BUILDERS = dict(vmap=_build_vmap, pmap=_build_pmap, shard_map=_build_shard_map)
 
 
+def _no_context_mesh():
+  """Leave the mesh of `jax.set_mesh`, which would have to equal our own.
+
+  Inside a shard_map (a manual mesh) we stay, so that jax refuses the nesting.
+  """
+  context = jax.sharding.get_abstract_mesh()
+  if context.empty or AxisType.Manual in context.axis_types:
+    return contextlib.nullcontext()
+  return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
+
+
 def _is_none(x) -> bool:
   return x is None
 
 
 def _vmap_over(names, fn, in_axes, out_axes):
-  """Map `fn` over each name; the first is the outermost."""
+  """Map `fn` over each name, the first outermost."""
   for name in reversed(names):
     fn = jax.vmap(fn, in_axes, out_axes, axis_name=name)
   return fn
@@ -123,9 +145,10 @@ def _private(fn, axes, tree):
 
 
 def _place(mesh, outer, axes, args):
-  """Lay concrete arguments out over the mesh; tracers stay where they are."""
+  """Lay out concrete arguments over the mesh; leave tracers where they are."""
   def place(axis, x):
     if isinstance(x, jax.core.Tracer):
+      _check_not_sharded_otherwise(mesh, x)
       return x
     spec = PartitionSpec(outer) if axis == 0 else PartitionSpec()
     return jax.device_put(x, NamedSharding(mesh, spec))
@@ -133,13 +156,23 @@ def _place(mesh, outer, axes, args):
   return _each(place, axes, args)
 
 
+def _check_not_sharded_otherwise(mesh, x):
+  """Raise ValueError if a tracer lies along Explicit axes of another mesh."""
+  used = jax.tree.leaves(tuple(jax.typeof(x).sharding.spec))
+  if set(used) - set(mesh.axis_names):
+    raise ValueError(
+      f'argument of type {jax.typeof(x)} is sharded over another mesh than '
+      f'that of map_workers, {mesh.axis_names}: call the mapped function '
+      'outside of jit, or reshard the argument with jax.sharding.reshard')
+
+
 def count_workers(axes, args) -> int:
-  """Read the number of workers off the leading axis of what is private."""
+  """Return the number of workers: the leading size of private arguments."""
   sizes = set()
   _private(lambda x: sizes.add(jnp.shape(x)[:1]), axes, args)
   if len(sizes) != 1 or () in sizes:
     raise ValueError(
-      f'private arguments have leading axes {sorted(sizes)}: in_axes must '
-      'mark at least one array with 0, and each needs one row a worker'
-    )
+      'could not infer the number of workers: arguments with in_axes=0 have '
+      f'leading sizes {[s[0] if s else None for s in sorted(sizes)]}; at '
+      'least one is needed and all must agree')
   return sizes.pop()[0]

@@ -1,9 +1,14 @@
-"""Fewer bits: stochastic rounding, the wire in 8 or 4, error feedback."""
+"""Communicate gradients in fewer bits.
 
-from gradiv.compression.compressors import (
-  keep_signs as keep_signs,
-  keep_top_k as keep_top_k,
-)
+`aggregate_by_quantized_mean` and `aggregate_by_low_rank` replace the mean of
+the workers: the first sends 8 or 4 bits per number, without bias; the second
+sends two thin matrices per weight matrix, as PowerSGD does. `keep_top_k` and
+`keep_signs` compress one worker's gradient in front of the mean.
+
+Everything but the quantized mean is biased. Wrap it in `with_error_feedback`,
+which sends later what was left out now.
+"""
+
 from gradiv.compression.error_feedback import (
   ErrorFeedbackState as ErrorFeedbackState,
   with_error_feedback as with_error_feedback,
@@ -16,3 +21,5 @@ from gradiv.compression.quantized_mean import (
   AggregateByQuantizedMeanState as AggregateByQuantizedMeanState,
   aggregate_by_quantized_mean as aggregate_by_quantized_mean,
 )
+from gradiv.compression.signs import keep_signs as keep_signs
+from gradiv.compression.top_k import keep_top_k as keep_top_k

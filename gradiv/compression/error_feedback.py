@@ -1,5 +1,7 @@
-"""Error feedback: what a compressor leaves out is sent later."""
+"""Error feedback: send later what a compressor leaves out now."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,33 +12,42 @@ from gradiv._common import trees
 
 
 class ErrorFeedbackState(NamedTuple):
-  """State of `with_error_feedback`; each worker's own.
+  """State of `with_error_feedback`, different on each worker.
 
   Attributes:
     inner: State of the compressor.
-    error: e, what has not been sent yet; at least float32.
+    error: The error e, which has not been sent yet, in at least float32.
   """
 
   inner: Any
   error: optax.Updates
 
 
-class WireCompressor(optax.GradientTransformationExtraArgs):
-  """A wire that is biased, and can tell what each worker has sent on it.
+@dataclasses.dataclass(frozen=True)
+class AveragingUpdate:
+  """Update function of a compressor that also averages over the workers.
+
+  Its result is common to the workers, whereas error feedback needs the part
+  that this worker contributed.
 
   Attributes:
-    update_and_share: As `update`, with three results: the common update, the
-      part of this worker's gradient of which it is the mean, and the state.
+    with_own_part: Function of the updates and the state that returns the mean,
+      the part of this worker's gradient of which it is the mean, and the new
+      state.
   """
 
-  def __new__(cls, init, update_and_share):
-    def update(updates, state, params=None, **extra_args):
-      common, _, state = update_and_share(updates, state, params, **extra_args)
-      return common, state
+  with_own_part: Callable[
+    [optax.Updates, optax.OptState],
+    tuple[optax.Updates, optax.Updates, optax.OptState]]
 
-    made = super().__new__(cls, init, update)
-    made.update_and_share = update_and_share
-    return made
+  def __call__(
+    self, updates: optax.Updates, state: optax.OptState,
+    params: optax.Params | None = None, **extra_args: Any,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    """Return the mean and the new state, as `optax` asks for."""
+    del params, extra_args
+    mean, _, state = self.with_own_part(updates, state)
+    return mean, state
 
 
 def with_error_feedback(
@@ -44,14 +55,25 @@ def with_error_feedback(
 ) -> optax.GradientTransformationExtraArgs:
   """Add to each gradient what the compressor has left out so far.
 
-  p = g + e is compressed and sent, e ← p − C(p): at any time the sum of the
-  gradients is that of what was sent, plus e. So a compressor that is biased
-  loses nothing, only time.
+  Use it around every biased compressor. It compresses and sends p = g + e, and
+  keeps e ← p − C(p). At any time the sum of the gradients equals the sum of
+  what was sent, plus e, so nothing is lost, only delayed.
 
-  `compressor` is one of a single worker, such as `keep_top_k`, in front of the
-  wire, or `aggregate_by_low_rank`, the wire itself; there C(p) is this
-  worker's part, and what holds worker by worker holds of the means. Either way
-  e differs by worker: give each a state of its own.
+  Args:
+    compressor: Compressor of one worker's gradient, such as `keep_top_k`, in
+      front of the aggregation; or `aggregate_by_low_rank`, which aggregates as
+      well. In the latter case C(p) is this worker's part of the mean.
+
+  Returns:
+    A transformation with an `ErrorFeedbackState`. The error differs across
+    workers, so each needs a state of its own (see `replicate`). A gradient
+    that is not finite is passed on, for the aggregation to count, and leaves
+    the error unchanged.
+
+  Karimireddy et al., `Error Feedback Fixes SignSGD
+  <https://arxiv.org/abs/1901.09847>`_, 2019. Here the errors are those of
+  gradients, not of steps: if the learning rate falls, an error is applied at
+  the rate of the step that sends it.
 
   >>> import gradiv
   >>> tx = with_error_feedback(gradiv.keep_top_k(1 / 2))
@@ -64,13 +86,7 @@ def with_error_feedback(
   >>> step(grads, state)[0].tolist()
   [[4.0, 0.0], [0.0, 8.0]]
 
-  A gradient that is not finite is handed on, for the wire to count it, and
-  leaves e as it is.
-
-  Karimireddy et al., `Error Feedback Fixes SignSGD
-  <https://arxiv.org/abs/1901.09847>`_, 2019. The errors here are those of
-  gradients, not of steps: with a learning rate that falls, they are sent at
-  the rate of the step that sends them.
+  In the second step, twice the coordinate that the first left out is largest.
   """
   inner = optax.with_extra_args_support(compressor)
 
@@ -83,10 +99,9 @@ def with_error_feedback(
     finite = trees.is_usable(trees.sq_norm(total))
     cast = lambda tree: jax.tree.map(
       lambda x, g: x.astype(g.dtype), tree, updates)
-    if isinstance(compressor, WireCompressor):
-      # As wide as the errors: they are not to be rounded before the mean.
-      sent, own, compressed = compressor.update_and_share(
-        total, state.inner, params, **extra_args)
+    if isinstance(inner.update, AveragingUpdate):
+      # In the precision of the errors: cast only after the mean.
+      sent, own, compressed = inner.update.with_own_part(total, state.inner)
       sent = cast(sent)
     else:
       sent, compressed = inner.update(

@@ -1,4 +1,14 @@
-"""The mean of the workers through two thin matrices, as PowerSGD has it."""
+"""Average the workers' gradients through two thin matrices, as PowerSGD does.
+
+Each matrix M_i of worker i, [rows, columns], is multiplied by a thin matrix Q,
+[columns, rank], which is kept from step to step:
+
+  P ← orthonormal basis of mean_i(M_i Q)     all-reduce of rank·rows numbers
+  Q ← mean_i(M_iᵀ P)                         all-reduce of rank·columns numbers
+  u = P Qᵀ
+
+This is one step of the power iteration for the mean gradient.
+"""
 
 from typing import NamedTuple
 
@@ -17,30 +27,47 @@ class AggregateByLowRankState(NamedTuple):
   """State of `aggregate_by_low_rank`.
 
   Attributes:
-    factors: Q [columns, rank] of each leaf that is sent as a product; of the
-      others [0, 0].
-    num_left_out: Gradients left out so far, as they were not finite.
+    factors: The matrices Q of all leaves that are sent as a product, one after
+      the other: [total columns, rank]. If there is no such leaf, one unused
+      row, because checkpoints cannot hold empty arrays.
+    num_left_out: Number of gradients left out so far because they were not
+      finite.
   """
 
-  factors: optax.Updates
+  factors: jax.Array
   num_left_out: jax.Array
 
 
 def aggregate_by_low_rank(
-  rank: int, axis_name: workers.AxisName, *, key: jax.Array,
+  rank: int,
+  axis_name: workers.AxisName,
+  *,
+  key: jax.Array,
   layout: layouts.Layout | None = None,
-) -> error_feedback.WireCompressor:
-  """Average the workers' gradients, each matrix to a low rank: u = P Qᵀ.
+) -> optax.GradientTransformationExtraArgs:
+  """Average the workers' gradients, each matrix approximated at a low rank.
 
-  With M_i of worker i, [rows, columns], and the Q of the last step: P is the
-  mean of M_i Q, made orthonormal, and Q ← the mean of M_iᵀP. That is a step of
-  the power iteration for the mean, at the price of two all-reduces of
-  rank·rows and rank·columns. A leaf [..., columns] is a matrix; what has no
-  two dimensions, or would not get smaller, is averaged as it is.
+  Use it inside `with_error_feedback` when bandwidth limits the step: a matrix
+  costs rank · (rows + columns) numbers instead of rows · columns. A leaf
+  [..., columns] is treated as a matrix with that many columns; leaves with
+  fewer than two dimensions, or that would not get smaller, are averaged as
+  they are.
 
-  Biased: it belongs into `with_error_feedback`. Of worker i's M_i, P PᵀM_i has
-  been sent then, whose mean is the update, and the rest is kept: not M_i less
-  the update, as in other implementations, which adds up how workers differ.
+  The result u = P Qᵀ is biased. Of worker i's matrix M_i, it contains P PᵀM_i,
+  whose mean is u; `with_error_feedback` keeps the rest. Other implementations
+  keep M_i − u instead, which accumulates the differences between workers.
+
+  Args:
+    rank: Rank of the approximation.
+    axis_name: Axis, or axes, of the workers.
+    key: Random key of the first Q, folded with the leaf; it must be the same
+      on all workers.
+    layout: Layout of the gradients; only `mean_over` is supported.
+
+  Returns:
+    A transformation with an `AggregateByLowRankState`.
+
+  Vogels et al., `PowerSGD <https://arxiv.org/abs/1905.13727>`_, 2019.
 
   >>> tx = aggregate_by_low_rank(1, 'workers', key=jax.random.key(0))
   >>> grads = jnp.arange(1., 3)[:, None, None] * jnp.ones((2, 3, 4))
@@ -49,69 +76,80 @@ def aggregate_by_low_rank(
   >>> bool(jnp.allclose(mean, 1.5))
   True
 
-  Vogels et al., `PowerSGD <https://arxiv.org/abs/1905.13727>`_, 2019.
-
-  Args:
-    rank: Of the products.
-    axis_name: The axis, or axes, over which the workers lie.
-    key: Of the first Q, the same on each worker; folded by the leaf.
-    layout: Layout of the gradients; `mean_over` alone is supported.
-
-  Raises:
-    ValueError: On a bad argument, and, while tracing, where the gradient has
-      been reduced over the axis already.
+  The mean of ones and twos has rank 1, so it is exact.
   """
   checks.count('rank', rank, 1)
+  checks.key('key', key)
   participants = membership.Participants.of(
     axis_name, layout, unsupported=('groups', 'sharded_over'))
 
-  def columns_of(x):
-    """Count the columns of a leaf that gets smaller; 0 for the others."""
-    if x.ndim < 2 or not x.size:
-      return 0
-    rows, columns = x.size // x.shape[-1], x.shape[-1]
-    return columns if rank * (rows + columns) < x.size else 0
-
   def init_fn(params):
-    def factor(key, x):
-      columns = columns_of(x)
-      return jax.random.normal(
-        key, (columns, rank if columns else 0), jnp.float32)
-
+    draw = lambda key, x: jax.random.normal(
+      key, (_columns(x, rank), rank), jnp.float32)
+    factors = jax.tree.leaves(draws.map_leaves(draw, key, params))
     return AggregateByLowRankState(
-      draws.map_leaves(factor, key, params), jnp.zeros((), jnp.int32))
+      _stack(factors, rank), jnp.zeros((), jnp.int32))
 
-  def update_and_share(updates, state, params=None, **extra_args):
-    del params, extra_args
+  def mean_and_own_part(updates, state):
     own = finite.exclude_non_finite(updates, participants)
     grads, treedef = jax.tree.flatten(own.grads)
-    factors = treedef.flatten_up_to(state.factors)
-    matrices = [trees.widen(g.reshape(-1, g.shape[-1]) if q.size else g)
-                for g, q in zip(grads, factors)]
-    sent = [_dot(m, q) if q.size else m for m, q in zip(matrices, factors)]
-    sums, present, left_out = finite.sum_with_presence(own, sent)
+    factors = _split(state.factors, grads, rank)
+    each = lambda fn, *lists: [fn(*parts) for parts in zip(*lists)]
+    matrices = each(_as_matrix, grads, factors)
+    sums, present, left_out = finite.sum_with_presence(
+      own, each(lambda m, q: m if q is None else _dot(m, q),
+                matrices, factors))
     count = jnp.maximum(present.sum(), 1)
-    bases = [jnp.linalg.qr(s)[0] if q.size else None
-             for s, q in zip(sums, factors)]
-    back = [_dot(m.T, p) if q.size else q
-            for m, p, q in zip(matrices, bases, factors)]
-    turned = participants.sum(
-      [t for t, q in zip(back, factors) if q.size])
-    new, results, shares = [], [], []
-    for g, q, s, p, t in zip(grads, factors, sums, bases, back):
-      mean, share = s / count, g
-      if q.size:
-        q = (turned.pop(0) / count).astype(q.dtype)
-        mean = _dot(p, q.T).reshape(g.shape)
-        share = _dot(p, t.T).reshape(g.shape)
-      new.append(q)
-      results.append(mean.astype(g.dtype))
-      shares.append(share.astype(g.dtype))
-    new = AggregateByLowRankState(
-      treedef.unflatten(new), state.num_left_out + left_out)
-    return treedef.unflatten(results), treedef.unflatten(shares), new
+    bases = each(lambda s, q: None if q is None else jnp.linalg.qr(s)[0],
+                 sums, factors)
+    turned = each(lambda m, p: None if p is None else _dot(m.T, p),
+                  matrices, bases)
+    factors = each(lambda t: None if t is None else (t / count).astype(
+      state.factors.dtype), participants.sum(turned))
+    means = each(lambda s, p, q: s / count if p is None else _dot(p, q.T),
+                 sums, bases, factors)
+    parts = each(lambda g, p, t: g if p is None else _dot(p, t.T),
+                 grads, bases, turned)
+    shaped = lambda found: treedef.unflatten(each(
+      lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
+    new_state = AggregateByLowRankState(
+      _stack([q for q in factors if q is not None], rank),
+      state.num_left_out + left_out)
+    return shaped(means), shaped(parts), new_state
 
-  return error_feedback.WireCompressor(init_fn, update_and_share)
+  return optax.GradientTransformationExtraArgs(
+    init_fn, error_feedback.AveragingUpdate(mean_and_own_part))
+
+
+def _columns(x, rank):
+  """Return the number of columns of a leaf that gets smaller; else 0."""
+  if x.ndim < 2 or not x.size:
+    return 0
+  rows, columns = x.size // x.shape[-1], x.shape[-1]
+  return columns if rank * (rows + columns) < x.size else 0
+
+
+def _stack(factors, rank):
+  """Put all Q into one array, of one shape under `optax.tree.map_params`.
+
+  As a tree like the parameters, each would be taken for a parameter.
+  """
+  factors = [q for q in factors if q.size]
+  return jnp.concatenate(factors) if factors else jnp.zeros((1, rank))
+
+
+def _split(factors, grads, rank):
+  """Return the Q of each leaf, or None if the leaf is averaged as it is."""
+  found, start = [], 0
+  for g in grads:
+    columns = _columns(g, rank)
+    found.append(factors[start:start + columns] if columns else None)
+    start += columns
+  return found
+
+
+def _as_matrix(g, q):
+  return trees.widen(g if q is None else g.reshape(-1, g.shape[-1]))
 
 
 def _dot(x, y):

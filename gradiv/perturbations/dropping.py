@@ -1,8 +1,8 @@
-"""DropConnect, on gradients and on weights: two different things of one name.
+"""DropConnect on gradients, and on weights: two methods with one name.
 
-Yin et al. mask the *gradients*: coordinates of an update are dropped, which
-raises gradient diversity. Wan et al. mask the *weights* in the forward pass:
-another network at each draw, whose gradient is that of another loss.
+Yin et al. mask the *gradients*: they drop coordinates of an update, which
+raises gradient diversity. Wan et al. mask the *weights* in the forward pass,
+so that each draw is a different network with a different loss.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gradiv._common import checks, draws, trees
 
 
 def drop_updates(
-  rate: float | jax.Array,
+  rate: optax.ScalarOrSchedule,
   *,
   key: jax.Array,
   axis_name: workers.AxisName | None = None,
@@ -25,77 +25,90 @@ def drop_updates(
   sharded_over: workers.AxisName | None = None,
   is_sharded: Callable[[tuple], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Set each coordinate to zero with probability `rate`.
+  """Set each coordinate of the updates to zero with probability `rate`.
 
-  u = D g, D diagonal with independent entries: 0 with probability p, else 1,
-  or 1/(1 − p) with `rescale`. What that does to B_S tells
-  `drop_updates_bound`. Without `rescale`, as in the paper, the mean step is
-  (1 − p) times as long.
+  Use it in front of `aggregate_by_*` to raise gradient diversity;
+  `drop_updates_batch_size_bound` predicts by how much. Each coordinate becomes
+  0 with probability p, and g otherwise, or g/(1 − p) with `rescale`. Without
+  `rescale`, as in the paper, the mean step shrinks by a factor of 1 − p.
+
+  Args:
+    rate: Probability p of dropping a coordinate, at least 0 and below 1, or a
+      schedule of it.
+    key: Random key. It is folded with the step, the leaf, and the worker or
+      the example.
+    axis_name: Axis, or axes, of the workers (or examples), each of which draws
+      its own mask. If you call ``update(..., example_index=i)`` instead, the
+      mask belongs to example i. With neither, all workers share one mask.
+    rescale: Whether to divide by 1 − p, which keeps the mean. False by
+      default.
+    sharded_over: Axis, or axes, over which leaves are sharded by tensor
+      parallelism or FSDP; every shard draws its own mask.
+    is_sharded: Function from a leaf's path to whether that leaf is sharded; by
+      default all are.
+
+  Returns:
+    A transformation with a `gradiv.DrawState`. Its update raises a ValueError,
+    while tracing, if updates differ along an axis along which the mask would
+    be shared.
+
+  Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
+  Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4.
 
   >>> tx = drop_updates(0.5, key=jax.random.key(0))
   >>> update, _ = tx.update(jnp.ones(8), tx.init(jnp.ones(8)))
   >>> sorted(set(update.tolist()))
   [0.0, 1.0]
 
-  Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
-  Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4.
-
-  Args:
-    rate: p, from 0 to below 1.
-    key: Folded by the step, the leaf, and the worker or the example.
-    axis_name: The workers, or examples, each with a mask of its own. With the
-      extra argument ``update(..., example_index=i)`` the mask is tied to
-      example i instead. With neither, it is common to all.
-    rescale: Divide by 1 − p, so that the mean stays, up to the rounding of the
-      update's dtype.
-    sharded_over: Axes over which leaves are cut up, by tensors or FSDP; each
-      shard draws apart.
-    is_sharded: Whether the leaf at a path is; by default each is.
-
-  Raises:
-    ValueError: On a bad argument; and, while tracing, where jax knows of an
-      axis along which updates differ and the mask would not.
+  About half of the ones are dropped.
   """
-  checks.fraction('rate', rate)
+  if not callable(rate):
+    checks.fraction('rate', rate)
   shards = draws.Shards(sharded_over, is_sharded).check()
-  return draws.transformation(
-    'drop_updates',
-    lambda key, updates, count: draws.map_leaves(
-      lambda key, g: _drop(key, g, rate, rescale), key, updates,
-      shards=shards),
-    key, axis_name, shards)
+
+  def draw(key, updates, count):
+    now = rate(count) if callable(rate) else rate
+    return draws.map_leaves(
+      lambda key, g: _drop(key, g, now, rescale), key, updates, shards=shards)
+
+  return draws.transformation('drop_updates', draw, key, axis_name, shards)
 
 
 def drop_connect(
   key: jax.Array,
   params: Any,
-  rate: float,
+  rate: float | jax.Array,
   *,
   mask: Callable[[tuple], bool] | None = None,
 ) -> Any:
   """Set each weight to zero with probability `rate`, for one forward pass.
 
-  m ⊙ w / (1 − p): the mean of the weights stays, that of the loss does not.
-  The gradient with respect to `params` is then of that other loss.
+  Use it as a regularizer inside the loss. The other weights are divided by
+  1 − p, so that the mean weight does not change; the mean loss does. The
+  gradient with respect to `params` is that of the masked network.
+
+  Args:
+    key: Random key, folded with the leaf. All workers and examples that pass
+      the same key share a mask; see `worker_key` for one key per worker.
+    params: Tree of floating leaves.
+    rate: Probability p of dropping a weight, at least 0 and below 1.
+    mask: Function from a leaf's path to whether its weights may be dropped; by
+      default all may.
+
+  Returns:
+    The masked parameters.
+
+  Wan et al., `Regularization of Neural Networks using DropConnect
+  <https://proceedings.mlr.press/v28/wan13.html>`_, 2013.
 
   >>> dropped = drop_connect(jax.random.key(0), jnp.ones(8), 0.5)
   >>> sorted(set(dropped.tolist()))
   [0.0, 2.0]
 
-  Wan et al., `Regularization of Neural Networks using DropConnect
-  <https://proceedings.mlr.press/v28/wan13.html>`_, 2013.
-
-  Args:
-    key: Folded by the leaf; one for each example, or worker, is the caller's
-      to make, see `worker_key`.
-    params: A tree of floating leaves.
-    rate: p, from 0 to below 1.
-    mask: Whether the leaf at a path takes part; by default each does.
-
-  Raises:
-    ValueError: On a bad rate.
+  The weights that stay are doubled.
   """
   checks.fraction('rate', rate)
+  checks.key('key', key)
   takes_part = jax.tree_util.tree_map_with_path(
     lambda path, x: mask is None or bool(mask(path)), params)
   return draws.map_leaves(
@@ -106,6 +119,6 @@ def drop_connect(
 def _drop(key, x, rate, rescale):
   keep = jax.random.bernoulli(key, 1 - rate, x.shape)
   scale = 1 / (1 - rate) if rescale else 1.
-  # A product, so that what is not finite stays so; rounded once.
-  mask = jnp.where(keep, jnp.asarray(scale, trees.widen(x).dtype), 0)
+  # A product keeps NaN and Inf visible, and rounds only once.
+  mask = jnp.where(keep, jnp.asarray(scale, trees.wide_dtype(x.dtype)), 0)
   return (x * mask).astype(x.dtype)

@@ -1,19 +1,19 @@
-"""Langevin dynamics: Gaussian noise on gradients, and how large it is.
+"""Langevin dynamics: Gaussian noise on gradients, and how large to make it.
 
-Written for the step w ← w − γ u that optax takes, at a temperature T: of the
-density exp(−U(w)/T), with U the loss.
+Conventions, for optax's step w ← w − γu at temperature T. It samples from the
+density exp(−U(w)/T), where U is the loss:
 
-  unadjusted, SGLD  u = g + σξ                         σ² = 2T/γ
-  underdamped       v ← βv + g + σξ, u = v             σ² = 2T (1 − β)/γ
-  preconditioned    u = P g + σ√P ξ, P = 1/(√ν + ε)    σ² = 2T/γ
+  unadjusted (SGLD)  u = g + σξ                         σ² = 2T/γ
+  underdamped        v ← βv + g + σξ, u = v             σ² = 2T (1 − β)/γ
+  preconditioned     u = P g + σ√P ξ, P = 1/(√ν + ε)    σ² = 2T/γ
 
-Welling and Teh write ε/2 for γ, so that the noise of a step has variance ε;
-here too it has: γ²σ² = 2γT. Where the noise is added by each of n workers
-before the wire, their mean has a variance of σ²/n: take σ√n.
+Welling and Teh write ε/2 for γ, and give the noise of one step the variance ε;
+so it has here, as γ²σ² = 2γT. If each of n workers adds noise before the
+aggregation, the mean has variance σ²/n: use σ√n.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,9 @@ import optax
 from gradiv import workers
 from gradiv._common import checks, draws, trees
 
-Stddev = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
-
 
 def add_langevin_noise(
-  stddev: Stddev,
+  stddev: optax.ScalarOrSchedule,
   *,
   key: jax.Array,
   axis_name: workers.AxisName | None = None,
@@ -35,152 +33,84 @@ def add_langevin_noise(
 ) -> optax.GradientTransformationExtraArgs:
   """Add Gaussian noise to each coordinate: u = g + σξ, ξ ~ N(0, 1).
 
-  What that does to B_S tells `langevin_noise_bound`: noise of each worker's
-  own, or each example's, raises it; noise that is common takes it towards one.
+  In front of `aggregate_by_*`, with `axis_name`, the noise differs across
+  workers and raises gradient diversity; `langevin_noise_batch_size_bound`
+  predicts by how much. After the aggregation, the noise is common to all
+  workers, and turns SGD into a sampler (see `langevin_stddev`); it takes B_S
+  towards 1.
+
+  Args:
+    stddev: Standard deviation σ, or a schedule of it.
+    key: Random key. It is folded with the step, the leaf, and the worker or
+      the example.
+    axis_name: Axis, or axes, of the workers (or examples), each of which draws
+      its own noise. If you call ``update(..., example_index=i)`` instead, the
+      noise belongs to example i. With neither, all workers share it.
+    sharded_over: Axis, or axes, over which leaves are sharded by tensor
+      parallelism or FSDP; every shard draws its own noise.
+    is_sharded: Function from a leaf's path to whether that leaf is sharded; by
+      default all are.
+
+  Returns:
+    A transformation with a `gradiv.DrawState`. Its update raises a ValueError,
+    while tracing, if updates differ along an axis along which the noise would
+    be shared.
+
+  Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
+  Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4.
 
   >>> tx = add_langevin_noise(0.1, key=jax.random.key(0))
   >>> noise, _ = tx.update(jnp.zeros(1000), tx.init(jnp.zeros(1000)))
   >>> round(float(noise.std()), 1)
   0.1
 
-  Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
-  Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4.
-
-  Args:
-    stddev: σ, or a schedule of it. To sample at a temperature, see
-      `langevin_stddev`.
-    key: Folded by the step, the leaf, and the worker or the example.
-    axis_name: The workers, or examples, each with noise of its own. With the
-      extra argument ``update(..., example_index=i)`` the noise is tied to
-      example i instead. With neither it is common to all: behind the wire.
-    sharded_over: Axes over which leaves are cut up, by tensors or FSDP; each
-      shard draws apart.
-    is_sharded: Whether the leaf at a path is; by default each is.
-
-  Raises:
-    ValueError: On a bad argument; and, while tracing, where jax knows of an
-      axis along which updates differ and the noise would not.
+  The update was zero, so only the noise is left.
   """
-  _check_stddev(stddev)
+  check_stddev(stddev)
   shards = draws.Shards(sharded_over, is_sharded).check()
 
   def draw(key, updates, count):
-    add = lambda key, g: (g + _noise(key, g, stddev, count)).astype(g.dtype)
+    add = lambda key, g: (
+      g + draw_noise(key, g, stddev, count)).astype(g.dtype)
     return draws.map_leaves(add, key, updates, shards=shards)
 
   return draws.transformation(
     'add_langevin_noise', draw, key, axis_name, shards)
 
 
-class PreconditionLangevinState(NamedTuple):
-  """State of `precondition_langevin`.
-
-  Attributes:
-    count: Steps so far.
-    rng_key: The key.
-    nu: Averages of the squared gradient, at least float32.
-  """
-
-  count: jax.Array
-  rng_key: jax.Array
-  nu: optax.Updates
-
-
-def precondition_langevin(
-  stddev: Stddev,
+def langevin_stddev(
+  learning_rate: optax.ScalarOrSchedule,
+  temperature: float | jax.Array = 1.0,
   *,
-  key: jax.Array,
-  decay: float = 0.99,
-  eps: float = 1e-5,
-  sharded_over: workers.AxisName | None = None,
-  is_sharded: Callable[[tuple], bool] | None = None,
-) -> optax.GradientTransformationExtraArgs:
-  """Precondition the gradient, and noise with it: u = P g + σ√P ξ.
+  momentum: float | jax.Array = 0.0,
+  num_workers: int = 1,
+) -> optax.ScalarOrSchedule:
+  """Compute the σ for which noisy SGD on U samples from exp(−U/T).
 
-  P = 1/(√ν + ε), ν ← αν + (1 − α) g²: pSGLD without its term Γ, the
-  derivative of P, which vanishes as α goes to one.
-
-  >>> tx = precondition_langevin(0., key=jax.random.key(0), decay=0., eps=1.)
-  >>> update, _ = tx.update(jnp.array([3.]), tx.init(jnp.array([0.])))
-  >>> update.tolist()
-  [0.75]
-
-  Li et al., `Preconditioned Stochastic Gradient Langevin Dynamics for Deep
-  Neural Networks <https://arxiv.org/abs/1512.07666>`_, 2016.
+  Use it as the `stddev` of `add_langevin_noise` or `precondition_langevin`:
+  σ = √(2T (1 − β) n/γ), which is exact as γ goes to 0. If the loss is the mean
+  over N examples, and U the sum, then the temperature is T/N.
 
   Args:
-    stddev: σ, or a schedule of it, as `langevin_stddev` gives it.
-    key: Folded by the step and the leaf: this stands behind the wire, and is
-      common to the workers.
-    decay: α, from 0 to below 1.
-    eps: ε, positive.
-    sharded_over: As in `add_langevin_noise`.
-    is_sharded: Likewise.
+    learning_rate: Learning rate γ, or a schedule of it.
+    temperature: Temperature T; 1 by default.
+    momentum: Decay β of an `optax.trace` after the noise (underdamped
+      dynamics); 0 by default.
+    num_workers: Number n of workers that add noise of their own before their
+      mean is taken; 1 by default.
 
-  Raises:
-    ValueError: On a bad argument.
-  """
-  _check_stddev(stddev)
-  checks.positive('eps', eps)
-  checks.fraction('decay', decay)
-  decay = float(decay)
-  shards = draws.Shards(sharded_over, is_sharded).check()
+  Returns:
+    The standard deviation, or a schedule of it if the learning rate is one.
 
-  def init_fn(params):
-    return PreconditionLangevinState(
-      *draws.init(key), trees.zeros_wide(params))
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del params, extra_args
-    trees.check_floating(updates, 'update')
-    draws.check_not_shared(updates, (), shards, 'behind the wire')
-    nu = jax.tree.map(
-      lambda nu, g: decay * nu + (1 - decay) * g.astype(nu.dtype)**2,
-      state.nu, updates)
-    drawn = draws.DrawState(state.count, state.rng_key)
-
-    def one(key, g, nu):
-      scale = 1 / (jnp.sqrt(nu) + eps)
-      noise = _noise(key, g, stddev, state.count)
-      return (scale * g + jnp.sqrt(scale) * noise).astype(g.dtype)
-
-    updates = draws.map_leaves(
-      one, draws.key_of(drawn, 'precondition_langevin'), updates, nu,
-      shards=shards)
-    return updates, PreconditionLangevinState(*draws.next_step(drawn), nu)
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def langevin_stddev(
-  learning_rate: float | Callable[[jax.Array], jax.typing.ArrayLike],
-  temperature: float = 1.0,
-  *,
-  momentum: float = 0.0,
-  num_workers: int = 1,
-) -> Stddev:
-  """Compute the σ at which SGD on a potential U samples exp(−U/T).
-
-  σ = √(2T (1 − β) n/γ), for steps γ that are small: the table of conventions
-  is at the head of this module. With the gradient of the mean of N losses,
-  whose sum is U, the temperature in these units is T/N.
+  Welling and Teh, `Bayesian Learning via Stochastic Gradient Langevin Dynamics
+  <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011.
 
   >>> langevin_stddev(0.5)
   2.0
   >>> float(langevin_stddev(lambda count: 0.5 / (count + 1))(3))
   4.0
 
-  Welling and Teh, `Bayesian Learning via Stochastic Gradient Langevin Dynamics
-  <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011.
-
-  Args:
-    learning_rate: γ, or a schedule of it: σ is then one, too.
-    temperature: T.
-    momentum: β of `optax.trace` behind the noise: underdamped.
-    num_workers: n, where each adds noise of its own before their mean.
-
-  Raises:
-    ValueError: On a bad argument.
+  A quarter of the learning rate needs twice the noise.
   """
   checks.within('temperature', temperature, 0, float('inf'))
   checks.count('num_workers', num_workers, 1)
@@ -192,13 +122,22 @@ def langevin_stddev(
   return (variance / learning_rate) ** 0.5
 
 
-def _check_stddev(stddev):
+def check_stddev(stddev: Any) -> None:
+  """Raise ValueError unless `stddev` is a schedule, or at least 0."""
   if not callable(stddev):
     checks.within('stddev', stddev, 0, float('inf'))
 
 
-def _noise(key, g, stddev, count):
-  # Drawn in at least float32, and rounded once, with the sum.
-  wide = trees.wide_dtype(g.dtype)
+def draw_noise(
+  key: jax.Array,
+  like: jax.Array,
+  stddev: optax.ScalarOrSchedule,
+  count: jax.Array,
+) -> jax.Array:
+  """Draw noise of the shape of `like`, in at least float32.
+
+  The caller rounds only once, after adding it to the gradient.
+  """
+  dtype = trees.wide_dtype(like.dtype)
   sigma = stddev(count) if callable(stddev) else stddev
-  return jnp.asarray(sigma, wide) * jax.random.normal(key, g.shape, wide)
+  return jnp.asarray(sigma, dtype) * jax.random.normal(key, like.shape, dtype)

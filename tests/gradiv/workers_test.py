@@ -83,29 +83,75 @@ class MapWorkersTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (dict(axis_name=()), 'axis_name'),
-    (dict(axis_name=('a', 'a')), 'each name may stand once'),
+    (dict(axis_name=('a', 'a')), 'axis_name'),
     (dict(axis_name=3), 'axis_name'),
-    (dict(axis_name='w', backend='pjit'), "backend='pjit'"),
-    (dict(axis_name='w', in_axes=1), 'in_axes=1'),
+    (dict(axis_name='w', backend='pjit'), 'backend'),
+    (dict(axis_name='w', in_axes=1), 'in_axes'),
     (dict(axis_name='w', out_axes=(0, 2)), 'out_axes'),
-    (dict(axis_name='w', devices=np.zeros((2, 2, 2))), 'devices of shape'),
+    (dict(axis_name='w', devices=np.zeros((2, 2, 2))), 'devices'),
   )
-  def test_bad_arguments_fail_at_construction(self, kwargs, message):
-    with self.assertRaisesRegex(ValueError, message):
+  def test_invalid_arguments_fail_at_construction(self, kwargs, name):
+    with self.assertRaisesRegex(ValueError, name):
       gradiv.map_workers(lambda x: x, **kwargs)
+
+  def test_arguments_pass_by_name(self):
+    def scaled(x, scale, shift=0.):
+      return x * scale + shift
+
+    mapped = gradiv.map_workers(scaled, 'w', in_axes=(0, None, 0))
+    x, shift = jnp.arange(3.), jnp.ones(3)
+    for found in (mapped(x, 2., shift=shift),
+                  mapped(x, shift=shift, scale=2.),
+                  mapped(shift=shift, scale=2., x=x)):
+      np.testing.assert_array_equal(found, [1., 3., 5.])
+
+  @parameterized.parameters(
+    (lambda x, *, scale: x, dict(scale=2.), 'scale'),
+    (lambda x, **kwargs: x, dict(scale=2.), 'scale'),
+    (lambda x, a=1., b=1.: x, dict(b=2.), 'b'),  # no value for a to map
+    (lambda x: x, dict(scale=2.), 'scale'))
+  def test_an_error_names_the_function_and_the_argument(
+      self, fn, kwargs, name):
+    with self.assertRaisesRegex(TypeError, f"lambda.*'{name}'"):
+      gradiv.map_workers(fn, 'w')(jnp.ones(3), **kwargs)
+
+  @parameterized.product(
+    backend=('pmap', 'shard_map'), axis_type=('Explicit', 'Auto'),
+    names=(('workers',), ('data', 'model')))
+  def test_works_inside_any_mesh(self, backend, axis_type, names):
+    shape = (8,) if len(names) == 1 else (4, 2)
+    types = (getattr(jax.sharding.AxisType, axis_type),) * len(names)
+    mesh = jax.make_mesh(shape, names, axis_types=types)
+    mapped = gradiv.map_workers(
+      lambda x, c: lax.psum(c * x, 'workers') - x, 'workers',
+      in_axes=(0, None), backend=backend)
+    with jax.set_mesh(mesh):
+      rows = jax.device_put(
+        np.arange(8.), jax.sharding.NamedSharding(mesh, P(names)))
+      for x in (jnp.arange(8.), rows):
+        np.testing.assert_array_equal(mapped(x, 2.), 56. - np.arange(8))
+      if axis_type == 'Explicit' and names != ('workers',):
+        with self.assertRaisesRegex(ValueError, 'data.*sharded'):
+          jax.jit(mapped)(rows, 2.)
+      elif backend == 'shard_map':
+        np.testing.assert_array_equal(
+          jax.jit(mapped)(rows, 2.), 56. - np.arange(8))
+      # The mesh of the context is back.
+      self.assertEqual(
+        jax.sharding.get_abstract_mesh(), mesh.abstract_mesh)
 
   def test_workers_that_do_not_fit(self):
     call = lambda n, axis='w', **kw: gradiv.map_workers(
       lambda x: x, axis, backend='shard_map', **kw)(jnp.zeros(n))
     with self.assertRaisesRegex(ValueError, '64 workers on 8 devices'):
       call(64)
-    with self.assertRaisesRegex(ValueError, 'must divide the workers'):
+    with self.assertRaisesRegex(ValueError, '6 workers on 4 devices'):
       call(6, ('d', 'v'), devices=jax.devices()[:4])
-    with self.assertRaisesRegex(ValueError, 'private arguments'):
+    with self.assertRaisesRegex(ValueError, 'in_axes'):
       gradiv.map_workers(lambda x: x, 'w', in_axes=None)(jnp.zeros(3))
-    with self.assertRaisesRegex(ValueError, 'private arguments'):
+    with self.assertRaisesRegex(ValueError, r'in_axes.*\[3, 4\]'):
       gradiv.map_workers(lambda x, y: x, 'w')(jnp.zeros(3), jnp.zeros(4))
-    with self.assertRaisesRegex(ValueError, 'pmap maps one axis'):
+    with self.assertRaisesRegex(ValueError, 'devices.*pmap'):
       gradiv.map_workers(
         lambda x: x, ('a', 'b'), backend='pmap',
         devices=np.array(jax.devices()).reshape(2, 4))(jnp.zeros(8))

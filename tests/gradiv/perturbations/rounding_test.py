@@ -1,4 +1,4 @@
-"""Rounding to levels: no bias, and the second moments that are promised."""
+"""Rounding to levels: no bias, and the second moment of the formula."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from gradiv import workers
 from tests import helpers
 
 RNG = np.random.default_rng(13)
@@ -34,7 +33,6 @@ class LevelsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*WAYS)
   def test_mean_and_second_moment(self, options):
-    # Cases 24 and 25.
     seen = draws_of(VECTOR, **options).astype(np.float64)
     helpers.assert_mean(seen, VECTOR)
     helpers.assert_mean(
@@ -70,11 +68,11 @@ class LevelsTest(parameterized.TestCase):
     np.testing.assert_array_equal(powers, np.round(powers))
     ternary = draws_of(VECTOR, method='max')
     self.assertLen(np.unique(np.abs(ternary)), 2)
-    # Rounded to a neighbour, never past it.
+    # Rounded to a neighbor, never past it.
     gaps = draws_of(VECTOR, num_levels=4) - np.asarray(VECTOR)
     self.assertLess(np.abs(gaps).max(), norm / 4)
 
-  def test_what_is_a_level_stays(self):
+  def test_a_level_is_kept(self):
     one_hot = jnp.zeros(7).at[2].set(-3.)
     for options in (dict(), dict(num_levels=5), dict(method='max')):
       np.testing.assert_allclose(
@@ -83,7 +81,7 @@ class LevelsTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       draws_of(powers, method='natural'), np.tile(powers, (DRAWS, 1)))
 
-  def test_the_tree_is_one_vector_unless_in_buckets(self):
+  def test_a_tree_is_one_vector_unless_in_buckets(self):
     tree = {'a': VECTOR[:5].reshape(5, 1), 'b': VECTOR[5:], 'none': None,
             'empty': jnp.zeros((0, 3))}
     for options in (dict(num_levels=3), dict(method='max')):
@@ -97,7 +95,7 @@ class LevelsTest(parameterized.TestCase):
         gradiv.quantized_sq_norm(tree, 2, bucket_size=size),
         sum(gradiv.quantized_sq_norm(VECTOR[p], 2) for p in parts), 1e-6)
 
-  def test_long_short_zero_and_bad(self):
+  def test_extreme_zero_and_non_finite_vectors(self):
     for scale in (1e30, 1e-30):
       seen = gradiv.stochastic_quantize(KEY, scale * VECTOR, 2)
       np.testing.assert_allclose(
@@ -109,7 +107,7 @@ class LevelsTest(parameterized.TestCase):
       for bad in (jnp.nan, jnp.inf):
         self.assertTrue(np.isnan(quantize(VECTOR.at[0].set(bad))[0]))
 
-  def test_beyond_what_can_be_divided(self):
+  def test_norms_too_large_to_divide_by_give_nan(self):
     for method in ('norm', 'max'):
       seen = gradiv.stochastic_quantize(
         KEY, jnp.float32([1e38, 2e37]), 2, method=method)
@@ -126,8 +124,8 @@ class LevelsTest(parameterized.TestCase):
         np.float32(VECTOR.astype(dtype)),
         rounding=float(jnp.finfo(dtype).eps))
 
-  @parameterized.product(backend=workers.BACKENDS, way=(WAYS[2], WAYS[5]))
-  def test_the_transformation_does_so_for_each_worker(self, backend, way):
+  @parameterized.parameters(('vmap', WAYS[2]), ('shard_map', WAYS[5]))
+  def test_each_worker_rounds_on_its_own(self, backend, way):
     options = {'num_levels': 1} | way[1]
     tx = gradiv.quantize_updates(key=KEY, axis_name='workers', **options)
     rows = jnp.tile(VECTOR, (3, 1))
@@ -145,17 +143,17 @@ class LevelsTest(parameterized.TestCase):
     self.assertTrue((seen[0] != seen[1]).any())
 
   @parameterized.parameters(
-    (dict(num_levels=0), 'num_levels=0'),
-    (dict(num_levels=1.5), 'num_levels=1.5'),
-    (dict(method='best'), "method='best'"),
-    (dict(bucket_size=0), 'bucket_size=0'),
-    (dict(num_levels=2, method='natural'), 'num_levels=2'),
-    (dict(bucket_size=4, method='natural'), 'bucket_size=4'))
-  def test_bad_arguments(self, options, message):
+    (dict(num_levels=0), 'num_levels'),
+    (dict(num_levels=1.5), 'num_levels'),
+    (dict(method='best'), 'method'),
+    (dict(bucket_size=0), 'bucket_size'),
+    (dict(num_levels=2, method='natural'), 'num_levels'),
+    (dict(bucket_size=4, method='natural'), 'bucket_size'))
+  def test_invalid_arguments(self, options, name):
     options = {'num_levels': 1} | options
-    with self.assertRaisesRegex(ValueError, message):
+    with self.assertRaisesRegex(ValueError, name):
       gradiv.quantize_updates(key=KEY, **options)
-    with self.assertRaisesRegex(ValueError, message):
+    with self.assertRaisesRegex(ValueError, name):
       gradiv.stochastic_quantize(KEY, VECTOR, **options)
 
 

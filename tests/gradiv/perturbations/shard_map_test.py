@@ -1,4 +1,4 @@
-"""Mechanisms and compressors in a shard_map of one's own, tracked or not."""
+"""Perturbations and compressors in a user's own shard_map, tracked or not."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class ShardMapTest(parameterized.TestCase):
     self.like = jax.tree.map(lambda g: g[0], self.grads)
 
   def mapped(self, fn, state_spec, check_vma):
-    # All results through these specs: typed invariant where they are common.
+    # With check_vma=True, a result that leaves through P() must have a type
+    # that does not vary.
     return jax.jit(jax.shard_map(
       fn, mesh=self.mesh, in_specs=(P(AXIS), state_spec),
       out_specs=state_spec, check_vma=check_vma))
