@@ -164,10 +164,10 @@ def products(loss_fn, params, batch, has_aux=False):
   norms = lambda x: 1. if isinstance(x, factors.OneHot) else (
     jnp.linalg.norm(x, axis=-1))
   total = jnp.zeros(trace.num_examples)
-  for group in (group for leaf in trace.leaves if leaf.kind == 'products'
-                for group in leaf.groups):
+  for like in (like for leaf in trace.leaves if leaf.kind == 'products'
+               for like in leaf.like_terms):
     of_blocks = sum(jnp.sum(norms(u) * norms(v), -1)
-                    for u, v in group.pairs(data.batched))
+                    for u, v in like.pairs(data.batched))
     total += jnp.sum(jnp.square(of_blocks), -1)
   return total
 
