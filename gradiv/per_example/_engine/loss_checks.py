@@ -32,8 +32,8 @@ def scalar(loss: Any, has_aux: bool) -> None:
   if not fits:
     is_pair = isinstance(loss, tuple) and not has_aux
     raise ValueError(
-      f'loss_fn returned {found}: must be one floating-point number, of shape '
-      '(), for one example' + is_pair * '; for a pair, pass has_aux=True')
+      f'loss_fn returned {found}: must be one floating number, of shape (), '
+      'for one example' + is_pair * '; or a pair, with has_aux=True')
 
 
 def real(params: Any) -> None:
