@@ -65,6 +65,10 @@ def run_cond(
   effects: bool,
 ) -> tuple[list, list]:
   """Run a cond; values of a branch are zero where another one is taken."""
+  def zeros(x):
+    shape, dtype = program.shape_and_dtype(x)
+    return compat.zeros_of(shape, dtype, program.varying_axes(x))
+
   def run(branch):
     body = program.body(index, branch)
     mine = [x.atom for x in inner if x.branch == branch]
@@ -73,8 +77,8 @@ def run_cond(
       results = body.run(
         args, [body.outputs[k] for k in live] + mine, effects)
       values = iter(results[len(live):])
-      extra = [next(values) if x.branch == branch else compat.zeros_of(
-        *program.shape_and_dtype(x), program.varying_axes(x)) for x in inner]
+      extra = [next(values) if x.branch == branch else zeros(x)
+               for x in inner]
       return results[:len(live)], extra
 
     return taken

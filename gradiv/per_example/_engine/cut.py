@@ -61,8 +61,8 @@ class Cutter:
   def product(self, equation: programs.Equation) -> list[Term]:
     """Cut at an equation, if it can be seen as an outer product."""
     see = registry.find(equation.name).product
-    product = see and see(self.program, equation)
-    if not product:
+    product = None if see is None else see(self.program, equation)
+    if product is None:
       return []
     out = equation.outs[0].aval
     return [Term(product.operands, product, name=equation.name,
@@ -77,7 +77,9 @@ class Cutter:
       return []
     (place,) = varying
     see = registry.find(equation.name).linear
-    found = self.follow(equation.ins[place]) if see else []
+    if see is None:
+      return []
+    found = self.follow(equation.ins[place])
     if not any(term.product for term in found):
       return []
     op = see(self.program, equation, place)

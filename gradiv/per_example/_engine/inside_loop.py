@@ -32,13 +32,14 @@ def request(like_terms: LikeTerms) -> Inner | None:
     loop that keeps one for each step.
   """
   term, n = like_terms.terms[0], like_terms.num_examples
-  if len(like_terms.terms) > 1 or [kind for kind, _ in term.stacks[:1]] != [
-      'keep'] or not all(isinstance(x, Inner) and x.branch is None
-                         for x in term.operands):
+  inner = [x for x in term.operands
+           if isinstance(x, Inner) and x.branch is None]
+  if len(like_terms.terms) > 1 or len(inner) < len(term.operands) or (
+      [kind for kind, _ in term.stacks[:1]] != ['keep']):
     return None
   # The term as the body of the loop sees it.
   inside = dataclasses.replace(
-    term, operands=tuple(x.atom for x in term.operands),
+    term, operands=tuple(x.atom for x in inner),
     stacks=term.stacks[1:], ops=())
   own = LikeTerms([inside], n)
 
@@ -56,8 +57,7 @@ def request(like_terms: LikeTerms) -> Inner | None:
     # The sum has no example axis, the squares do.
     return own.blocks(dict(zip(inside.operands, rows))), (False, True)
 
-  index = term.operands[0].equation
-  return Inner(index, None, Computed(finish, inside.operands))
+  return Inner(inner[0].equation, None, Computed(finish, inside.operands))
 
 
 def is_requested(atom: Any) -> bool:

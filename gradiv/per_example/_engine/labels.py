@@ -62,15 +62,15 @@ def normalized(labels: Labels) -> tuple[Labels, bool]:
   Returns:
     The labels, and whether the two factors were swapped.
   """
-  labels = [x for x in labels if x[2] > 1]
-  turned = next((role for role, *_ in labels if role != 'z'), 'a') == 'b'
+  axes = [x for x in labels if x[2] > 1]
+  turned = next((role for role, *_ in axes if role != 'z'), 'a') == 'b'
   if turned:
     swap = {'a': 'b', 'b': 'a', 'z': 'z'}
-    labels = [(swap[role], *rest) for role, *rest in labels]
+    axes = [(swap[role], part, size) for role, part, size in axes]
   # A rank counts parts through all roles: neighbors in a factor differ by one.
-  ranks = {x: i for i, x in enumerate(sorted(labels))}
+  ranks = {x: i for i, x in enumerate(sorted(axes))}
   merged: list[tuple] = []  # (role, first rank, last rank, size)
-  for x in labels:
+  for x in axes:
     if merged and merged[-1][0] == x[0] and merged[-1][2] + 1 == ranks[x]:
       merged[-1] = (x[0], merged[-1][1], ranks[x], merged[-1][3] * x[2])
     else:

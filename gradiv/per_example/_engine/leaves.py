@@ -93,8 +93,8 @@ class Leaf:
       `shared`, and None if there is nothing else; and ‖g_i‖², with them.
     """
     if self.in_loop in data.batched:
-      return inside_loop.read(
-        self.like_terms[0], *data.batched[self.in_loop], scale)
+      blocks, squares = data.batched[self.in_loop]
+      return inside_loop.read(self.like_terms[0], blocks, squares, scale)
     shared = self.shared(data)
     if self.kind == 'common':
       square = trees.sq_norm(shared)
@@ -111,7 +111,8 @@ class Leaf:
 
   def _sums_of_products(self, data, scale, shared):
     """Compute Σ P_i and ‖P_i + C‖² = ‖P_i‖² + 2⟨P_i, C⟩ + ‖C‖²."""
-    total, squares = None, 0.
+    total: Any = None
+    squares: Any = 0.
     for products in self.like_terms:
       more, square = products.sums(data.batched, scale)
       total = more if total is None else total + more
@@ -126,7 +127,7 @@ class Leaf:
     """Compute Σ w_i g_i, leaving out examples of weight zero."""
     shared = self.shared(data)
     weights = weights.astype(trees.wide_dtype(self.dtype))
-    common = 0 if shared is None else jnp.sum(weights) * shared
+    common: Any = 0 if shared is None else jnp.sum(weights) * shared
     if self.kind == 'common':
       return common.astype(self.dtype)
     if self.kind == 'fallback':
@@ -134,7 +135,7 @@ class Leaf:
         return add_up(_weigh(rows, weights)), weights
       total, _ = self._in_chunks(part, data, weights)
     else:
-      total = 0
+      total: Any = 0
       for term in self.terms:
         if not term.is_common:
           arrays = [keep_some(data.batched[x], weights != 0)
@@ -150,10 +151,11 @@ class Leaf:
     if self.kind == 'common':
       return jnp.broadcast_to(square, (n, n))
     if self.kind == 'products':
-      total = sum(products.gram(data.batched) for products in self.like_terms)
+      total: Any = sum(
+        products.gram(data.batched) for products in self.like_terms)
       if shared is not None:
-        along = sum(products.inner(data.batched, shared)
-                    for products in self.like_terms)
+        along: Any = sum(products.inner(data.batched, shared)
+                         for products in self.like_terms)
         total += along[:, None] + along[None, :] + square
       return total
     flat = lambda rows: trees.widen(

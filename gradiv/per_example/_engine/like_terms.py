@@ -18,7 +18,7 @@ from gradiv.per_example._engine.chunks import add_up, in_chunks
 from gradiv.per_example._engine.values import Atom
 
 Data = terms_of.Data
-Pair = tuple[factors.Factor, factors.Factor]
+Pair = tuple[Any, Any]  # u and v, each a `factors.Factor`
 
 
 class LikeTerms:
@@ -63,7 +63,7 @@ class LikeTerms:
 
   def blocks(
     self, data: Data, scale: jax.typing.ArrayLike = 1.
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[Any, jax.Array]:
     """Compute Σ_i P_i times `scale` as [z, a, b], and ‖P_i‖²: [n]."""
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
     if self.way.name == 'direct':
@@ -100,15 +100,15 @@ class LikeTerms:
 
   def _write_out(self, data):
     """Write the products out; return their sum, if cheap, and ‖P_i‖²."""
-    block = sum(factors.product(u, v, self.precision)
-                for u, v in self.pairs(data))
+    block: Any = sum(factors.product(u, v, self.precision)
+                     for u, v in self.pairs(data))
     squares = jnp.sum(jnp.square(block), (1, 2, 3))
     if any(term.product.is_sparse for term in self.terms):
       # Few rows of each product are not zero: cheaper to sum from the factors.
       return None, squares
     return add_up(block), squares
 
-  def inner(self, data: Data, common: jax.Array) -> jax.Array:
+  def inner(self, data: Data, common: jax.Array) -> Any:
     """Compute ⟨P_i, C⟩ with an array C like the parameter: [n].
 
     ⟨put(P), C⟩ = ⟨P, putᵀ(C)⟩, so C is brought into blocks [z, a, b] once.
@@ -132,7 +132,7 @@ class LikeTerms:
     width = costs.chunk(b, n * z * a)
 
     def part(start):
-      block = sum(
+      block: Any = sum(
         factors.product(u, lax.dynamic_slice_in_dim(v, start, width, -1),
                         self.precision)
         for u, v in pairs)
@@ -193,7 +193,7 @@ def _sq_norms_of_sum(pairs):
 def _gram_by_factors(pairs, n, numbers):
   """Compute [n, n] from inner products of factors, some rows at a time."""
   def part(rows):
-    total = 0
+    total: Any = 0
     for u, v in rows['pairs']:
       for x, y in pairs:
         both = factors.inner_across(u, x) * factors.inner_across(v, y)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from jax import lax
 
-from gradiv.per_example._engine import factors
 from gradiv.per_example._engine.values import Value
 
 
@@ -15,7 +14,8 @@ class OuterProduct(NamedTuple):
 
   Attributes:
     operands: The values that the two factors are made of.
-    make_factors: Operands of one example -> (u [z, k, a], v [z, k, b]).
+    make_factors: Operands of one example -> (u [z, k, a], v [z, k, b]), arrays
+      or `factors.OneHot`.
     labels: Which factor each axis of the result comes from, in order:
       ('z' | 'a' | 'b', size). An axis may consist of several, slowest first.
     sizes: (z, k, a, b).
@@ -29,7 +29,7 @@ class OuterProduct(NamedTuple):
   """
 
   operands: tuple[Value, ...]
-  make_factors: Callable[..., tuple[factors.Factor, factors.Factor]]
+  make_factors: Callable[..., tuple[Any, Any]]
   labels: tuple[tuple[str, int], ...]
   sizes: tuple[int, int, int, int]
   scaled: int

@@ -145,7 +145,7 @@ class Program:
     """
     inside = [x for x in arguments(list(wanted)) if isinstance(x, Inner)]
     values, used = self.needed(wanted, effects)
-    env = dict(zip(self.inputs, args))
+    env: dict[Atom, Any] = dict(zip(self.inputs, args))
     for i in sorted(used):
       equation = self.equations[i]
       ins = [x.constant if x not in env else env[x] for x in equation.ins]
@@ -154,8 +154,8 @@ class Program:
         live = [k for k, out in enumerate(equation.outs) if out in values]
         run = control_flow.RUN_IN_PART[equation.name]
         outs, extra = run(self, i, ins, live, inner, effects)
-        env.update({equation.outs[k]: x for k, x in zip(live, outs)})
-        env.update(zip(inner, extra))
+        env.update(zip([*(equation.outs[k] for k in live), *inner],
+                       [*outs, *extra]))
       else:
         env.update(zip(equation.outs, equation.bind(*ins)))
     read = lambda x: env[x] if x in env else x.constant

@@ -23,7 +23,7 @@ from gradiv.per_example._engine.labels import Labels
 from gradiv.per_example._engine.linear import LinearOp
 from gradiv.per_example._engine.values import Atom, Inner, Value
 
-Data = dict[Atom, jax.Array]
+Data = dict[Atom, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Term:
 
   Attributes:
     operands: What the product is made of, then the scalars that multiply it.
-    product: How; None if the only operand is the summand itself.
+    product: How, an `OuterProduct`; None if the only operand is the summand
+      itself.
     stacks: Loops around the product, outermost first: ('sum' | 'keep', steps).
       A loop either adds its products up or has one for each step.
     ops: The linear equations from the product to the gradient.
@@ -45,7 +46,7 @@ class Term:
   """
 
   operands: tuple[Atom, ...]
-  product: outer_product.OuterProduct | None = None
+  product: Any = None
   stacks: tuple[tuple[str, int], ...] = ()
   ops: tuple[LinearOp, ...] = ()
   labels: Labels | None = None

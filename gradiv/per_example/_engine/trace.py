@@ -80,7 +80,7 @@ class Trace:
     # The example is what comes after the parameters.
     cutter = cut.Cutter(
       self.program, self.program.inputs[len(self._params):])
-    num_parameters = sum(np.size(x) for x in self._params)
+    num_parameters = sum(x.size for x in self._params)
     self.leaves = [leaves_of.Leaf(cutter, value, self.num_examples,
                                   num_parameters) for value in grads]
     unique = lambda atoms: list(dict.fromkeys(atoms))

@@ -39,7 +39,8 @@ def _product(program, equation, summed=()):
   roles = {d: role for role in ('a', 'b', 'z') for d in axes[role]}
   labels = tuple((roles[d], shape[d]) for d in range(len(shape)) if d in roles)
   return OuterProduct((x, y), make_factors, labels,
-                      tuple(sizes[role] for role in 'zkab'), scaled=1)
+                      (sizes['z'], sizes['k'], sizes['a'], sizes['b']),
+                      scaled=1)
 
 
 def _product_of_sum(program, equation):
