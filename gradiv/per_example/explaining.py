@@ -8,7 +8,7 @@ import jax
 
 from gradiv.per_example._engine import (
   leaves as leaves_lib,
-  program as program_lib,
+  registry,
   trace as trace_lib,
 )
 
@@ -77,8 +77,8 @@ def _row(trace, path, leaf):
   n, width = leaf.num_examples, leaf.dtype.itemsize
   name = jax.tree_util.keystr(path, simple=True, separator='/')
   if leaf.kind == 'products':
-    names = [piece.name for group in leaf.groups for piece in group.pieces]
-    ways = [group.way for group in leaf.groups]
+    names = [term.name for like in leaf.like_terms for term in like.terms]
+    ways = [like.way for like in leaf.like_terms]
     return Row(name, leaf.shape, ' + '.join(dict.fromkeys(names)),
                ' + '.join(dict.fromkeys(way.name for way in ways)),
                sum(way.flops for way in ways),
@@ -95,24 +95,7 @@ def _row(trace, path, leaf):
 def _flops(program, leaf: leaves_lib.Leaf) -> int:
   """Count roughly what it takes to come to a leaf, for one example."""
   _, used = program.needed([leaf.value])
-  return sum(_flops_of(program, i) for i in used)
-
-
-def _flops_of(program: program_lib.Program, index: int) -> int:
-  equation = program.equations[index]
-  size = sum(math.prod(out.aval.shape) for out in equation.outs)
-  if equation.name == 'dot_general':
-    (summed, _), _ = equation.params['dimension_numbers']
-    return 2 * size * math.prod(equation.ins[0].aval.shape[d] for d in summed)
-  if equation.name == 'conv_general_dilated':
-    dims = equation.params['dimension_numbers']
-    return 2 * size * math.prod(
-      equation.ins[1].aval.shape[d] for d in dims.rhs_spec[1:])
-  if equation.name == 'scan':
-    body = program.body(index)
-    return equation.params['length'] * sum(
-      _flops_of(body, i) for i in range(len(body.equations)))
-  return size
+  return sum(registry.flops(program, i) for i in used)
 
 
 def _table(rows):

@@ -1,19 +1,19 @@
-"""What the ways to a norm cost, from shapes alone.
+"""The cost of each way to a norm, from shapes alone.
 
-A product Σ_k u_k ⊗ v_k of z blocks, k positions and sides a and b, for each
-example. Costs are in floating-point operations, a number moved counting as
-many as fit into its time.
+An example has a product Σ_k u_k ⊗ v_k of z blocks, k positions and sides a and
+b. Costs are in floating-point operations; moving a number counts as many as
+fit into its time.
 """
 
 from typing import NamedTuple
 
 import jax
 
-# Of some machines: two CPU cores 20 to 40, an accelerator 30 to 100.
+# Two CPU cores have a ratio of 20 to 40, accelerators 30 to 100.
 _FLOPS_PER_NUMBER = 32
 
-# How many numbers of gradients that cannot be cut may be written out whole,
-# where the parameters are fewer.
+# How many numbers may be held for all examples of a gradient that is written
+# out; or as many as there are parameters, if that is more.
 WHOLE = 2**22
 
 
@@ -22,8 +22,8 @@ class Way(NamedTuple):
 
   Attributes:
     name: 'outer', 'gram' or 'direct'.
-    flops: On top of those of the plain step, for all examples.
-    numbers: That are written and read on top of it.
+    flops: Operations beyond those of a plain step, for all examples.
+    numbers: Numbers written and read beyond those of a plain step.
   """
 
   name: str
@@ -32,14 +32,19 @@ class Way(NamedTuple):
 
   @property
   def cost(self) -> int:
-    """Weigh both, in floating-point operations."""
+    """The weighted sum of both, in floating-point operations."""
     return self.flops + _FLOPS_PER_NUMBER * self.numbers
 
 
 def ways(
   num_examples: int, sizes: tuple[int, int, int, int], extra: int = 0
 ) -> list[Way]:
-  """List what is possible; with one position, ‖u‖²‖v‖² is not to be beaten.
+  """List the possible ways to ‖Σ_k u_k ⊗ v_k‖².
+
+  * outer: ‖u‖²‖v‖², if there is one position; always the cheapest then.
+  * gram: Σ_kl ⟨u_k, u_l⟩⟨v_k, v_l⟩, from two [k, k] matrices.
+  * direct: the product [a, b] itself, some examples at a time.
+
 
   >>> [way.name for way in ways(8, (1, 1, 512, 512))]
   ['outer']
@@ -50,7 +55,7 @@ def ways(
   Args:
     num_examples: n.
     sizes: (z, k, a, b).
-    extra: Numbers that the factors hold and the operands do not.
+    extra: Numbers that the factors hold beyond those of the operands.
   """
   n, (z, k, a, b) = num_examples, sizes
   read = z * k * (a + b)
@@ -58,30 +63,35 @@ def ways(
     return [Way('outer', 2 * n * read, n * (read + extra))]
   return [
     Way('gram', 2 * n * k * read, n * (4 * z * k * k + 2 * extra)),
-    # The product is that of the plain step, whose sum comes along.
+    # Forming the product costs what it costs in a plain step, and the sum over
+    # examples comes along: only the squares are extra.
     Way('direct', 2 * n * z * a * b, n * (2 * z * a * b + 2 * extra)),
   ]
 
 
 def best(ways: list[Way]) -> Way:
-  """Choose the cheapest."""
+  """Return the cheapest way."""
   return min(ways, key=lambda way: way.cost)
 
 
 def room() -> int:
-  """Tell how many numbers to write out at once.
+  """Return how many numbers to write out at once.
 
-  As many as stay in the cache of a CPU; on accelerators, enough to keep them
+  On a CPU, as many as stay in its cache; on an accelerator, enough to keep it
   busy.
   """
   return 2**18 if jax.default_backend() == 'cpu' else 2**24
 
 
 def chunk(num_examples: int, numbers: int) -> int:
-  """Tell how many examples of so many numbers to take at once; a divisor.
+  """Return the size of a chunk, a divisor of the number of examples.
 
   >>> chunk(12, 10**9), chunk(12, 1)
   (1, 12)
+
+  Args:
+    num_examples: n.
+    numbers: How many numbers are written out per example.
   """
   fitting = max(1, min(num_examples, room() // max(numbers, 1)))
   return max(c for c in range(1, fitting + 1) if num_examples % c == 0)

@@ -1,8 +1,11 @@
-"""The two factors of a product G = Σ_k u_k ⊗ v_k, and what is read off them.
+"""The two factors of a product Σ_k u_k ⊗ v_k, and what follows from them.
 
-A factor holds u_k for blocks z and positions k: a dense array [z, k, a], or
-the `OneHot` rows of an embedding, which are never written out. With the
-examples in front: [n, z, k, a].
+A factor holds u_k for all blocks z and positions k: as a dense array
+[z, k, a], or as the `OneHot` rows of an embedding, which are never written
+out. The functions below take factors of all examples, [n, z, k, a], and rest
+on
+
+  ⟨u ⊗ v, x ⊗ y⟩ = ⟨u, x⟩⟨v, y⟩
 """
 
 import dataclasses
@@ -20,11 +23,11 @@ from gradiv._common import trees
                    data_fields=['index'], meta_fields=['size'])
 @dataclasses.dataclass(frozen=True)
 class OneHot:
-  """Rows with a single one; none where the index is out of range.
+  """Rows with a single one, or without any if the index is out of range.
 
   Attributes:
-    index: [..., z, k], where the one stands.
-    size: Of a row.
+    index: Position of the one in each row: [..., z, k].
+    size: Length of a row.
   """
 
   index: jax.Array
@@ -51,7 +54,7 @@ def inner_across(u: Factor, v: Factor) -> jax.Array:
   """Compute ⟨u_k, v_l⟩ between all examples: [n, m, z, k, l]."""
   one = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
   if isinstance(u, OneHot) or isinstance(v, OneHot):
-    # Row by row, since an example meets all others.
+    # Row by row: the index of an example is looked up in all others.
     against = jax.vmap(lambda row: jax.vmap(
       lambda other: inner(one(row), one(other))[0])(v))
     return against(u)
@@ -59,7 +62,7 @@ def inner_across(u: Factor, v: Factor) -> jax.Array:
 
 
 def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
-  """Write each example's Σ_k u_k ⊗ v_k out: [n, z, a, b]."""
+  """Write out Σ_k u_k ⊗ v_k of each example: [n, z, a, b]."""
   if isinstance(u, OneHot):
     return _scatter(u, v)
   if isinstance(v, OneHot):
@@ -69,24 +72,24 @@ def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
 
 
 def product_sum(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
-  """Add the products of all examples up: [z, a, b], as a plain step does."""
+  """Sum the products of all examples: [z, a, b], as a plain step does."""
   if isinstance(u, OneHot) or isinstance(v, OneHot):
     fold = lambda x: jnp.moveaxis(x, 0, 1).reshape(
       1, x.shape[1], -1, *x.shape[3:])
     u, v = (jax.tree.map(fold, x) for x in (u, v))
     return product(u, v)[0]
   if u.shape[1] == 1:
-    # The very product of a plain step, for which nothing is laid out anew.
+    # The very product of a plain step, which needs no other layout.
     flat = lambda x: x.reshape(-1, x.shape[-1])
-    return lax.dot_general(flat(u), flat(v), (((0,), (0,)), ((), ())),
-                           precision=precision,
-                           preferred_element_type=trees.wide_dtype(u.dtype))[None]
+    return lax.dot_general(
+      flat(u), flat(v), (((0,), (0,)), ((), ())), precision=precision,
+      preferred_element_type=trees.wide_dtype(u.dtype))[None]
   return jnp.einsum('nzka,nzkb->zab', u, v, precision=precision,
                     preferred_element_type=trees.wide_dtype(u.dtype))
 
 
 def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
-  """Compute Σ_k u_kᵀ C v_k with C [z, a, b] of all examples: [n]."""
+  """Compute Σ_k u_kᵀ C v_k with C [z, a, b] common to the examples: [n]."""
   if isinstance(v, OneHot):
     return inner_common(v, u, jnp.swapaxes(common, 1, 2))
   if isinstance(u, OneHot):
@@ -109,19 +112,20 @@ def sq_norms(u: Factor) -> jax.Array:
 
 
 def dtype_of(u: Factor, v: Factor) -> jnp.dtype:
-  """Tell the dtype of their product."""
+  """Return the dtype of the product of two factors."""
   dense = [x.dtype for x in (u, v) if not isinstance(x, OneHot)]
   return jnp.result_type(*dense)
 
 
 def _einsum(formula, u, v):
-  # Inner products cancel: never in the reduced precision of an accelerator.
+  # Inner products may cancel, so the reduced precision of an accelerator will
+  # not do.
   return jnp.einsum(formula, u, v, precision=lax.Precision.HIGHEST,
                     preferred_element_type=trees.wide_dtype(u.dtype))
 
 
 def _pick(dense, index, size):
-  """Read dense[..., index] where the index is in range, else zero."""
+  """Return dense[..., index], and zero where the index is out of range."""
   inside = (index >= 0) & (index < size)
   index = jnp.broadcast_to(jnp.clip(index, 0, size - 1),
                            dense.shape[:-1] + index.shape[-1:])
@@ -130,10 +134,11 @@ def _pick(dense, index, size):
 
 
 def _scatter(one_hot, dense):
-  """Add the rows of `dense` up at the places of the ones: [n, z, size, b]."""
+  """Add the rows of `dense` where the ones stand: [n, z, size, b]."""
   def one(index, rows):
-    zeros = jnp.zeros((one_hot.size, rows.shape[-1]), trees.wide_dtype(rows.dtype))
-    # What is out of range is dropped; -1 would mean the last.
+    zeros = jnp.zeros((one_hot.size, rows.shape[-1]),
+                      trees.wide_dtype(rows.dtype))
+    # Rows out of range are dropped; -1 would mean the last row.
     index = jnp.where(index < 0, one_hot.size, index)
     return zeros.at[index].add(trees.widen(rows), mode='drop')
 

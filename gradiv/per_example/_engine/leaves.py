@@ -1,16 +1,6 @@
-"""One leaf of the gradient: which way its statistics are had, and had there.
-
-  common    the same for all examples: a penalty on the parameters, or zero
-  example   written out for each example: no product, or no larger than what
-            makes it, and small
-  products  from the factors of its products, which are never written out
-  mixture   of products behind other linear equations: written out in chunks
-  fallback  what would have to be held of all examples is too large: the
-            gradient is computed anew, in chunks
-"""
+"""One parameter: its statistics, by the way that `strategy` chooses."""
 
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -22,156 +12,136 @@ from gradiv._common import trees
 from gradiv.per_example._engine import (
   costs,
   cut,
-  like_terms as groups_lib,
-  program as program_lib,
-  terms as pieces_lib,
+  inside_loop,
+  like_terms as like_terms_of,
+  strategy,
 )
+from gradiv.per_example._engine.chunks import add_up, in_chunks
+from gradiv.per_example._engine.terms import Term
+from gradiv.per_example._engine.values import Atom, Inner, Value
 
 
 class Leaf:
-  """What to do about one leaf.
+  """One parameter, a leaf of the tree of parameters.
 
   Attributes:
-    value: The leaf in the program.
-    kind: See above.
-    pieces: What it is the sum of.
-    groups: The products, those together that lie alike.
-    num_held: How many numbers the products of all examples are made of.
-    width: How many are written out for an example where it is not products.
-    reason: Why not 'products', where it is not.
+    value: Its gradient in the program.
+    num_examples: n.
+    shape: Shape of the parameter.
+    dtype: Dtype of its gradient.
+    size: Number of its elements.
+    kind: The way its statistics are computed, one of `strategy`.
+    reason: Why the kind is not 'products'.
+    terms: What the gradient is the sum of.
+    like_terms: Its products, those together that lie alike.
+    width: Numbers to write out per example, where the kind is not 'products'.
   """
 
   def __init__(
-    self, cutter: cut.Cutter, value: program_lib.Value, num_examples: int,
+    self, cutter: cut.Cutter, value: Value, num_examples: int,
     num_parameters: int,
   ):
     self.value, self.num_examples = value, num_examples
     self.shape, self.dtype = value.aval.shape, value.aval.dtype
     self.size = math.prod(self.shape)
-    self.pieces = cutter.pieces(value) if self.size else []
-    self.groups: list[groups_lib.Group] = []
-    self.num_held = self.num_examples * sum(
-      math.prod(program_lib.shape_and_dtype(cutter.program, x)[0])
-      for piece in self.pieces if piece.view for x in piece.operands)
-    # A small leaf may be made of large products, as the norms of a weight are.
+    self.terms = cutter.terms(value) if self.size else []
+    # A small parameter may have large products behind it: the gain of a weight
+    # normalization is the norm of one.
     self.width = max([self.size, *(
-      z * a * b for piece in self.pieces if piece.view
-      for z, _, a, b in [piece.sizes])])
-    self.kind, self.reason = self._choose(
-      cutter, max(num_parameters, costs.WHOLE))
+      z * a * b for term in self.terms if term.product
+      for z, _, a, b in [term.sizes])])
+    self.kind, self.reason, self.like_terms = strategy.choose(
+      cutter.program, value, self.terms, num_examples, self.width,
+      room=max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
-      self.pieces = [pieces_lib.Piece((value,))]
-
-  def _choose(self, cutter, room):
-    products = [piece for piece in self.pieces if piece.view]
-    if all(piece.is_common for piece in self.pieces):
-      return 'common', ''
-    fits = self.num_examples * self.size <= room
-    if not products:
-      if fits:
-        return 'example', 'not a product; small enough to be written out'
-      return 'fallback', f'no product behind {_maker(cutter, self.value)}'
-    others = [op.name for piece in products for op in piece.ops
-              if not op.isometric]
-    whole = [piece for piece in self.pieces
-             if not piece.view and not piece.is_common]
-    self.groups = self._group(products)
-    apart = all(pieces_lib.disjoint(one.pieces[0], other.pieces[0])
-                for one, other in itertools.combinations(self.groups, 2))
-    if not others and not whole and apart:
-      return 'products', ''
-    why = (f'{others[0]} behind a product' if others else
-           'a summand that is no product' if whole else
-           'products that lie differently')
-    if self.num_examples * self.width <= min(
-        room, max(self.num_held, costs.room())):
-      return 'example', f'{why}; no larger than its operands'
-    # It would be held of all examples at once.
-    written = sum(math.prod(program_lib.shape_and_dtype(cutter.program, x)[0])
-                  for piece in whole for x in piece.operands)
-    if self.num_examples * written > room:
-      return 'fallback', why
-    return 'mixture', why
-
-  def _group(self, products):
-    alike: dict[Any, list] = {}
-    for piece in products:
-      alike.setdefault(piece.place[0], []).append(piece)
-    return [groups_lib.Group(pieces, self.num_examples)
-            for pieces in alike.values()]
+      self.terms = [Term((value,))]
 
   @functools.cached_property
-  def in_loop(self) -> program_lib.Inner | None:
-    """Ask for sums inside a loop, where all of the leaf is made in one."""
-    if self.kind != 'products' or len(self.groups) > 1 or self.common:
+  def in_loop(self) -> Inner | None:
+    """The sums inside of a loop, if all of the gradient is made in one."""
+    if self.kind != 'products' or len(self.like_terms) > 1 or self.common:
       return None
-    return self.groups[0].in_loop()
+    return inside_loop.request(self.like_terms[0])
 
   @property
-  def batched(self) -> list[program_lib.Atom]:
-    """List the values that are needed for each example."""
+  def batched(self) -> list[Atom]:
+    """The values that are needed for each example."""
     if self.kind == 'fallback':
       return []
-    return [x for piece in self.pieces if not piece.is_common
-            for x in piece.operands]
+    return [x for term in self.terms if not term.is_common
+            for x in term.operands]
 
   @property
-  def common(self) -> list[program_lib.Atom]:
-    """List the values that are needed once."""
-    found = [x for piece in self.pieces if piece.is_common
-             for x in piece.operands]
-    return found + [x for piece in self.pieces for op in piece.ops
-                    for x in op.extra]
+  def common(self) -> list[Atom]:
+    """The values that are needed once, being the same for all examples."""
+    found = [x for term in self.terms if term.is_common
+             for x in term.operands]
+    return found + [x for term in self.terms for op in term.ops
+                    for x in op.common]
 
   def sums(
     self, data: Any, scale: jax.typing.ArrayLike = 1.
   ) -> tuple[jax.Array | None, jax.Array]:
-    """Compute Σ g_i times `scale`, without what is common, and ‖g_i‖²: [n]."""
+    """Compute a sum over the examples, and ‖g_i‖²: [n].
+
+    Args:
+      data: `Data` of the trace.
+      scale: Number to multiply the sum by.
+
+    Returns:
+      Σ g_i times `scale`, without terms that are common, for which see
+      `shared`, and None if there is nothing else; and ‖g_i‖², with them.
+    """
     if self.in_loop in data.batched:
-      return self.groups[0].from_loop(*data.batched[self.in_loop], scale)
+      blocks, squares = data.batched[self.in_loop]
+      return inside_loop.read(self.like_terms[0], blocks, squares, scale)
     shared = self.shared(data)
     if self.kind == 'common':
       square = trees.sq_norm(shared)
       return None, jnp.broadcast_to(square, (self.num_examples,))
     if self.kind == 'products':
-      total, squares = None, 0.
-      for group in self.groups:
-        more, square = group.sums(data.batched, scale)
-        total = more if total is None else total + more
-        squares += square
-        if shared is not None:
-          squares += 2 * group.inner(data.batched, shared)
-      if shared is not None:
-        squares += trees.sq_norm(shared)
-      return total, squares
+      return self._sums_of_products(data, scale, shared)
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
-      return groups_lib.add_up(rows) * scale, jnp.sum(
+      return add_up(rows) * scale, jnp.sum(
         jnp.square(trees.widen(own)).reshape(len(own), -1), -1)
 
     return self._in_chunks(part, data)
 
+  def _sums_of_products(self, data, scale, shared):
+    """Compute Σ P_i and ‖P_i + C‖² = ‖P_i‖² + 2⟨P_i, C⟩ + ‖C‖²."""
+    total: Any = None
+    squares: Any = 0.
+    for products in self.like_terms:
+      more, square = products.sums(data.batched, scale)
+      total = more if total is None else total + more
+      squares += square
+      if shared is not None:
+        squares += 2 * products.inner(data.batched, shared)
+    if shared is not None:
+      squares += trees.sq_norm(shared)
+    return total, squares
+
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
-    """Compute Σ w_i g_i; what is given weight zero is left out."""
+    """Compute Σ w_i g_i, leaving out examples of weight zero."""
     shared = self.shared(data)
     weights = weights.astype(trees.wide_dtype(self.dtype))
-    common = 0 if shared is None else jnp.sum(weights) * shared
+    common: Any = 0 if shared is None else jnp.sum(weights) * shared
     if self.kind == 'common':
       return common.astype(self.dtype)
     if self.kind == 'fallback':
       def part(rows, weights):
-        return groups_lib.add_up(_weigh(rows, weights)), weights
+        return add_up(_weigh(rows, weights)), weights
       total, _ = self._in_chunks(part, data, weights)
     else:
-      total = 0
-      for piece in self.pieces:
-        if not piece.is_common:
+      total: Any = 0
+      for term in self.terms:
+        if not term.is_common:
           arrays = [keep_some(data.batched[x], weights != 0)
-                    for x in piece.operands]
-          place = piece.view.linear if piece.view else 0
-          arrays[place] = _weigh(arrays[place], weights)
-          total += piece.add_up(arrays, data.common)
+                    for x in term.operands]
+          arrays[term.scaled] = _weigh(arrays[term.scaled], weights)
+          total += term.add_up(arrays, data.common)
     return (total + common).astype(self.dtype)
 
   def gram(self, data: Any) -> jax.Array:
@@ -181,49 +151,52 @@ class Leaf:
     if self.kind == 'common':
       return jnp.broadcast_to(square, (n, n))
     if self.kind == 'products':
-      total = sum(group.gram(data.batched) for group in self.groups)
+      total: Any = sum(
+        products.gram(data.batched) for products in self.like_terms)
       if shared is not None:
-        along = sum(group.inner(data.batched, shared) for group in self.groups)
+        along: Any = sum(products.inner(data.batched, shared)
+                         for products in self.like_terms)
         total += along[:, None] + along[None, :] + square
       return total
-    own = lambda rows: rows if shared is None else rows + shared[None]
+    flat = lambda rows: trees.widen(
+      rows if shared is None else rows + shared[None]).reshape(len(rows), -1)
     if n * self.size <= max(costs.room(), costs.WHOLE):
       rows = self._in_chunks(lambda rows: ((), rows), data)[1]
-      return groups_lib.flat_gram(own(rows))
+      return like_terms_of.gram_of_rows(flat(rows))
 
+    # Chunks against chunks: the gradients of all examples do not fit.
     def part(rows):
-      rows = trees.widen(own(rows)).reshape(len(rows), -1)
+      rows = flat(rows)
       across = lambda more: ((), jnp.matmul(
-        trees.widen(own(more)).reshape(len(more), -1), rows.T,
-        precision=lax.Precision.HIGHEST))
+        flat(more), rows.T, precision=lax.Precision.HIGHEST))
       return (), self._in_chunks(across, data)[1].T
 
     return self._in_chunks(part, data)[1]
 
   def shared(self, data: Any) -> jax.Array | None:
-    """Add up what is common to all examples; None where nothing is."""
-    parts = [piece.add_up([data.common[x][None] for x in piece.operands],
-                          data.common)
-             for piece in self.pieces if piece.is_common]
+    """Add the terms that are common to all examples; None if there are none."""
+    parts = [term.add_up([data.common[x][None] for x in term.operands],
+                         data.common)
+             for term in self.terms if term.is_common]
     if not parts and self.kind == 'common':
       return jnp.zeros(self.shape, self.dtype)
     return sum(parts[1:], parts[0]) if parts else None
 
   def _rows(self, data):
-    """Write the gradients out, without what is common: [n, *shape]."""
+    """Write the gradients out, without common terms: [n, *shape]."""
     if self.kind == 'fallback':
-      (rows,) = data.again([self.value], data.examples)
+      (rows,) = data.recompute([self.value], data.examples)
       return keep_some(rows, data.mask)
     rows = 0
-    for piece in self.pieces:
-      if not piece.is_common:
-        put = lambda *arrays, piece=piece: piece.add_up(
+    for term in self.terms:
+      if not term.is_common:
+        put = lambda *arrays, term=term: term.add_up(
           [x[None] for x in arrays], data.common)
-        rows += jax.vmap(put)(*(data.batched[x] for x in piece.operands))
+        rows += jax.vmap(put)(*(data.batched[x] for x in term.operands))
     return rows
 
   def _in_chunks(self, part, data, *more):
-    """Apply to the gradients written out, some at a time."""
+    """Apply `part` to the gradients, written out for some at a time."""
     source = ({'examples': data.examples} if self.kind == 'fallback'
               else {x: data.batched[x] for x in self.batched})
 
@@ -234,7 +207,7 @@ class Leaf:
       own = data._replace(batched=own, examples=examples, mask=mask)
       return part(self._rows(own), *more)
 
-    return groups_lib.in_chunks(
+    return in_chunks(
       chunk, source | {'more': more, 'mask': data.mask}, self.width)
 
 
@@ -247,15 +220,7 @@ def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
 
 
 def _weigh(x, weights):
-  """Multiply rows by weights; zero leaves out, whatever is there."""
+  """Multiply rows by weights; zero removes a row even if it is NaN."""
   weights = weights.reshape(-1, *(1,) * (x.ndim - 1))
   return jnp.where(
     weights != 0, trees.widen(x) * weights, 0).astype(x.dtype)
-
-
-def _maker(cutter, value):
-  """Name the primitive that makes a value."""
-  program = cutter.program
-  if value not in program.producer:
-    return 'an argument'
-  return program.equations[program.producer[value][0]].name

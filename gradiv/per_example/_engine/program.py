@@ -1,9 +1,9 @@
 """A traced function as a flat list of equations that can be run in part.
 
-`jax.make_jaxpr` gives nested calls; here they are opened up, so that the way
-back from an output meets every equation. What lies inside a loop or a branch
-stays there, but each of its values can be asked for from outside: that is how
-a product is caught before it is added up.
+`jax.make_jaxpr` returns nested calls. They are inlined here, so that walking
+back from an output meets every equation. The bodies of loops and branches stay
+where they are, but each value in them can be requested from outside (`Inner`):
+that is how the factors of a product are read before a loop adds it up.
 """
 
 import functools
@@ -11,55 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 from jax.extend import core
 
 from gradiv._common import compat
+from gradiv.per_example._engine import control_flow, registry
+from gradiv.per_example._engine.values import (
+  Atom,
+  Computed,
+  Inner,
+  Value,
+  arguments,
+)
 
 _CALLS = frozenset({
   'jit', 'pjit', 'closed_call', 'core_call', 'remat', 'remat2', 'checkpoint'})
-
-
-class Value:
-  """A value of a program, by identity; a constant knows its value."""
-
-  __slots__ = ('aval', 'constant')
-
-  def __init__(self, aval: Any, constant: Any = None):
-    self.aval = aval
-    self.constant = constant
-
-
-class Inner(NamedTuple):
-  """A value inside an equation.
-
-  Of a scan's body, then stacked over the steps, or of a branch of a cond, then
-  zero where another branch is taken.
-
-  Attributes:
-    equation: Which equation.
-    branch: Which branch; None for a scan.
-    atom: The value there, or one still further inside.
-  """
-
-  equation: int
-  branch: int | None
-  atom: Any
-
-
-class Made(NamedTuple):
-  """What a function makes of values where they are.
-
-  Attributes:
-    fn: Of the values; returns a tree of arrays.
-    atoms: Which values.
-  """
-
-  fn: Callable
-  atoms: tuple['Atom', ...]
-
-
-Atom = Value | Inner | Made
 
 
 class Equation(NamedTuple):
@@ -77,11 +42,11 @@ class Program:
   """A flat program.
 
   Attributes:
-    inputs: Its arguments.
-    outputs: Its results.
-    equations: What it does, in order.
-    producer: Which equation each value comes from, and as which of its outs.
-    zeros: Whether values are zero everywhere, where that has been asked.
+    inputs: The arguments.
+    outputs: The results.
+    equations: The steps, in order.
+    producer: For each computed value, the index of its equation and its
+      position among the equation's results.
   """
 
   def __init__(self, closed: Any):
@@ -92,11 +57,17 @@ class Program:
     self.producer = {
       out: (i, k) for i, e in enumerate(self.equations)
       for k, out in enumerate(e.outs)}
-    self.zeros: dict[Value, bool] = {}
+    self._zeros: dict[Value, bool] = {}
     self._bodies: dict[tuple[int, int | None], Program] = {}
 
+  def made_by(self, value: Value) -> Equation | None:
+    """Return the equation that computes a value; None for an argument."""
+    if value not in self.producer:
+      return None
+    return self.equations[self.producer[value][0]]
+
   def body(self, index: int, branch: int | None = None) -> 'Program':
-    """Open the body of a scan, or one branch of a cond."""
+    """Return the body of a scan, or one branch of a cond, as a program."""
     if (index, branch) not in self._bodies:
       equation = self.equations[index]
       closed = (equation.params['branches'][branch]
@@ -104,8 +75,42 @@ class Program:
       self._bodies[index, branch] = Program(closed)
     return self._bodies[index, branch]
 
+  def carries(self, index: int) -> tuple[int, int]:
+    """Return the number of constants and of carries of a scan."""
+    return compat.scan_sizes(self.equations[index].params)
+
+  def is_zero(self, value: Value) -> bool:
+    """Return whether a value is known to be zero everywhere."""
+    if value not in self._zeros:
+      self._zeros[value] = self._is_zero(value)
+    return self._zeros[value]
+
+  def _is_zero(self, value):
+    if value.constant is not None:
+      return value.number == 0
+    equation = self.made_by(value)
+    return equation is not None and registry.find(
+      equation.name).keeps_zero and any(map(self.is_zero, equation.ins))
+
+  def shape_and_dtype(self, atom: Value | Inner) -> tuple[tuple, Any]:
+    """Return the shape and dtype of a value, including stacked axes."""
+    if isinstance(atom, Value):
+      return atom.aval.shape, atom.aval.dtype
+    equation = self.equations[atom.equation]
+    body = self.body(atom.equation, atom.branch)
+    shape, dtype = body.shape_and_dtype(atom.atom)
+    if equation.name == 'scan':
+      shape = (equation.params['length'], *shape)
+    return shape, dtype
+
+  def varying_axes(self, atom: Value | Inner) -> frozenset[str]:
+    """Return the mapped axes over which the type of a value varies."""
+    if isinstance(atom, Inner):
+      return self.body(atom.equation, atom.branch).varying_axes(atom.atom)
+    return compat.varying_axes(atom.aval)
+
   def reached(self, sources: Iterable[Value]) -> set[Value]:
-    """Find all values that depend on some of these."""
+    """Return all values that depend on at least one of the sources."""
     found = set(sources)
     for equation in self.equations:
       if any(x in found for x in equation.ins):
@@ -115,9 +120,8 @@ class Program:
   def needed(
     self, wanted: Iterable[Atom], effects: bool = False
   ) -> tuple[set[Value], set[int]]:
-    """Find the values and the equations that a result is computed from."""
-    wanted = [x for result in wanted for x in (
-      result.atoms if isinstance(result, Made) else (result,))]
+    """Return the values and the equations that some results depend on."""
+    wanted = arguments(list(wanted))
     values = {x for x in wanted if isinstance(x, Value)}
     opened = {x.equation for x in wanted if isinstance(x, Inner)}
     used = set()
@@ -132,95 +136,34 @@ class Program:
   def run(
     self, args: Sequence[Any], wanted: Sequence[Atom], effects: bool = False
   ) -> list[Any]:
-    """Compute some values, and of the rest no more than they need.
+    """Compute some values, and nothing that they do not depend on.
 
     Args:
-      args: One for each input; one that is not needed may be None.
+      args: One array per input; None for an input that is not needed.
       wanted: Values of the program, or inside its equations.
-      effects: Whether to print, call back and so on, where the program does.
+      effects: Whether to run equations with side effects, such as prints.
     """
-    results = wanted
-    wanted = [x for result in results for x in (
-      result.atoms if isinstance(result, Made) else (result,))]
+    inside = [x for x in arguments(list(wanted)) if isinstance(x, Inner)]
     values, used = self.needed(wanted, effects)
-    env = dict(zip(self.inputs, args))
+    env: dict[Atom, Any] = dict(zip(self.inputs, args))
     for i in sorted(used):
       equation = self.equations[i]
       ins = [x.constant if x not in env else env[x] for x in equation.ins]
-      inner = list(dict.fromkeys(
-        x for x in wanted if isinstance(x, Inner) and x.equation == i))
+      inner = list(dict.fromkeys(x for x in inside if x.equation == i))
       if inner:
         live = [k for k, out in enumerate(equation.outs) if out in values]
-        run = self._run_scan if equation.name == 'scan' else self._run_cond
-        outs, extra = run(i, ins, live, inner, effects)
-        env.update({equation.outs[k]: x for k, x in zip(live, outs)})
-        env.update(zip(inner, extra))
+        run = control_flow.RUN_IN_PART[equation.name]
+        outs, extra = run(self, i, ins, live, inner, effects)
+        env.update(zip([*(equation.outs[k] for k in live), *inner],
+                       [*outs, *extra]))
       else:
         env.update(zip(equation.outs, equation.bind(*ins)))
     read = lambda x: env[x] if x in env else x.constant
-    return [x.fn(*map(read, x.atoms)) if isinstance(x, Made) else read(x)
-            for x in results]
-
-  def carries(self, index: int) -> tuple[int, int]:
-    """Count the constants and the carries of a scan."""
-    return compat.scan_sizes(self.equations[index].params)
-
-  def _run_scan(self, index, ins, live, inner, effects):
-    """Run a scan with some of its outs, and with values of its body."""
-    equation, body = self.equations[index], self.body(index)
-    num_consts, num_carry = self.carries(index)
-    consts, init, xs = (ins[:num_consts], ins[num_consts:][:num_carry],
-                        ins[num_consts + num_carry:])
-    atoms = [x.atom for x in inner]
-    # What only a sum of products went through is no longer carried.
-    kept: list[int] = []
-    while True:
-      outs = sorted({k for k in live if k >= num_carry} | set(kept)
-                    | {k for k in live if k < num_carry})
-      wanted = [body.outputs[k] for k in outs] + atoms
-      values, _ = body.needed(wanted, effects)
-      now = [k for k in range(num_carry) if k in outs
-             or body.inputs[num_consts + k] in values]
-      if now == kept:
-        break
-      kept = now
-    ys = [k for k in live if k >= num_carry]
-
-    def step(carry, x):
-      state = dict(zip(kept, carry))
-      args = [*consts, *(state.get(k) for k in range(num_carry)), *x]
-      results = body.run(
-        args, [body.outputs[k] for k in (*kept, *ys)] + atoms, effects)
-      return results[:len(kept)], results[len(kept):]
-
-    params = equation.params
-    carry, stacked = lax.scan(
-      step, [init[k] for k in kept], xs, length=params['length'],
-      reverse=params['reverse'], unroll=params['unroll'])
-    outs = dict(zip(kept, carry)) | dict(zip(ys, stacked))
-    return [outs[k] for k in live], stacked[len(ys):]
-
-  def _run_cond(self, index, ins, live, inner, effects):
-    """Run a cond with some of its outs, and with values of its branches."""
-    def run(branch):
-      body = self.body(index, branch)
-      mine = [x.atom for x in inner if x.branch == branch]
-
-      def taken(*args):
-        results = body.run(
-          args, [body.outputs[k] for k in live] + mine, effects)
-        values = iter(results[len(live):])
-        extra = [next(values) if x.branch == branch else compat.zeros_of(
-          *shape_and_dtype(self, x), varying(self, x)) for x in inner]
-        return results[:len(live)], extra
-
-      return taken
-
-    branches = self.equations[index].params['branches']
-    return lax.switch(ins[0], [run(b) for b in range(len(branches))], *ins[1:])
+    return [x.fn(*map(read, x.atoms)) if isinstance(x, Computed) else read(x)
+            for x in wanted]
 
   def _inline(self, closed, ins):
-    """Append the equations of a jaxpr, its calls opened; return its outs."""
+    """Append the equations of a jaxpr, inlining calls; return its results."""
     jaxpr, consts = _open(closed), getattr(closed, 'consts', ())
     env = dict(zip(jaxpr.invars, ins))
     env |= {v: Value(v.aval, c) for v, c in zip(jaxpr.constvars, consts)}
@@ -248,32 +191,14 @@ class Program:
     return outs
 
 
-def shape_and_dtype(program: Program, atom: Atom) -> tuple[tuple, Any]:
-  """Tell the shape and the dtype of a value, stacks included."""
-  if isinstance(atom, Value):
-    return atom.aval.shape, atom.aval.dtype
-  equation = program.equations[atom.equation]
-  shape, dtype = shape_and_dtype(
-    program.body(atom.equation, atom.branch), atom.atom)
-  if equation.name == 'scan':
-    shape = (equation.params['length'], *shape)
-  return shape, dtype
-
-
-def varying(program: Program, atom: Atom) -> frozenset[str]:
-  """Tell over which mapped axes the type of a value varies."""
-  while isinstance(atom, Inner):
-    program, atom = program.body(atom.equation, atom.branch), atom.atom
-  return compat.varying_axes(atom.aval)
-
-
 def _bind(eqn, *args):
   outs = compat.bind(eqn, *args)
   return outs if eqn.primitive.multiple_results else [outs]
 
 
 def _barrier(*args):
-  # What a rematerialised block recomputes must not be shared with the first.
+  # Keeps XLA from merging the recomputation of a rematerialized block with
+  # the first computation, which would hold its activations after all.
   return jax.lax.optimization_barrier(list(args))
 
 

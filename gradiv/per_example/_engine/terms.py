@@ -1,112 +1,122 @@
-"""A gradient leaf as a sum of pieces: products, and the layout behind them.
+"""A gradient as a sum of terms: products, and the linear equations behind them.
 
-A piece is what one cut leaves behind: how its product is made of operands, and
-the linear equations between it and the leaf. Transposes, reshapes and zeros
-around it keep norms and inner products, so those can be had from the factors;
-any other linear equation needs the product written out.
+One term is left behind by one cut:
+
+  operands ──► u, v ──► Σ_k u_k ⊗ v_k ──► times scalars ──► ops ──► gradient
+           product                                      reshape, transpose …
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gradiv.per_example._engine import (
-  factors as factors_lib,
+  factors as factors_of,
+  labels as labels_of,
   outer_product,
-  program,
 )
+from gradiv.per_example._engine.labels import Labels
+from gradiv.per_example._engine.linear import LinearOp
+from gradiv.per_example._engine.values import Atom, Inner, Value
 
-Data = dict[program.Atom, jax.Array]
-Labels = tuple[tuple[str, int, int], ...]
-
-
-class Op(NamedTuple):
-  """A linear equation behind a product.
-
-  Attributes:
-    name: Of its primitive.
-    key: What tells it from others.
-    fn: The value, and `extra` -> the result.
-    extra: Values that do not depend on the example.
-    isometric: Whether inner products stay what they are.
-    box: For zeros put around a value: where it then lies, (low, high) by axis.
-    depth: How many axes, stacked by loops, stand in front.
-  """
-
-  name: str
-  key: Any
-  fn: Callable[..., jax.Array]
-  extra: tuple[program.Atom, ...] = ()
-  isometric: bool = True
-  box: tuple[tuple[int, int], ...] | None = None
-  depth: int = 0
+Data = dict[Atom, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-  """One summand of a leaf.
+class Term:
+  """One summand of a gradient.
 
   Attributes:
-    operands: What its product is made of, then the scalars that multiply it.
-    view: How; None where the only operand is the summand itself.
-    stacks: Loops around it, outermost first: ('sum' | 'keep', steps).
-    ops: The equations from the product to the leaf.
-    labels: What the axes are made of, up to the first box, in order: (group,
-      which part of the factor, size); None where it is not known.
-    factor: A constant that multiplies it.
+    operands: What the product is made of, then the scalars that multiply it.
+    product: How, an `OuterProduct`; None if the only operand is the summand
+      itself.
+    stacks: Loops around the product, outermost first: ('sum' | 'keep', steps).
+      A loop either adds its products up or has one for each step.
+    ops: The linear equations from the product to the gradient.
+    labels: Where the product lies, up to the first box; None if not known.
+    constant: A number that multiplies it.
     is_common: Whether it is the same for all examples.
-    name: Of the primitive that makes the product.
-    shape: Of the product, as the equation gives it.
-    dtype: Of the product.
+    name: Name of the primitive that makes the product.
+    shape: Shape of the product, without the axes of loops.
+    dtype: Dtype of the product.
   """
 
-  operands: tuple[program.Atom, ...]
-  view: outer_product.View | None = None
+  operands: tuple[Atom, ...]
+  product: Any = None
   stacks: tuple[tuple[str, int], ...] = ()
-  ops: tuple[Op, ...] = ()
+  ops: tuple[LinearOp, ...] = ()
   labels: Labels | None = None
-  factor: float = 1.
+  constant: float = 1.
   is_common: bool = False
   name: str = ''
   shape: tuple[int, ...] = ()
   dtype: Any = None
 
   @property
-  def num_scales(self) -> int:
-    """Count the scalars behind the operands."""
-    return len(self.operands) - (len(self.view.operands) if self.view else 1)
+  def scaled(self) -> int:
+    """The position of the operand to multiply in order to scale the term."""
+    return self.product.scaled if self.product else 0
 
   @property
   def sizes(self) -> tuple[int, int, int, int]:
-    """Tell (z, k, a, b), with loops that are summed in k, the others in z."""
-    z, k, a, b = self.view.sizes
+    """The sizes (z, k, a, b), loops included.
+
+    The steps of a loop that adds up are positions k like those in a sequence;
+    the steps of a loop that stacks are blocks z.
+    """
+    z, k, a, b = self.product.sizes
     for kind, steps in self.stacks:
       z, k = (z, k * steps) if kind == 'sum' else (z * steps, k)
     return z, k, a, b
 
   @property
-  def extra(self) -> int:
-    """Count the numbers that its factors hold and its operands do not."""
-    return self.view.extra * math.prod(steps for _, steps in self.stacks)
+  def num_extra(self) -> int:
+    """The number of elements of the factors beyond those of the operands."""
+    return self.product.num_extra * math.prod(steps for _, steps in self.stacks)
 
   @property
   def mantissa(self) -> int:
-    """Count the bits that are left of a product in the leaf."""
+    """The number of bits of the product that are left in the gradient."""
     casts = [op.key for op in self.ops if op.name == 'convert_element_type']
     return min(jnp.finfo(dtype).nmant for dtype in (self.dtype, *casts))
 
+  @property
+  def place(self) -> tuple[Any, bool]:
+    """Where the product lies in the gradient, and whether it is turned around.
+
+    Terms of equal places are added up by their factors: u along the earlier
+    axes of the gradient and v along the later ones, or the other way around if
+    turned. Up to the first box (zeros put around), the labels say where the
+    product lies, whichever way reshapes and transposes led there; from then on
+    terms must have gone through the same equations.
+    """
+    first = next((i for i, op in enumerate(self.ops) if op.box), len(self.ops))
+    if self.labels is None:
+      first, turned = 0, False
+      where = self.product.labels, self.shape, self.stacks
+    else:
+      where, turned = labels_of.normalized(self.labels)
+    return (where, *((op.name, op.key, op.depth)
+                     for op in self.ops[first:])), turned
+
   def factors(
-    self, arrays: list[jax.Array]
-  ) -> tuple[factors_lib.Factor, factors_lib.Factor]:
-    """Make (u [n, z, k, a], v [n, z, k, b]) of operands [n, ...]."""
-    make, num_stacks = self.view.factor, len(self.stacks)
+    self, arrays: Sequence[jax.Array]
+  ) -> tuple[factors_of.Factor, factors_of.Factor]:
+    """Make (u [n, z, k, a], v [n, z, k, b]) of operands [n, ...].
+
+    Inside loops, the operands are stacked over their steps. The steps of loops
+    that keep go to the blocks, those of loops that sum to the positions:
+
+      [n, sum, keep, z, k, a]  ──►  [n, keep, z, sum, k, a]  ──►  [n, z', k', a]
+    """
+    make, num_stacks = self.product.make_factors, len(self.stacks)
     for _ in range(1 + num_stacks):
       make = jax.vmap(make)
-    u, v = make(*self._operands(arrays))
+    u, v = make(*self._scale(arrays))
     kinds = [kind for kind, _ in self.stacks]
     keeps, sums = ([1 + i for i, kind in enumerate(kinds) if kind == want]
                    for want in ('keep', 'sum'))
@@ -118,65 +128,101 @@ class Piece:
       x = x.transpose(0, *keeps, blocks, *sums, positions, *rest)
       return x.reshape(len(x), z, k, *x.shape[len(x.shape) - len(rest):])
 
-    u, v = (jax.tree.map(fold, x) for x in (u, v)) if num_stacks else (u, v)
-    return u, v
+    return tuple(jax.tree.map(fold, x) for x in (u, v)) if num_stacks else (
+      u, v)
 
-  def add_up(self, arrays: list[jax.Array], common: Data) -> jax.Array:
-    """Sum the products of all examples, in the leaf."""
-    if self.view is None:
-      return self._through(jnp.sum(self._operands(arrays)[0], 0), common)
-    if self.view.add_up is not None and not self.stacks:
-      return self._through(self.view.add_up(*self._operands(arrays)), common)
-    return self.put(factors_lib.product_sum(
-      *self.factors(arrays), self.view.precision), common)
+  def add_up(self, arrays: Sequence[jax.Array], common: Data) -> jax.Array:
+    """Sum the terms of all examples, in the shape of the gradient."""
+    if self.product is None:
+      return self._through_ops(jnp.sum(self._scale(arrays)[0], 0), common)
+    if self.product.add_up is not None and not self.stacks:
+      return self._through_ops(
+        self.product.add_up(*self._scale(arrays)), common)
+    return self.put(factors_of.product_sum(
+      *self.factors(arrays), self.product.precision), common)
 
   def put(self, block: jax.Array, common: Data) -> jax.Array:
-    """Put a product [z, a, b] into the leaf."""
+    """Bring a product [z, a, b] into the shape of the gradient.
+
+    With two loops that keep, blocks and factors of several axes each:
+
+      [z, a, b]  ──►  [steps, steps, z1, z2, a1, a2, b1]   axes by their roles
+                 ──►  [steps, steps, a1, z1, b1, z2, a2]   as labels order them
+                 ──►  [steps, steps, *shape]  ──►  ops
+    """
     keeps = [steps for kind, steps in self.stacks if kind == 'keep']
-    labels = self.view.labels
-    order = [i for g in 'zab' for i, (group, _) in enumerate(labels)
-             if group == g]
+    labels = self.product.labels
+    order = [i for want in 'zab' for i, (role, _) in enumerate(labels)
+             if role == want]
     block = block.reshape(*keeps, *(labels[i][1] for i in order))
     back = [order.index(i) + len(keeps) for i in range(len(labels))]
     block = block.transpose(*range(len(keeps)), *back)
-    return self._through(
+    return self._through_ops(
       block.reshape(*keeps, *self.shape).astype(self.dtype), common)
 
-  def _through(self, x, common):
-    """Apply the equations behind."""
+  def _through_ops(self, x, common):
     for op in self.ops:
-      fn = lambda x, op=op: op.fn(x, *(common[e] for e in op.extra))
+      fn = lambda x, op=op: op.fn(x, *(common[e] for e in op.common))
       for _ in range(op.depth):
         fn = jax.vmap(fn)
       x = fn(x)
     return x
 
-  def _operands(self, arrays):
-    """Multiply by the scalars; what is left is what the view asks for."""
-    num = len(arrays) - self.num_scales
-    arrays, scales = list(arrays[:num]), arrays[num:]
-    place = self.view.linear if self.view else 0
-    x = arrays[place]
-    for scale in scales:
-      ones = (1,) * (x.ndim - scale.ndim)
-      x = x * scale.reshape(*scale.shape, *ones).astype(x.dtype)
-    arrays[place] = x * jnp.asarray(self.factor, x.dtype)
+  def _scale(self, arrays):
+    """Multiply by the scalars; return the operands of the product."""
+    num = len(self.product.operands) if self.product else 1
+    arrays, scalars = list(arrays[:num]), arrays[num:]
+    x = arrays[self.scaled]
+    for scalar in scalars:
+      ones = (1,) * (x.ndim - scalar.ndim)
+      x = x * scalar.reshape(*scalar.shape, *ones).astype(x.dtype)
+    arrays[self.scaled] = x * jnp.asarray(self.constant, x.dtype)
     return arrays
 
-  def through(
-    self, op: Op, relabel: Callable[[Labels], Labels | None] = lambda x: x
-  ) -> 'Piece':
-    """Put an equation behind it."""
+  def then(self, op: LinearOp | float | Value) -> 'Term':
+    """Put a linear equation, or a multiplication, behind the term."""
+    if isinstance(op, float):
+      return dataclasses.replace(self, constant=self.constant * op)
+    if isinstance(op, Value):
+      return dataclasses.replace(
+        self, operands=(*self.operands, op), is_common=False)
     labels = self.labels
     if labels is not None and not any(o.box for o in self.ops):
-      labels = relabel(labels)
+      labels = op.relabel(labels)
     return dataclasses.replace(self, ops=(*self.ops, op), labels=labels)
+
+  def part(self, axis: int, low: int, high: int) -> 'Term | None':
+    """Cut a slice out of a product that at most was transposed."""
+    if self.product is None or self.stacks or any(
+        op.name != 'transpose' for op in self.ops):
+      return None
+    for op in reversed(self.ops):
+      axis = op.key[axis]
+    product = outer_product.part_of(self.product, self.shape, axis, low, high)
+    if product is None:
+      return None
+    shape = tuple(high - low if d == axis else s
+                  for d, s in enumerate(self.shape))
+    labels = labels_of.numbered(product.labels)
+    for op in self.ops:
+      labels = tuple(labels[d] for d in op.key)
+    return dataclasses.replace(
+      self, product=product, shape=shape, labels=labels)
 
   def lifted(
     self, index: int, branch: int | None, stack: tuple[str, int] | None
-  ) -> 'Piece':
-    """See a piece inside an equation from outside."""
-    operands = tuple(program.Inner(index, branch, x) for x in self.operands)
+  ) -> 'Term':
+    """See a term inside an equation from outside.
+
+    Its operands become `Inner` values. In a loop that keeps, each operand and
+    the gradient gain an axis of steps in front: the ops behind work on the
+    axes after it, and it is the slowest label. Stacked axes are numbered
+    downward, so that they come before the blocks of the product itself.
+
+      body:      x, δ        ──►  dW [a, b]           for each of the steps
+      outside:   Inner(x), Inner(δ) [steps, ...]  ──►  dW [steps, a, b]
+    """
+    operands = tuple(Inner(index, branch, x) for x in self.operands)
     if stack is None:
       return dataclasses.replace(self, operands=operands)
     ops, labels = self.ops, self.labels
@@ -186,72 +232,16 @@ class Piece:
     return dataclasses.replace(self, operands=operands, ops=ops,
                                stacks=(stack, *self.stacks), labels=labels)
 
-  @property
-  def place(self) -> tuple[Any, bool]:
-    """Tell where in the leaf the product lies, and whether turned around.
 
-    Pieces that lie alike can be added up by their factors: with u along the
-    earlier axes of the leaf and v along the later, or the other way around.
-    """
-    first = next((i for i, op in enumerate(self.ops) if op.box), len(self.ops))
-    if self.labels is None:
-      first, turned = 0, False
-      where = self.view.labels, self.shape, self.stacks
-    else:
-      where, turned = _normalized(self.labels)
-    return (where, *((op.name, op.key, op.depth)
-                     for op in self.ops[first:])), turned
+def disjoint(one: Term, other: Term) -> bool:
+  """Return whether two terms lie at places of a gradient that do not overlap.
 
-
-def label(view: outer_product.View) -> Labels:
-  """Number the parts of each factor in the order in which they lie."""
-  seen: dict[str, int] = {}
-  labels = []
-  for group, size in view.labels:
-    labels.append((group, seen.get(group, 0), size))
-    seen[group] = seen.get(group, 0) + 1
-  return tuple(labels)
-
-
-def transposed(
-  labels: Labels, shape: tuple[int, ...], permutation: tuple[int, ...]
-) -> Labels | None:
-  """Follow a transpose; None where a part is spread over two axes."""
-  axes, rest = [], list(labels)
-  for size in shape:
-    mine: list[tuple[str, int, int]] = []
-    while rest and (math.prod(s for *_, s in mine) < size or rest[0][2] == 1):
-      mine.append(rest.pop(0))
-    if math.prod(s for *_, s in mine) != size:
-      return None
-    axes.append(mine)
-  return tuple(part for d in permutation for part in axes[d])
-
-
-def disjoint(one: Piece, other: Piece) -> bool:
-  """Tell whether two pieces lie at places of the leaf that do not overlap."""
+  From the gradient back, they go through the same equations up to one that
+  puts them into boxes without a common element.
+  """
   for a, b in zip(reversed(one.ops), reversed(other.ops)):
     if (a.name, a.key, a.depth) != (b.name, b.key, b.depth):
       return (a.box is not None and b.box is not None and a.depth == b.depth
               and any(low >= top or lower >= high for (low, high), (lower, top)
                       in zip(a.box, b.box)))
   return False
-
-
-def _normalized(labels):
-  """Drop what makes no difference; put the factor that comes first at 'a'."""
-  labels = [x for x in labels if x[2] > 1]
-  turned = next((g for g, *_ in labels if g != 'z'), 'a') == 'b'
-  if turned:
-    swap = {'a': 'b', 'b': 'a', 'z': 'z'}
-    labels = [(swap[g], *rest) for g, *rest in labels]
-  ranks = {x: i for i, x in enumerate(sorted(labels))}
-  merged: list[tuple] = []
-  for x in labels:
-    if merged and merged[-1][0] == x[0] and merged[-1][2] + 1 == ranks[x]:
-      merged[-1] = (x[0], merged[-1][1], ranks[x], merged[-1][3] * x[2])
-    else:
-      merged.append((x[0], ranks[x], ranks[x], x[2]))
-  starts = sorted((g, first) for g, first, _, _ in merged)
-  return tuple((g, starts.index((g, first)), size)
-               for g, first, _, size in merged), turned

@@ -1,4 +1,4 @@
-"""What an entry of the table of architectures is, and how one is written."""
+"""How a loss is entered into the table of losses that the tests run on."""
 
 import functools
 import zlib
@@ -9,25 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of a batch. Most sizes inside a case differ from it, so that axes which are
-# mixed up do not fit; some are equal, so that they do.
+# Examples per batch. Most sizes inside a case differ from it, so that mixing up
+# two axes fails; a few are equal, so that it does not.
 N = 5
-# Each product of bfloat16 rounds by up to half an eps, and where two programs
-# sum in different orders what follows may round to the other neighbour: a
-# handful of roundings between the two.
+# Each product in bfloat16 rounds by up to half an eps. Two programs that sum in
+# different orders may round to different neighbors, a handful of times.
 BF16_TOLERANCE = 4 * float(jnp.finfo(jnp.bfloat16).eps)
 
 
 class Case(NamedTuple):
-  """A loss of one example, and where to take it.
+  """A loss of one example, with parameters and a batch.
 
   Attributes:
-    name: Of the test.
-    make: Without arguments: ``loss_fn(params, example)``, params, batch.
-    falls_back: Why leaves are computed anew for each example unless they are
-      small: the primitives that make them, for which there is no rule.
-    has_aux: The loss returns a pair.
-    tolerance: What is an equal, as a share of the natural scale.
+    name: Name of the test.
+    make: () -> ``loss_fn(params, example)``, params, batch.
+    falls_back: Reasons why parameters fall back, if nothing is small enough to
+      be written out: the primitives, without a rule, that their gradients come
+      from.
+    has_aux: Whether the loss returns a pair.
+    tolerance: Largest error, as a fraction of the natural scale.
   """
 
   name: str
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 class Table(list):
-  """Cases, each a function of a `Draw` below ``@table.case``."""
+  """Cases, each a function of a `Draw` decorated with ``@table.case``."""
 
   def case(self, make=None, /, **marks):
     if make is None:
@@ -49,7 +49,7 @@ class Table(list):
 
 
 class Draw:
-  """Random NumPy arrays that depend on the name of the case alone."""
+  """Random NumPy arrays that depend only on the name of the case."""
 
   def __init__(self, name):
     self.rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -59,15 +59,15 @@ class Draw:
     return np.asarray(scale * self.rng.normal(size=shape), dtype)
 
   def batch(self, *shape, dtype=jnp.float32):
-    """Draw one array for each example."""
+    """Draw one array per example."""
     return self(N, *shape, scale=1., dtype=dtype)
 
   def integers(self, high, *shape, low=0):
-    """Draw whole numbers below `high` for each example."""
+    """Draw integers below `high` for each example."""
     return self.rng.integers(low, high, (N, *shape), np.int32)
 
   def regression(self, net, params, *shape, dtype=jnp.float32):
-    """Fit ``net(params, x)`` to targets; `shape` is that of an x."""
+    """Fit ``net(params, x)`` to random targets; `shape` is that of one x."""
     x = self.batch(*shape, dtype=dtype)
     out = jax.eval_shape(net, params, x[0])
 
@@ -78,22 +78,22 @@ class Draw:
 
 
 def square(error):
-  """Half the sum of squares, of complex numbers too."""
+  """Return half the sum of squares, also of complex numbers."""
   return 0.5 * jnp.sum(jnp.real(error * jnp.conj(error)))
 
 
 def cross_entropy(logits, labels):
-  """Of one example; summed over positions where there are some."""
+  """Return the cross entropy of one example, summed over positions."""
   log_p = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(log_p, labels[..., None], -1)
   return -jnp.sum(picked)
 
 
 def normed(x, axis=-1):
-  """Normalise without parameters.
+  """Normalize without parameters.
 
-  What is added is large: where two features alone are left of a large
-  difference their gradient nearly cancels, and rounding would decide.
+  The constant added to the variance is large: with only two features that
+  differ a lot the gradient nearly cancels, and rounding would decide.
   """
   x = x - x.mean(axis, keepdims=True)
   return x / jnp.sqrt(jnp.mean(x * x, axis, keepdims=True) + 0.1)

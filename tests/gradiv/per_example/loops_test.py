@@ -1,4 +1,4 @@
-"""Scans over layers: what is made of each layer's factors stays with it."""
+"""Scans over layers: products are finished within the step of their layer."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ LAYERS, WIDTH = 6, 32
 
 
 def loss_fn(params, x):
-  """Apply rematerialised layers [LAYERS, WIDTH, WIDTH] to x [t, WIDTH]."""
+  """Apply rematerialized layers [LAYERS, WIDTH, WIDTH] to x [t, WIDTH]."""
   def layer(h, p):
     return jnp.tanh(jnp.sin(h @ p['in']) @ p['out'] + p['bias'][None]), None
 
@@ -30,25 +30,25 @@ def draw(*leading, t=8):
 
 class LoopsTest(parameterized.TestCase):
 
-  def test_takes_the_memory_of_rematerialised_layers(self):
+  def test_takes_the_memory_of_rematerialized_layers(self):
     params, batch = draw(t=128)
     mean = lambda p, b: jnp.mean(jax.vmap(loss_fn, (None, 0))(p, b))
     memory = lambda fn: jax.jit(fn).lower(
       params, batch).compile().memory_analysis().temp_size_in_bytes
     plain = memory(jax.value_and_grad(mean))
     self.assertLess(memory(gradiv.example_moments(loss_fn)), 1.5 * plain)
-    # That this is worth a test: the factors of all layers are far larger.
+    # The factors of all layers, which norms need, are far larger.
     self.assertGreater(memory(gradiv.example_sq_norms(loss_fn)), 1.5 * plain)
 
   @parameterized.parameters(3, 40)
-  def test_equals_what_is_finished_outside(self, t):
-    """By the Gram matrix of the positions, or the product itself."""
+  def test_equals_products_finished_outside_the_loop(self, t):
+    """By the Gram matrix of the positions (3), or the product itself (40)."""
     params, batch = draw(t=t)
 
     @jax.jit
     def both(params, batch):
       inside = gradiv.example_moments(loss_fn)(params, batch)
-      # Where some are left out, the loop hands its factors on.
+      # With a mask, the loop returns its factors.
       outside = gradiv.example_moments(loss_fn)(
         params, batch, mask=jnp.ones(len(batch), bool))
       return inside, outside, gradiv.example_sq_norms(loss_fn)(params, batch)[1]
@@ -60,7 +60,7 @@ class LoopsTest(parameterized.TestCase):
     np.testing.assert_allclose(
       moments.sq_norm_of_mean + moments.mean_sq_deviation, squares.mean(), 1e-5)
 
-  def test_under_a_vmap_over_lanes(self):
+  def test_equals_separate_calls_under_vmap(self):
     params, batch = draw(2)
     step = gradiv.example_moments(loss_fn)
     lanes = jax.jit(jax.vmap(step))(params, batch)

@@ -1,9 +1,9 @@
 """Random losses: layers drawn from a pool, one after the other.
 
-The activations of an example are [t, d] between layers. A layer is a name and
-its sizes, so that a program which fails can be read; `OPS` tells what it does.
-Besides, 'again' is an earlier layer with its parameters, and 'back' a dense
-layer with the transpose of an earlier one's weight.
+Between layers, the activations of an example are [t, d]. A layer is a name and
+its sizes, so that one can read a program that fails; `OPS` holds the functions.
+In addition, 'again' is an earlier layer with the same parameters, and 'back' a
+dense layer with the transposed weight of an earlier one.
 """
 
 from typing import Any, NamedTuple
@@ -25,9 +25,9 @@ class Layer(NamedTuple):
 
   Attributes:
     name: In `OPS`.
-    shapes: Of its own parameters.
-    options: What else its function takes.
-    inner: A layer that it wraps.
+    shapes: Shapes of its own parameters.
+    options: Further arguments of its function.
+    inner: The layer that it wraps.
   """
 
   name: str
@@ -37,7 +37,7 @@ class Layer(NamedTuple):
 
 
 class Program(NamedTuple):
-  """A loss: layers on x [t, d], a target for what comes out."""
+  """A loss: layers applied to x [t, d], compared with a target."""
 
   shape: tuple[int, int]
   layers: tuple[Layer, ...]
@@ -99,7 +99,7 @@ def stacked(p, x, e):
 
 
 def laid_out(p, x, e, how):
-  """Multiply by a weight that is stored otherwise."""
+  """Multiply by a weight that is stored in another form."""
   w = p[0]
   if how == 'transposed':
     w = w.T
@@ -159,7 +159,7 @@ OPS = {f.__name__: f for f in (
 
 
 def apply(layer, own, x, example):
-  """Run a layer with parameters of its own."""
+  """Run a layer with its own parameters."""
   if layer.inner is not None:
     inner = lambda p, x, e: apply(layer.inner, p, x, e)
     return OPS[layer.name](own, x, example, inner)
@@ -167,7 +167,7 @@ def apply(layer, own, x, example):
 
 
 def build(program):
-  """Make ``loss_fn(params, example)``, params and a batch of a program."""
+  """Make ``loss_fn(params, example)``, parameters and a batch."""
   rng = np.random.default_rng(program.seed)
   draw = lambda *shape: np.float32(rng.normal(size=shape))
   params = []

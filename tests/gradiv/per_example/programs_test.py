@@ -1,4 +1,4 @@
-"""Statistics of examples, for random programs."""
+"""Per-example statistics of random programs."""
 
 import hypothesis
 import pytest
@@ -23,7 +23,7 @@ LAYOUTS = {
 
 
 def shape_kept(name, t, d, pick):
-  """Draw a layer whose out is like its in."""
+  """Draw a layer that keeps the shape of the activations."""
   if name == 'scale':
     return Layer(name, ((d,),))
   if name == 'bias':
@@ -39,7 +39,7 @@ def shape_kept(name, t, d, pick):
 
 
 def plain(name, t, d, pick):
-  """Draw the sizes of a layer that wraps none; also what comes out."""
+  """Draw a layer that wraps none; also return its output shape."""
   o = pick(st.integers(1, 4))
   if name in ('dense', 'dense_of_a_sum'):
     return Layer(name, ((d, o),)), (t, o)
@@ -74,7 +74,7 @@ def plain(name, t, d, pick):
 
 @st.composite
 def layers(pick, t, d, depth=0):
-  """Draw a layer that may stand on [t, d]; also the shape that comes out."""
+  """Draw a layer that takes [t, d]; also return its output shape."""
   name = pick(st.sampled_from(sorted(lib.OPS)))
   if name not in WRAPPERS:
     return plain(name, t, d, pick)
@@ -88,7 +88,7 @@ def layers(pick, t, d, depth=0):
 
 @st.composite
 def programs(pick):
-  """Draw a program of up to four layers, and a dense one."""
+  """Draw a program of up to four layers and a dense one."""
   sizes = st.integers(1, 4)
   shape = now = (pick(sizes), pick(sizes))
   found, ins = [], []
@@ -111,7 +111,7 @@ def programs(pick):
 
 
 def some(num_programs):
-  """As many programs, the same in each run; each takes a second."""
+  """Run a test on some programs, the same ones each time (a second each)."""
   return lambda test: hypothesis.settings(
     max_examples=num_programs, deadline=None, derandomize=True, database=None,
   )(hypothesis.given(program=programs())(test))
@@ -125,7 +125,7 @@ class ProgramsTest(absltest.TestCase):
 
   @pytest.mark.slow
   @some(400)
-  def test_many(self, program):
+  def test_many_equal_the_gradient_of_each_example(self, program):
     reference.check(*lib.build(program), gram_room=reference.little_room)
 
   def test_all_layers_are_drawn(self):

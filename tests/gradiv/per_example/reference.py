@@ -1,4 +1,4 @@
-"""What statistics of examples are held to: ``jax.vmap(jax.grad)``."""
+"""The reference for per-example statistics: ``jax.vmap(jax.grad)``."""
 
 import contextlib
 import copy
@@ -12,14 +12,14 @@ import numpy as np
 from gradiv import per_example
 from gradiv.per_example._engine import costs, factors, trace as trace_lib
 
-# Of a sum of products, relative to what their absolute values add up to: two
-# roundings of float32 each, of half an eps.
+# Error of a sum of products relative to the sum of their absolute values: two
+# roundings of float32 each, by half an eps.
 ROUNDING = float(jnp.finfo(jnp.float32).eps)
 
 
 @functools.cache
 def quick_options():
-  """Find what makes XLA's CPU compile in a fifth of the time, if it knows."""
+  """Return options that make XLA:CPU compile in a fifth of the time."""
   options = {'xla_cpu_parallel_codegen_split_count': 1,
              'xla_cpu_use_fusion_emitters': False}
   try:
@@ -30,51 +30,52 @@ def quick_options():
 
 
 def quick_jit(fn):
-  """Compile what runs once."""
+  """Compile a function that runs only once."""
   return jax.jit(fn, compiler_options=quick_options())
 
 
 @contextlib.contextmanager
 def little_room():
-  """Make the engine take, while it traces, what it would not at these sizes.
+  """Make the engine choose, while it traces, as it would for large models.
 
-  The dearest of its ways to a norm, products where a leaf is small enough to
-  be written out, and what must be written out a few examples at a time.
+  It takes the most expensive way to a norm (so that both are tested), cuts
+  parameters that are small enough to be written out, and writes out only a few
+  examples at a time.
   """
-  dearest = lambda ways: max(ways, key=lambda way: way.cost)
-  with (mock.patch.object(costs, 'best', dearest),
+  most_expensive = lambda ways: max(ways, key=lambda way: way.cost)
+  with (mock.patch.object(costs, 'best', most_expensive),
         mock.patch.object(costs, 'room', lambda: 64),
         mock.patch.object(costs, 'WHOLE', 0)):
     yield
 
 
 def floating(tree, params):
-  """List the leaves that stand where `params` can be differentiated."""
+  """List the leaves whose parameters are floating-point numbers."""
   assert jax.tree.structure(tree) == jax.tree.structure(params)
   return [x for x, p in zip(jax.tree.leaves(tree), jax.tree.leaves(params))
           if jnp.issubdtype(p.dtype, jnp.floating)]
 
 
 def gradients(loss_fn, params, batch, has_aux=False):
-  """Compute losses, and floating gradients with an axis of examples."""
+  """Compute the losses and the gradients of all examples."""
   of_one = jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
   losses, grads = jax.vmap(of_one, (None, 0))(params, batch)
   return losses, floating(grads, params)
 
 
 def weights_of(n):
-  """Weights of either sign, of which one is zero."""
+  """Return weights of both signs, one of them zero."""
   return np.float32(np.where(np.arange(n) == 1, 0, np.cos(2 * np.arange(n))))
 
 
 class Truth:
   """Gradients of examples in float64, and comparisons with them.
 
-  What is compared may differ by `tolerance` of its natural scale: for a leaf
-  of a gradient the largest element of any example's, or a hundredth of that of
-  all leaves where it is smaller (some leaves, as the bias of the keys under a
-  softmax, have no gradient but rounding), for a square the square, for an
-  inner product ‖g_i‖‖g_j‖.
+  Errors may reach `tolerance` times a natural scale: for the gradient of a
+  parameter, its largest element in any example, or a hundredth of the largest
+  element of all parameters if that is more (the gradient of some parameters,
+  such as the bias of the keys under a softmax, is only rounding); for a square
+  the square; for an inner product ‖g_i‖‖g_j‖.
   """
 
   def __init__(self, losses, grads, tolerance=1e-5):
@@ -88,7 +89,7 @@ class Truth:
     self.rows = np.concatenate([g.reshape(self.n, -1) for g in grads], 1)
 
   def of(self, examples=slice(None), leaves=None):
-    """Restrict to some examples, and to some leaves by their numbers."""
+    """Restrict to some examples, and to some parameters by their position."""
     leaves = range(len(self.grads)) if leaves is None else leaves
     truth = copy.copy(self)
     truth.losses = jax.tree.map(lambda x: x[examples], self.losses)
@@ -97,7 +98,7 @@ class Truth:
     return truth
 
   def check_sum(self, actual, weights):
-    """Compare with Σ w_i g_i, leaf by leaf."""
+    """Compare with Σ w_i g_i, parameter by parameter."""
     weights = np.asarray(weights, np.float64)
     assert [g.dtype for g in actual] == self.dtypes
     least = np.abs(self.rows).max(initial=0) / 100
@@ -108,7 +109,7 @@ class Truth:
         np.asarray(a, np.float64), expected, 0, self.tolerance * scale)
 
   def check_squares(self, actual, products=0.):
-    """Compare with ‖g_i‖²; what its products come to may have cancelled."""
+    """Compare with ‖g_i‖², given how large the terms were that canceled."""
     expected = np.sum(self.rows**2, 1)
     gap = np.abs(np.asarray(actual, np.float64) - expected)
     allowed = self.tolerance * expected + ROUNDING * products + 1e-30
@@ -135,11 +136,11 @@ class Truth:
       np.asarray(moments[2:]), expected[2:], 0, self.tolerance * scale + 1e-30)
 
   def check_losses(self, actual):
-    """Compare the losses, and what comes with them."""
+    """Compare the losses and their auxiliary output."""
     jax.tree.map(self._close, actual, self.losses)
 
   def check_mean_loss(self, actual):
-    """Compare the mean loss, and each example's of what comes with it."""
+    """Compare the mean loss, and the auxiliary output of each example."""
     loss, *aux = actual if isinstance(self.losses, tuple) else (actual,)
     losses, *all_aux = (self.losses if isinstance(self.losses, tuple)
                         else (self.losses,))
@@ -156,28 +157,29 @@ def products(loss_fn, params, batch, has_aux=False):
   """Compute Σ (Σ_k ‖u_k‖‖v_k‖)² of the products Σ_k u_k ⊗ v_k: [n].
 
   From inner products of the factors, ‖Σ_k u_k ⊗ v_k‖² is a sum of terms
-  ⟨u_k, u_l⟩⟨v_k, v_l⟩. By Cauchy-Schwarz their absolute values add up to no
-  more than this, so that it is what the rounding of that sum is relative to.
+  ⟨u_k, u_l⟩⟨v_k, v_l⟩. By Cauchy-Schwarz, this bounds the sum of their absolute
+  values, which the rounding error of the sum is relative to.
   """
   trace = trace_lib.Trace(loss_fn, has_aux, params, batch)
   _, _, data = trace.run(batch, None)
   norms = lambda x: 1. if isinstance(x, factors.OneHot) else (
     jnp.linalg.norm(x, axis=-1))
   total = jnp.zeros(trace.num_examples)
-  for group in (group for leaf in trace.leaves if leaf.kind == 'products'
-                for group in leaf.groups):
+  for like in (like for leaf in trace.leaves if leaf.kind == 'products'
+               for like in leaf.like_terms):
     of_blocks = sum(jnp.sum(norms(u) * norms(v), -1)
-                    for u, v in group.pairs(data.batched))
+                    for u, v in like.pairs(data.batched))
     total += jnp.sum(jnp.square(of_blocks), -1)
   return total
 
 
 def check(loss_fn, params, batch, *, has_aux=False, tolerance=1e-5,
           gram_room=contextlib.nullcontext):
-  """Hold all statistics of a loss to the gradient of each example.
+  """Compare all statistics of a loss with the gradients of its examples.
 
-  One program computes both, so that one is compiled. The moments are had as
-  the engine likes, the squares in little room, the Gram matrix in `gram_room`.
+  One program computes both, so that only one is compiled. The engine is free
+  to choose for the moments, has `little_room` for the squares and `gram_room`
+  for the Gram matrix.
   """
   weights = weights_of(len(jax.tree.leaves(batch)[0]))
 

@@ -1,6 +1,6 @@
-"""All kinds of losses that users bring, small: one `Case` each.
+"""Small versions of all kinds of losses that users bring: one `Case` each.
 
-`examples_zoo_test.py` holds per-example statistics of each to those of
+`zoo_test.py` compares the per-example statistics of each with those of
 ``jax.vmap(jax.grad(loss_fn), (None, 0))``.
 """
 

@@ -1,4 +1,4 @@
-"""Attention, mixtures of experts, and weights made for each example."""
+"""Attention, mixtures of experts, and weights computed per example."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def multi_head(p, x, causal=False):
 
 
 def block(p, x, causal=False):
-  """A block of a transformer, normalised first."""
+  """A transformer block with normalization in front."""
   h = normed(x) * p['scale'][0][None]
   x = x + multi_head(p['attention'], h, causal)
   h = normed(x) * p['scale'][1][None]

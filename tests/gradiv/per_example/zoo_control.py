@@ -1,4 +1,4 @@
-"""Weights inside scans, branches, loops, and functions that jax wraps."""
+"""Weights inside scans, branches and loops."""
 
 import functools
 
@@ -14,7 +14,7 @@ CASES = Table()
 
 
 def rnn(p, x, **options):
-  """Run a plain recurrence over time; return all states."""
+  """Run a simple recurrence over time; return all states."""
   def step(h, x):
     h = jnp.tanh(x @ p['w'] + h @ p['u'] + p['b'])
     return h, h

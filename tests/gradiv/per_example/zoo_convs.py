@@ -1,4 +1,4 @@
-"""Convolutions and what stands beside them: norms, pooling, gates."""
+"""Convolutions, with norms, pooling and gates."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ CASES = Table()
 
 
 def conv(x, kernel, strides=1, padding='SAME', **options):
-  """Convolve one example, channels last, in as many dimensions as it has."""
+  """Convolve one example [space ..., channels] of any rank."""
   letters = 'XYZ'[:x.ndim - 1]
   spec = (f'N{letters}C', f'{letters}IO', f'N{letters}C')
   return lax.conv_general_dilated(

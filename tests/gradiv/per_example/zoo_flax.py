@@ -1,4 +1,4 @@
-"""The same in Flax, by Linen and by NNX: what users will bring."""
+"""Layers of Flax Linen and NNX."""
 
 import functools
 
@@ -25,7 +25,7 @@ def linen(draw, module, *shape):
 
 
 def drawn(draw, module, x):
-  """Draw all parameters: zeros and ones, as some begin, would hide much."""
+  """Draw all parameters: initial zeros and ones would hide mistakes."""
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
   shapes = jax.eval_shape(module.init, keys, x)
   return jax.tree.map(lambda p: draw(*p.shape), shapes)
@@ -56,13 +56,8 @@ def linen_lstm(draw):
   return linen(draw, nn.RNN(nn.OptimizedLSTMCell(3)), 6, 2)
 
 
-@CASES.case
-def linen_gru(draw):
-  return linen(draw, nn.RNN(nn.GRUCell(3)), 6, 2)
-
-
 class Layer(nn.Module):
-  """A layer in the form that `nn.scan` asks for."""
+  """A layer in the form that `nn.scan` requires."""
 
   @nn.compact
   def __call__(self, x, _):
@@ -135,7 +130,7 @@ def linen_weight_norm(draw):
 
 
 def split(draw, make, *shape, of=nnx.Param):
-  """Fit an NNX module of one example, split into a graph and trees."""
+  """Fit an NNX module to one example, split into graph and parameters."""
   model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
   graph, params, rest = nnx.split(model, of, ...)
   fill = lambda p: abs(draw(*p.shape)).astype(p.dtype)
@@ -174,7 +169,7 @@ def nnx_low_rank(draw):
 
 
 class Looped(nnx.Module):
-  """Layers stacked by `nnx.vmap` and run by `nnx.scan`."""
+  """Layers stacked by `nnx.vmap` and applied by `nnx.scan`."""
 
   def __init__(self, rngs):
     make = functools.partial(nnx.Linear, 4, 4)

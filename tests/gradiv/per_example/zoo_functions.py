@@ -1,4 +1,4 @@
-"""Functions with derivatives of their own, loops without end, and jit."""
+"""Functions with custom derivatives, while loops, and jit."""
 
 import functools
 
@@ -13,7 +13,7 @@ CASES = Table()
 
 @jax.custom_vjp
 def clipped_dense(x, w):
-  """A dense layer whose cotangents are clipped on the way back."""
+  """A dense layer that clips its cotangents."""
   return x @ w
 
 
@@ -65,7 +65,7 @@ def custom_jvp_of_an_activation(draw):
 
 
 def _iterate(step, start):
-  """Repeat until nothing moves."""
+  """Repeat until nothing moves any more."""
   def moves(carry):
     count, last, new = carry
     return (count < 60) & (jnp.max(jnp.abs(new - last)) > 1e-7)
@@ -80,7 +80,7 @@ def _cell(p, x, z):
 
 @jax.custom_vjp
 def equilibrium(p, x):
-  """Solve z = tanh(z W/2 + x U), and differentiate the solution."""
+  """Solve z = tanh(z W/2 + x U), differentiated implicitly."""
   return _iterate(lambda z: _cell(p, x, z), jnp.zeros(p['w'].shape[0]))
 
 
@@ -138,7 +138,7 @@ def _flow(w, z):
 
 @jax.custom_vjp
 def integrated(w, z):
-  """Follow dz/dt = tanh(z W) for a unit of time."""
+  """Integrate dz/dt = tanh(z W) over a unit of time."""
   return lax.fori_loop(0, 8, lambda _, z: z + _flow(w, z) / 8, z)
 
 
@@ -174,7 +174,7 @@ def adjoint_of_a_differential_equation(draw):
 
 @jax.custom_vjp
 def dense_and_lookup(w, x, columns):
-  """A product, and a corner of the weight; one cotangent is made of both."""
+  """A product and a corner of the weight, with one cotangent for both."""
   return x @ w, w[:2, columns]
 
 
@@ -207,7 +207,7 @@ def _reversed_axes(residuals, d):
   w, x, y, z = residuals
   one = x[:, None, None] * (d * y)[None, None, :]
   other = z[:, None, None] * (d * y)[None, :, None]
-  # Of the one, an axis of one is reversed; of the other, that of y.
+  # In one product an axis of size one is reversed, in the other that of y.
   return (jnp.flip(one, 1).reshape(w.shape) + jnp.flip(other, 1).reshape(
     w.shape), x, y, z)
 
@@ -223,20 +223,13 @@ def custom_vjp_that_reverses_axes(draw):
 
 
 @CASES.case
-def loss_that_is_jitted(draw):
-  loss_fn, params, batch = draw.regression(
-    lambda p, x: jnp.tanh(x @ p['w'] + p['b'][None]) @ p['v'],
-    {'w': draw(3, 4), 'b': draw(4), 'v': draw(4, 2)}, 6, 3)
-  return jax.jit(loss_fn), params, batch
-
-
-@CASES.case
-def jit_in_jit_in_remat(draw):
+def jit_in_jit_in_remat_in_jit(draw):
   layer = jax.jit(lambda w, x: jnp.tanh(x @ w))
   pair = jax.jit(lambda p, x: layer(p['v'], layer(p['w'], x)))
-  return draw.regression(
+  loss_fn, params, batch = draw.regression(
     jax.checkpoint(lambda p, x: pair(p, x) + pair(p, 2 * x)),
     {'w': draw(3, 4), 'v': draw(4, 2)}, 6, 3)
+  return jax.jit(loss_fn), params, batch
 
 
 @CASES.case

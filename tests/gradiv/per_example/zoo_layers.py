@@ -1,4 +1,4 @@
-"""Dense layers, norms and biases; precision; leaves without a gradient."""
+"""Dense layers, norms and biases; precision; leaves without gradients."""
 
 import dataclasses
 import functools
@@ -218,7 +218,7 @@ def bfloat16_params(draw):
   meta_fields=('activation',))
 @dataclasses.dataclass(frozen=True)
 class Linear:
-  """A layer that is a tree and a function, as in Equinox."""
+  """A layer that is both a pytree and a function, as in Equinox."""
 
   weight: jax.Array
   bias: jax.Array | None

@@ -1,4 +1,4 @@
-"""Statistics of examples, for every architecture of the table."""
+"""Per-example statistics of every loss in the table."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ import gradiv
 from gradiv import per_example
 from tests.gradiv.per_example import reference, zoo
 
-# A lookup and a product, a loop, what is no product beside products, and a
-# penalty that is common to all examples.
+# A lookup beside a product, a loop, terms that are no product beside products,
+# and a penalty that is common to all examples.
 FEW = ('embedding_tied_to_the_logits', 'scan_lstm', 'weights_in_one_vector',
        'weight_decay_in_the_loss')
 
@@ -25,7 +25,7 @@ def few(*others):
 
 
 def taken(batch, n):
-  """Make a batch of n examples, the first again where there are too few."""
+  """Return a batch of n examples, repeating the first ones if needed."""
   return jax.tree.map(lambda x: x[np.arange(n) % len(x)], batch)
 
 
@@ -46,21 +46,21 @@ class ZooTest(parameterized.TestCase):
 
   @parameterized.named_parameters((case.name, case) for case in zoo.CASES)
   @pytest.mark.slow
-  def test_all_in_little_room(self, case):
+  def test_equals_it_in_little_room_too(self, case):
     reference.check(*case.make(), has_aux=case.has_aux,
                     tolerance=case.tolerance, gram_room=reference.little_room)
 
-  @few('wide_dense_on_sequences', 'weight_normalised')
-  def test_gram_in_little_room(self, case):
+  @few('wide_dense_on_sequences', 'weight_normalized')
+  def test_gram_matrix_equals_it_in_little_room_too(self, case):
     reference.check(*case.make(), gram_room=reference.little_room)
 
-  def test_squares_of_what_cancels_are_not_negative(self):
-    """Else their roots, by which gradients are clipped, would be NaN."""
+  def test_squares_are_not_negative_where_positions_cancel(self):
+    """Otherwise their roots, by which gradients are clipped, would be NaN."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: np.float32(rng.normal(size=shape))
 
     def loss_fn(w, e):
-      # The positions hold the same, and their errors add up to zero.
+      # All positions hold the same x, and their errors add up to zero.
       h = e['x'] @ w
       return jnp.sum(jnp.square(h - h.mean(0, keepdims=True) - e['y']))
 
@@ -70,7 +70,7 @@ class ZooTest(parameterized.TestCase):
     self.assertTrue(np.all(squares >= 0), squares)
 
   @few('auxiliary_outputs')
-  def test_in_smaller_batches(self, case):
+  def test_microbatches_change_nothing(self, case):
     loss_fn, params, batch = case.make()
     batch = taken(batch, 6)
 
@@ -88,8 +88,8 @@ class ZooTest(parameterized.TestCase):
     truth.check_moments(moments)
 
   @few('cond_by_the_example')
-  def test_what_is_masked_does_not_count(self, case):
-    """Padding may hold anything: here, NaN wherever there are floats."""
+  def test_masked_examples_do_not_count(self, case):
+    """Padding may hold anything: here, NaN in all floating-point arrays."""
     loss_fn, params, batch = case.make()
     mask = np.array([True, False, True, True, False])
     spoil = lambda x: np.where(
@@ -131,8 +131,8 @@ class ZooTest(parameterized.TestCase):
     self.assertTrue(np.isnan(gram[:, ~mask]).all())
 
   @few('linen_mlp')
-  def test_groups(self, case):
-    """Each group by itself, and a weight for each group and example."""
+  def test_groups_are_measured_apart(self, case):
+    """Each group has its own statistics and its own weights."""
     loss_fn, params, batch = case.make()
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [gradiv.by_layer(path) for path in paths]
@@ -161,7 +161,7 @@ class ZooTest(parameterized.TestCase):
       part.check_gram(grams[name])
       for total in sums:
         part.check_sum([total[k] for k in mine], weights[name])
-    # They add up: all is counted, and once.
+    # They add up to the whole, so each parameter is in one group.
     truth.check_squares(sum(squares.values()))
     truth.check_gram(sum(grams.values()))
 
@@ -169,7 +169,7 @@ class ZooTest(parameterized.TestCase):
     backend=('vmap', 'shard_map'),
     name=('scan_lstm', 'weight_decay_in_the_loss'))
   def test_workers_are_one_batch(self, backend, name):
-    """Four workers of two examples each, of which some are masked."""
+    """Four workers have two examples each, some of them masked."""
     loss_fn, params, batch = zoo.NAMED[name].make()
     batch = taken(batch, 8)
     mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)

@@ -1,4 +1,4 @@
-"""Embeddings, tied or not, and losses of tokens."""
+"""Embeddings, tied or not, and losses on tokens."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Parameters used more than once, in part, or through a function."""
+"""Parameters used several times, in part, or through a function."""
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ def weight_below_the_diagonal(draw):
 
 
 @CASES.case
-def weight_normalised(draw):
+def weight_normalized(draw):
   def net(p, x):
     norm = jnp.sqrt(jnp.sum(p['v'] * p['v'], 0, keepdims=True))
     return jnp.tanh(x @ (p['g'][None] * p['v'] / norm))
@@ -148,7 +148,7 @@ def weight_normalised(draw):
 
 
 @CASES.case
-def weight_standardised(draw):
+def weight_standardized(draw):
   def net(p, x):
     p = p - p.mean((0, 1), keepdims=True)
     p = p / jnp.sqrt(jnp.mean(p * p, (0, 1), keepdims=True) + 1e-4)
@@ -229,7 +229,7 @@ def sum_of_two_parameters(draw):
 
 @CASES.case
 def weight_in_two_precisions(draw):
-  """What is computed in float32 is not rounded with what is in bfloat16."""
+  """The float32 use is not rounded along with the bfloat16 use."""
   def net(p, x):
     low = (1e-5 * x).astype(jnp.bfloat16) @ p.astype(jnp.bfloat16)
     return jnp.tanh(x @ p) + low.astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Layers with more features than positions: their Gram matrix goes otherwise.
+"""Layers with many more features than positions.
 
-With few features the gradients of the examples are cheaper to write out, with
-many the inner products of the positions are.
+With few features, the Gram matrix is cheaper from slices of the gradients; with
+many, from inner products of the positions.
 """
 
 import jax.numpy as jnp
@@ -17,18 +17,6 @@ CASES = Table()
 def wide_dense_on_sequences(draw):
   net = lambda p, x: jnp.tanh(x @ p['w'] / 5) @ p['v']
   return draw.regression(net, {'w': draw(40, 48), 'v': draw(48, 40)}, 3, 40)
-
-
-@CASES.case
-def wide_dense_of_each_group(draw):
-  net = lambda p, x: jnp.tanh(jnp.einsum('tgi,gio->tgo', x, p) / 5)
-  return draw.regression(net, draw(3, 40, 44), 2, 3, 40)
-
-
-@CASES.case
-def wide_conv(draw):
-  net = lambda p, x: jnp.tanh(conv(x, p, 2) / 5)
-  return draw.regression(net, draw(3, 3, 20, 40), 3, 4, 20)
 
 
 @CASES.case

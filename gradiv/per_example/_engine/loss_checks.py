@@ -1,0 +1,64 @@
+"""Checks that a loss and its parameters are what the engine can handle."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_COLLECTIVES = frozenset({
+  'psum', 'psum2', 'psum_invariant', 'psum_invariant2', 'pmax', 'pmin',
+  'all_gather', 'all_gather_invariant', 'all_to_all', 'ppermute',
+  'reduce_scatter', 'pgather', 'ragged_all_to_all'})
+# Their bodies may use the axes that they bind: a layer on several devices.
+_BINDS_AXES = frozenset({'shard_map', 'xla_pmap'})
+
+
+def pair(result: Any) -> tuple[Any, Any]:
+  """Return the result of a loss with auxiliary output, if it is a pair."""
+  if not (isinstance(result, tuple) and len(result) == 2):
+    raise ValueError(
+      'has_aux=True: loss_fn must return a pair (loss, auxiliary output), got '
+      f'{type(result)}')
+  return result
+
+
+def scalar(loss: Any, has_aux: bool) -> None:
+  """Raise ValueError unless the loss is one real number."""
+  try:
+    found = jax.typeof(loss)
+    fits = found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)
+  except TypeError:
+    found, fits = type(loss), False
+  if not fits:
+    is_pair = isinstance(loss, tuple) and not has_aux
+    raise ValueError(
+      f'loss_fn returned {found}: must be one floating number, of shape (), '
+      'for one example' + is_pair * '; or a pair, with has_aux=True')
+
+
+def real(params: Any) -> None:
+  """Raise ValueError if a parameter is complex."""
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+      raise ValueError(
+        f'params{jax.tree_util.keystr(path)} has dtype {dtype}: must be real; '
+        'store the real and the imaginary part as two arrays')
+
+
+def separate(jaxpr: Any) -> None:
+  """Raise ValueError if a loss communicates with other examples or workers."""
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name in _COLLECTIVES:
+      axes = params.get('axes', params.get('axis_name'))
+      raise ValueError(
+        f'loss_fn mixes examples: {name} over {axes}. It must be a function '
+        'of one example alone. Pass the axis of the workers as axis_name=, '
+        'and leave out batch statistics')
+    if name in _BINDS_AXES:
+      continue
+    for inner in jax.tree.leaves(list(params.values())):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        separate(inner)

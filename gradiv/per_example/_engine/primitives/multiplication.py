@@ -1,0 +1,126 @@
+"""Elementwise products, and sums over them: outer products by broadcasting."""
+
+import math
+
+import jax.numpy as jnp
+
+from gradiv.per_example._engine import linear, registry
+from gradiv.per_example._engine.outer_product import OuterProduct
+
+
+def _product(program, equation, summed=()):
+  """See x[z, a] · y[z, b], both broadcast to [z, a, b] in any order of axes.
+
+  An axis that both have is z, or k if it is summed afterwards.
+  """
+  shape = equation.outs[0].aval.shape
+  (x, x_axes), (y, y_axes) = (_unbroadcast(program, v) for v in equation.ins)
+  axes = {'a': [], 'b': [], 'z': [], 'k': []}
+  for d, size in enumerate(shape):
+    if size == 1:
+      continue
+    only_x, only_y = d not in y_axes, d not in x_axes
+    if only_x and only_y or d in summed and (only_x or only_y):
+      return None
+    axes['k' if d in summed else 'a' if only_x else 'b' if only_y else 'z'
+         ].append(d)
+  if not axes['a'] or not axes['b']:
+    return None
+  sizes = {role: math.prod(shape[d] for d in axes[role]) for role in axes}
+
+  def make_factors(x, y):
+    def arrange(v, held, last):
+      order = [held.index(d) for role in ('z', 'k', last) for d in axes[role]]
+      ones = tuple(i for i, d in enumerate(held) if shape[d] == 1)
+      v = v.transpose(*ones, *order)
+      return v.reshape(sizes['z'], sizes['k'], sizes[last])
+    return arrange(x, x_axes, 'a'), arrange(y, y_axes, 'b')
+
+  roles = {d: role for role in ('a', 'b', 'z') for d in axes[role]}
+  labels = tuple((roles[d], shape[d]) for d in range(len(shape)) if d in roles)
+  return OuterProduct((x, y), make_factors, labels,
+                      (sizes['z'], sizes['k'], sizes['a'], sizes['b']),
+                      scaled=1)
+
+
+def _product_of_sum(program, equation):
+  """See Σ_k x[z, k, a] y[z, k, b], written as a product and a sum over k."""
+  made = program.made_by(equation.ins[0])
+  if made is None or made.name != 'mul':
+    return None
+  return _product(program, made, tuple(equation.params['axes']))
+
+
+def _unbroadcast(program, value):
+  """Find the value behind broadcasts, and its axes in this one."""
+  axes = list(range(value.aval.ndim))
+  while (made := program.made_by(value)) is not None:
+    if made.name != 'broadcast_in_dim' or len(made.ins) != 1:
+      break
+    source, kept = made.ins[0], made.params['broadcast_dimensions']
+    # An axis of one that is spread stays: it would be taken for one that is
+    # not there.
+    if any(s != value.aval.shape[d] for d, s in zip(kept, source.aval.shape)):
+      break
+    axes = [axes[d] for d in kept]
+    value = source
+  return value, axes
+
+
+def _times(program, equation, place):
+  """Multiplying by a scalar keeps the product behind; by an array, not."""
+  scalar = _scalar(program, equation.ins[1 - place])
+  if scalar is None:
+    return linear.applied(program, equation, place)
+  return scalar if scalar.number is None else float(scalar.number)
+
+
+def _divided(program, equation, place):
+  if place:
+    return None
+  scalar = _scalar(program, equation.ins[1])
+  if scalar is not None and scalar.number:
+    return 1 / scalar.number
+  return linear.applied(program, equation, place)
+
+
+def _scalar(program, value):
+  """Find the scalar behind broadcasts and casts; None if it is none."""
+  while (made := program.made_by(value)) is not None:
+    if made.name not in ('broadcast_in_dim', 'convert_element_type'
+                         ) or len(made.ins) != 1:
+      break
+    (source,) = made.ins
+    if source.aval.size != 1 or not jnp.issubdtype(
+        source.aval.dtype, jnp.floating):
+      break
+    value = source
+  return None if value.aval.shape else value
+
+
+def _terms(cutter, equation, out):
+  """Cut, or follow the operand that a scalar of each example multiplies."""
+  del out
+  found = cutter.product_or_linear(equation)
+  if found or any(x not in cutter.varying for x in equation.ins):
+    return found
+  for place in (0, 1):
+    scalar = _scalar(cutter.program, equation.ins[1 - place])
+    if scalar is not None:
+      return [term.then(scalar)
+              for term in cutter.follow(equation.ins[place])]
+  return []
+
+
+def _terms_of_sum(cutter, equation, out):
+  """Cut at a sum of products, however many of its operands vary."""
+  del out
+  return cutter.product(equation) or cutter.linear(equation)
+
+
+registry.register('mul', product=_product, linear=_times, terms=_terms,
+                  keeps_zero=True)
+registry.register('div', linear=_divided)
+registry.register('reduce_sum', product=_product_of_sum,
+                  linear=linear.reshaped_or_applied, terms=_terms_of_sum,
+                  keeps_zero=True)

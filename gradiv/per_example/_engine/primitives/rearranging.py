@@ -1,0 +1,27 @@
+"""Changes of shape and order: the elements of the product stay the same."""
+
+from gradiv.per_example._engine import labels, linear, registry
+
+
+def _transposed(program, equation, place):
+  del program
+  order = tuple(equation.params['permutation'])
+  shape = equation.ins[place].aval.shape
+  return linear.LinearOp(
+    'transpose', order, lambda x: x.transpose(order),
+    relabel=lambda found: labels.transposed(found, shape, order))
+
+
+def _reversed(program, equation, place):
+  del program, place
+  return linear.LinearOp(
+    'rev', equation.params['dimensions'], lambda x: equation.bind(x)[0],
+    relabel=lambda found: None)
+
+
+registry.register('reshape', 'squeeze', linear=linear.reshaped,
+                  keeps_zero=True)
+registry.register('transpose', linear=_transposed, keeps_zero=True)
+registry.register('rev', linear=_reversed)
+registry.register('broadcast_in_dim', linear=linear.reshaped_or_applied,
+                  keeps_zero=True)
