@@ -142,5 +142,5 @@ def trace(row, tx, tree, kind=None):
 def specs(tree):
   """Describe a tree: its structure, shapes, dtypes and weak types."""
   leaves, structure = jax.tree.flatten(tree)
-  # A known array says it itself; what `eval_shape` gives, too.
-  return structure, [(x.shape, x.dtype, bool(getattr(x, 'weak_type', False))) for x in leaves]
+  is_weak = lambda x: bool(getattr(x, 'weak_type', False))
+  return structure, [(x.shape, x.dtype, is_weak(x)) for x in leaves]
