@@ -21,7 +21,8 @@ def public_functions(returns):
   """
   modules, found = [gradiv], {}
   for info in pkgutil.walk_packages(gradiv.__path__, 'gradiv.'):
-    if not any(part.startswith('_') for part in info.name.split('.')):
+    private = any(part.startswith('_') for part in info.name.split('.'))
+    if info.ispkg and not private:
       modules.append(__import__(info.name, fromlist=['_']))
   for module in modules:
     for name, value in vars(module).items():
