@@ -33,7 +33,7 @@ class InjectTest(parameterized.TestCase):
     self.assertContainsSubset(row.numbers, state.hyperparams)
 
   @parameterized.named_parameters(*table.named(
-    table.first_of_each_factory(
+    table.first_of_each_function(
       [row for row in WITH_NUMBERS if not row.formula_only])))
   def test_schedules_do_what_numbers_do(self, row):
     grads = drive.gradients_of(row)
@@ -52,7 +52,8 @@ class InjectTest(parameterized.TestCase):
     grads = {'w': jnp.array([[1., 0.], [0.9, 0.1], [0., 1.], [0.1, 1.]])}
     tx = optax.inject_hyperparams(row.factory, row.static_args())(
       max_cosine_distance=lambda count: 2.0 * count, axis_name='workers')
-    step = jax.vmap(tx.update, (0, None), (None, None), axis_name='workers')
+    step = jax.jit(jax.vmap(
+      tx.update, (0, None), (None, None), axis_name='workers'))
     state = tx.init({'w': jnp.zeros(2)})
     agreed = []
     for _ in range(2):

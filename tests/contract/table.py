@@ -203,6 +203,7 @@ def named(rows=TABLE):
 DISTINCT = tuple(row for row in TABLE if not row.formula_only)
 
 
-def first_of_each_factory(rows):
-  """List the first row of each transformation."""
-  return list({row.factory: row for row in reversed(rows)}.values())[::-1]
+def first_of_each_function(rows):
+  """List the first row of each public function that makes a transformation."""
+  return list({(row.covers or (row.factory,))[0]: row
+               for row in reversed(rows)}.values())[::-1]
