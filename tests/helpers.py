@@ -1,4 +1,4 @@
-"""What several tests share: the backends, and trees that are close."""
+"""Helpers of several tests: runs on all backends, and comparisons of trees."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 import gradiv
 from gradiv import workers as workers_lib
 
-# Name, axis name, number of workers: one a device, and several.
+# Name, axis name, number of workers: one per device, and several.
 LAYOUTS = (
   ('one_each', 'workers', 8),
   ('several_each', ('devices', 'virtual'), 16),
@@ -22,7 +22,7 @@ ON_ALL = [
 
 def on_workers(fn, private, common=(), axis_name='workers', backend='vmap',
                out_axes=None, devices=None):
-  """Run ``fn(private, common)``, with one row of `private` a worker."""
+  """Run ``fn(private, common)`` with one row of `private` per worker."""
   mapped = gradiv.map_workers(fn, axis_name, in_axes=(0, None),
                               out_axes=out_axes, backend=backend,
                               devices=devices)
@@ -31,14 +31,14 @@ def on_workers(fn, private, common=(), axis_name='workers', backend='vmap',
 
 @functools.cache
 def step_of(tx, axis_name='workers', backend='vmap'):
-  """Map an aggregation over workers once, for all inputs of a shape."""
+  """Map an aggregation over workers once for all inputs of a shape."""
   return gradiv.map_workers(
     lambda g, s: tx.update(g, s), axis_name, in_axes=(0, None),
     out_axes=None, backend=backend)
 
 
 def moments_of(grads, backend='vmap', batch_size=1):
-  """One gradient a worker, in float32."""
+  """Compute the moments of one float32 gradient per worker."""
   return on_workers(
     lambda g, _: gradiv.worker_moments(g, 'workers', batch_size=batch_size),
     np.asarray(grads, np.float32), backend=backend)
@@ -46,7 +46,7 @@ def moments_of(grads, backend='vmap', batch_size=1):
 
 @contextlib.contextmanager
 def double_precision():
-  """Compute in float64, on every jax."""
+  """Compute in float64 within a `with` block."""
   jax.config.update('jax_enable_x64', True)
   try:
     yield
@@ -55,7 +55,7 @@ def double_precision():
 
 
 def raw(x):
-  """Read an array, or the bits of a random key."""
+  """Return an array in NumPy, or the bits of a random key."""
   is_key = jax.dtypes.issubdtype(
     getattr(x, 'dtype', None), jax.dtypes.prng_key)
   return np.asarray(jax.random.key_data(x) if is_key else x)
@@ -64,8 +64,7 @@ def raw(x):
 def assert_close(actual, desired, rtol=1e-6, atol=0.0, of_largest=0.0):
   """Compare two trees leaf by leaf, their structures included.
 
-  With `of_largest`, that share of the largest element of a leaf is tolerated
-  too.
+  `of_largest` tolerates that fraction of the largest element of a leaf as well.
   """
   assert jax.tree.structure(actual) == jax.tree.structure(desired), (
     jax.tree.structure(actual), jax.tree.structure(desired))
@@ -91,8 +90,8 @@ def assert_same(actual, desired):
 def assert_mean(samples, expected, axis=0, rounding=0.0):
   """Accept a mean within 4 standard errors of the sample.
 
-  `rounding` is a share of what is expected: that of float32, where some of
-  the samples do not vary.
+  `rounding` tolerates that fraction of the expected value as well: the rounding
+  of float32, if some of the samples do not vary.
   """
   samples = np.asarray(samples, np.float64)
   error = samples.std(axis, ddof=1) / np.sqrt(samples.shape[axis])

@@ -1,0 +1,57 @@
+"""The same steps on vmap, pmap and shard_map."""
+
+import pytest
+from absl.testing import absltest, parameterized
+
+from tests import helpers
+from tests.contract import drive, table
+
+# Workers alone have no axis; gossip takes one axis of devices.
+WITH_WORKERS = [row for row in table.TABLE if row.kind != 'alone']
+COMMON = [row for row in WITH_WORKERS if row.kind != 'own']
+OWN = [row for row in WITH_WORKERS if row.kind == 'own']
+# One of each exchange: all-reduce, Gram matrix, coordinates with draws.
+ON_PMAP = ('aggregate_by_mean', 'agreement_running_mean', 'sign_dropout')
+
+
+class BackendsTest(parameterized.TestCase):
+
+  def compare(self, row, backend, axis):
+    for kind in ('plain', 'zero', 'rank_one', 'tiny', 'huge', 'one_nan'):
+      grads = drive.gradients(kind)
+      helpers.assert_close(
+        drive.update(row, grads, axis, backend), drive.update(row, grads),
+        1e-5, 1e-30, of_largest=1e-6)
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in COMMON if not row.formula_only]))
+  def test_shard_map_agrees(self, row):
+    self.compare(row, 'shard_map', ('devices', 'virtual'))
+
+  # All share one exchange, of which other rows show that it is the same.
+  @parameterized.named_parameters(*table.named(
+    [row for row in COMMON if row.formula_only]))
+  @pytest.mark.slow
+  def test_so_does_it_for_every_formula(self, row):
+    self.compare(row, 'shard_map', ('devices', 'virtual'))
+
+  # One worker per device; tests/gradiv/decentralized sees longer runs.
+  @parameterized.named_parameters(*table.named(OWN))
+  @pytest.mark.slow
+  def test_shard_map_agrees_on_states_of_workers_own(self, row):
+    self.compare(row, 'shard_map', 'workers')
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in WITH_WORKERS if row.name in ON_PMAP]))
+  def test_pmap_agrees(self, row):
+    self.compare(row, 'pmap', 'workers')
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in WITH_WORKERS if row.name not in ON_PMAP]))
+  @pytest.mark.slow
+  def test_so_does_pmap_for_all(self, row):
+    self.compare(row, 'pmap', 'workers')
+
+
+if __name__ == '__main__':
+  absltest.main()

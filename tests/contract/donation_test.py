@@ -1,0 +1,36 @@
+"""Ten steps with a donated state, straight from `init`; one compilation."""
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import gradiv
+from tests.contract import drive, table
+
+
+class DonationTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*table.named())
+  def test_ten_steps(self, row):
+    tx, traces, step = drive.program(row)
+    params, grads = drive.params(), drive.gradients_of(row)
+    state, moving = tx.init(params), jax.tree.map(jax.numpy.copy, params)
+    if row.kind == 'own':
+      state, moving = gradiv.replicate((state, moving), table.WORKERS)
+    _, state, moving = step(grads, state, moving)
+    state = jax.device_put(state, jax.devices()[0])
+    seen = len(traces)
+    for _ in range(9):
+      updates, state, moving = step(grads, state, moving)
+    self.assertLen(traces, seen)
+    # What the caller holds is alive.
+    for leaf in jax.tree.leaves((updates, params, grads, row.options)):
+      if isinstance(leaf, jax.Array):
+        self.assertFalse(leaf.is_deleted())
+    jax.random.bits(table.KEY)
+    for leaf in jax.tree.leaves(moving):
+      self.assertTrue(np.isfinite(leaf).all())
+
+
+if __name__ == '__main__':
+  absltest.main()
