@@ -2,18 +2,22 @@
 
   python -m experiments.overhead --workdir=runs/overhead
 
-Ways to give every worker the same update: the plain mean (one all-reduce), the
-mean over a wire of 8 and 4 bits, agreement filtering on the Gram exchange, and
-the same filter after each worker has gathered every gradient, as the peers do.
-For each number of parameters: the time of a step, the temporary memory of the
-compiled program, and the bytes that a worker sends on a ring. All come from
-one process, their steps taken in turn; only ratios mean anything elsewhere.
+Compares ways to combine the workers' gradients. The baseline is the plain mean,
+one all-reduce. Beside it: the mean with tracked moments, the Gram matrix alone,
+the mean in 8 and 4 bits, the mean of delayed gradients, gossip on a ring, and
+agreement filtering, both by the Gram exchange and after every worker has
+gathered every gradient, as the peers do it. For each number of parameters the
+table shows the time of a step, the temporary memory of the compiled program,
+and the bytes that a worker sends on a ring. Below follows what tracking by
+layer costs: compilation, step and state leaves. All figures come from one
+process that takes the steps in turn; only ratios carry over to other machines.
 """
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +27,15 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
-from experiments import compiled, config as config_lib, records, timing
+from experiments import (
+  compiled,
+  config as config_lib,
+  overhead_layers,
+  records,
+  timing,
+)
 from experiments.config import flag
-from gradiv import weightings
+from gradiv import topology, weightings
 
 AXIS = 'workers'
 COLUMNS = ('milliseconds', 'memory', 'sent')
@@ -41,12 +51,13 @@ class Config:
   num_leaves: int = flag(16, 'of the tree that the parameters are cut into')
   dtype: str = flag('float32', 'of the gradients: float32 or bfloat16')
   rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
+  num_layers: int = flag(100, 'layers of the network that is tracked by layer')
 
   def __post_init__(self):
     check = config_lib.check
     check(self.sizes, 'sizes', 'at least --num_leaves each',
           lambda sizes: sizes and all(d >= self.num_leaves for d in sizes))
-    for name in ('num_leaves', 'rounds'):
+    for name in ('num_leaves', 'rounds', 'num_layers'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
     check(self.dtype, 'dtype', "'float32' or 'bfloat16'",
@@ -72,29 +83,92 @@ def gather_everything(
   return optax.GradientTransformation(lambda params: (), update_fn)
 
 
-WAYS: dict[str, Callable[[], optax.GradientTransformation]] = {
-  'mean': lambda: gradiv.aggregate_by_mean(AXIS),
-  'wire_8': lambda: gradiv.aggregate_by_quantized_mean(
-    8, AXIS, key=jax.random.key(0)),
-  'wire_4': lambda: gradiv.aggregate_by_quantized_mean(
-    4, AXIS, key=jax.random.key(0)),
-  'exchange': lambda: gradiv.aggregate_by_agreement(0.97, AXIS),
-  'gather': lambda: gather_everything(weightings.agreement(0.97), AXIS),
+def gram_alone() -> optax.GradientTransformation:
+  """Compute the workers' Gram matrix, and use one number of it."""
+  def update_fn(updates, state, params=None):
+    del params
+    gram = gradiv.worker_gram(updates, AXIS)
+    return jax.tree.map(lambda g: gram[0, 1].astype(g.dtype), updates), state
+
+  return optax.GradientTransformation(lambda params: (), update_fn)
+
+
+class Way(NamedTuple):
+  """A way to combine gradients.
+
+  Attributes:
+    make: Makes the transformation.
+    is_private: Whether its updates and its state differ between the workers.
+  """
+
+  make: Callable[[], optax.GradientTransformation]
+  is_private: bool = False
+
+
+def chain(*members):
+  """Put transformations in front of the plain mean."""
+  return optax.chain(*members, gradiv.aggregate_by_mean(AXIS))
+
+
+WAYS = {
+  'mean': Way(lambda: gradiv.aggregate_by_mean(AXIS)),
+  'tracked mean': Way(lambda: chain(
+    gradiv.track_moments(AXIS, batch_size=1))),
+  'Gram matrix': Way(gram_alone),
+  '8-bit mean': Way(lambda: gradiv.aggregate_by_quantized_mean(
+    8, AXIS, key=jax.random.key(0))),
+  '4-bit mean': Way(lambda: gradiv.aggregate_by_quantized_mean(
+    4, AXIS, key=jax.random.key(0))),
+  'agreement': Way(lambda: gradiv.aggregate_by_agreement(0.97, AXIS)),
+  'agreement, gathered': Way(
+    lambda: gather_everything(weightings.agreement(0.97), AXIS)),
+  'delay of 4, mean': Way(lambda: chain(gradiv.delay_updates(4)), True),
+  'gossip on a ring': Way(lambda: gradiv.mix_by_gossip(
+    topology.ring(jax.device_count()), AXIS), True),
 }
-RATIOS = (('wire_8', 'mean'), ('wire_4', 'mean'), ('exchange', 'mean'),
-          ('exchange', 'gather'))
+RATIOS = (
+  *((name, 'mean') for name in WAYS if name not in (
+    'mean', 'agreement, gathered')),
+  ('agreement', 'agreement, gathered'))
 
 
-def compile_step(tx, grads: dict, mesh: Mesh):
-  """Compile one aggregation of the rows of `grads`, one a worker."""
-  own = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], g.dtype), grads)
+def compile_step(way: Way, grads: dict, mesh: Mesh) -> Callable:
+  """Compile one step over the rows of `grads`, one per worker.
 
-  def step(g):
-    return tx.update(jax.tree.map(lambda x: x[0], g), tx.init(own))[0]
+  The result keeps its state, which is donated to each step as in training.
+  """
+  tx = way.make()
+  n = len(jax.tree.leaves(grads)[0])
+  params = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], g.dtype), grads)
+  spec = P(AXIS) if way.is_private else P()
+  row = lambda tree: jax.tree.map(lambda x: x[0], tree)
+  unrow = lambda tree: jax.tree.map(lambda x: x[None], tree)
 
-  mapped = jax.shard_map(step, mesh=mesh, in_specs=P(AXIS), out_specs=P(),
-                         check_vma=False)
-  return jax.jit(mapped).lower(grads).compile()
+  def step(state, grads):
+    state = row(state) if way.is_private else state
+    result = tx.update(row(grads), state, params if way.is_private else None)
+    return unrow(result) if way.is_private else result
+
+  mapped = jax.jit(jax.shard_map(
+    step, mesh=mesh, in_specs=(spec, P(AXIS)), out_specs=spec,
+    check_vma=False), donate_argnums=0)
+  state = tx.init(params)
+  if way.is_private:
+    state = gradiv.replicate(state, n)
+  return Stepper(mapped.lower(state, grads).compile(), jax.device_put(
+    state, NamedSharding(mesh, spec)))
+
+
+class Stepper:
+  """A compiled step with its state."""
+
+  def __init__(self, program, state):
+    self.program, self.state = program, state
+
+  def __call__(self, grads):
+    """Take one step; return the updates."""
+    updates, self.state = self.program(self.state, grads)
+    return updates
 
 
 def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
@@ -112,15 +186,14 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
       jax.random.normal(key, (config.num_workers, len(cut)), config.dtype),
       NamedSharding(mesh, P(AXIS)))
     for i, (key, cut) in enumerate(zip(keys, cuts))}
-  steps = {name: compile_step(make(), grads, mesh)
-           for name, make in WAYS.items()}
+  steps = {name: compile_step(way, grads, mesh) for name, way in WAYS.items()}
   times = timing.in_turn(steps, grads, rounds=config.rounds)
   width = jnp.dtype(config.dtype).itemsize
   return {name: {
     'milliseconds': times[name],
-    'memory': step.memory_analysis().temp_size_in_bytes / width / size,
+    'memory': step.program.memory_analysis().temp_size_in_bytes / width / size,
     'sent': compiled.bytes_sent(
-      step.as_text(), config.num_workers) / width / size,
+      step.program.as_text(), config.num_workers) / width / size,
   } for name, step in steps.items()}
 
 
@@ -129,14 +202,14 @@ def table(config: Config, results: dict) -> str:
   lines = [
     '', f'{config.num_workers} workers on {timing.describe_device()}, '
     f'{config.dtype}; memory and traffic in gradients of D', '',
-    f'{"D":>10}  {"":<18} {"ms":>9} {"memory":>8} {"sent":>8}']
+    f'{"D":>10}  {"":<30} {"ms":>9} {"memory":>8} {"sent":>8}']
   for size, ways in results.items():
     for name, way in ways.items():
-      lines.append(f'{size:>10,}  {name:<18} {way["milliseconds"]:>9.2f} '
+      lines.append(f'{size:>10,}  {name:<30} {way["milliseconds"]:>9.2f} '
                    f'{way["memory"]:>8.2f} {way["sent"]:>8.2f}')
     for one, other in RATIOS:
       shares = [ratio(ways, column, one, other) for column in COLUMNS]
-      lines.append(f'{"":>10}  {f"{one} / {other}":<18} '
+      lines.append(f'{"":>10}  {f"{one} / {other}":<30} '
                    + ' '.join(f'{share:>{width}.3f}' for share, width
                               in zip(shares, (9, 8, 8))))
   return '\n'.join(lines) + '\n'
@@ -154,9 +227,13 @@ def run(config: Config) -> dict:
     'devices here', lambda n: n <= jax.device_count())
   results = {size: measure(config, size) for size in config.sizes}
   print(table(config, results))
+  layers = overhead_layers.measure(
+    config.num_layers, config.num_workers, config.rounds)
+  print(overhead_layers.table(layers))
   record = {'device': timing.describe_device(), 'jax': jax.__version__,
             'config': dataclasses.asdict(config),
-            'results': {str(size): ways for size, ways in results.items()}}
+            'results': {str(size): ways for size, ways in results.items()},
+            'layers': layers}
   if config.workdir:
     path = pathlib.Path(config.workdir) / 'overhead.json'
     records.write_whole(path, record)

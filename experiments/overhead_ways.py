@@ -58,7 +58,8 @@ def by_moments(loss: Callable) -> Callable:
 def by_sq_norms(loss: Callable) -> Callable:
   """Take each squared norm; combine the gradients with equal weights."""
   def step(params, batch):
-    losses, sq_norms, combine = per_example.example_sq_norms(loss)(params, batch)
+    norms_of = per_example.example_sq_norms(loss)
+    losses, sq_norms, combine = norms_of(params, batch)
     weights = jnp.full_like(losses, 1 / len(losses))
     return losses.mean(), combine(weights), sq_norms
 

@@ -22,19 +22,28 @@ class OverheadTest(parameterized.TestCase):
     mesh = Mesh(np.array(jax.devices()), ('workers',))
     rows = np.random.default_rng(0).normal(size=(8, 5000)).astype('f')
     grads = {'a': rows[:, :3000] + 1, 'b': rows[:, 3000:]}
-    result = {name: overhead.compile_step(make(), grads, mesh)(grads)
-              for name, make in overhead.WAYS.items()}
-    helpers.assert_close(result['exchange'], result['gather'], 1e-5, 1e-6)
-    # All are within the threshold: so it is the mean, too.
-    helpers.assert_close(result['exchange'], result['mean'], 1e-5, 1e-6)
+    result = {name: overhead.compile_step(way, grads, mesh)(grads)
+              for name, way in overhead.WAYS.items()}
+    for name in ('agreement, gathered', 'tracked mean', 'agreement'):
+      # All gradients are within the threshold, so filtering is the mean too.
+      helpers.assert_close(result[name], result['mean'], 1e-5, 1e-6)
     # Each of two roundings by at most one of 127, and of 7, parts of 5.
-    for name, level in (('wire_8', 5 / 127), ('wire_4', 5 / 7)):
+    for name, level in (('8-bit mean', 5 / 127), ('4-bit mean', 5 / 7)):
       helpers.assert_close(result[name], result['mean'], 0, 2 * level)
+
+  def test_the_state_is_carried_from_step_to_step(self):
+    mesh = Mesh(np.array(jax.devices()), ('workers',))
+    grads = {'a': np.ones((8, 4), 'f')}
+    step = overhead.compile_step(
+      overhead.WAYS['delay of 4, mean'], grads, mesh)
+    seen = [float(step(grads)['a'][0, 0]) for _ in range(6)]
+    self.assertEqual(seen, [0, 0, 0, 0, 1, 1])
 
   def test_record_and_ratios(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config = overhead.Config(
-      workdir=str(folder / 'run'), sizes=(1_000_000,), rounds=1)
+      workdir=str(folder / 'run'), sizes=(1_000_000,), rounds=1,
+      num_layers=3)
     with contextlib.redirect_stdout(io.StringIO()) as out:
       record = overhead.run(config)
     self.assertEqual(
@@ -44,13 +53,21 @@ class OverheadTest(parameterized.TestCase):
       # What no clock decides: a fifth of the memory, a quarter of the traffic,
       # and the traffic of an all-reduce.
       ratio = lambda *pair: overhead.ratio(ways, *pair)
-      self.assertLess(ratio('memory', 'exchange', 'gather'), 0.2)
-      self.assertAlmostEqual(ratio('sent', 'exchange', 'gather'), 0.25, 2)
-      self.assertBetween(ratio('sent', 'exchange', 'mean'), 0.99, 1.01)
-      self.assertBetween(ratio('sent', 'wire_8', 'mean'), 0.25, 0.27)
-      self.assertBetween(ratio('sent', 'wire_4', 'mean'), 0.125, 0.14)
+      pair = 'agreement', 'agreement, gathered'
+      self.assertLess(ratio('memory', *pair), 0.2)
+      self.assertAlmostEqual(ratio('sent', *pair), 0.25, 2)
+      self.assertBetween(ratio('sent', 'agreement', 'mean'), 0.99, 1.01)
+      self.assertBetween(ratio('sent', '8-bit mean', 'mean'), 0.25, 0.27)
+      self.assertBetween(ratio('sent', '4-bit mean', 'mean'), 0.125, 0.14)
+      # Tracking adds scalars to the all-reduce; a ring has two neighbors.
+      self.assertBetween(ratio('sent', 'tracked mean', 'mean'), 1, 1.001)
+      self.assertAlmostEqual(ways['gossip on a ring']['sent'], 2, 2)
       self.assertTrue(all(way['milliseconds'] > 0 for way in ways.values()))
-    for word in ('exchange / mean', 'exchange / gather', 'record: '):
+    layers = record['layers']['ways']
+    # A handful of leaves, however many layers.
+    self.assertLess(layers['tracked by layer']['state_leaves'], 15)
+    for word in ('agreement / mean', 'agreement / agreement, gathered',
+                 'tracked by layer', 'record: '):
       self.assertIn(word, out.getvalue())
 
   @parameterized.parameters(
