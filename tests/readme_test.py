@@ -1,4 +1,4 @@
-"""The README and the packaging say what is so."""
+"""What README and the docs show runs, and what they name exists."""
 
 import configparser
 import contextlib
@@ -7,47 +7,105 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 from absl.testing import absltest
 
 import gradiv
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
+PAGES = (*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'))
+
+
+def blocks(text, language):
+  """Returns the code blocks of a page that are in one language."""
+  return re.findall(rf'```{language}\n(.*?)```', text, re.S)
+
+
+def run(code, names=None):
+  """Runs a program; returns what it prints and the names that it leaves."""
+  names = {} if names is None else names
+  # Readers have the defaults of jax.
+  with contextlib.redirect_stdout(io.StringIO()) as out, (
+      jax.numpy_rank_promotion('allow')):
+    exec(compile(code, 'a page', 'exec'), names)
+  return out.getvalue(), names
 
 
 class ReadmeTest(absltest.TestCase):
 
-  def test_the_example_runs(self):
-    block, = re.findall(r'```python\n(.*?)```', README, re.S)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-      exec(compile(block, 'README.md', 'exec'), {})
-    bound = float(out.getvalue().split()[0])
-    self.assertGreater(bound, 1)
+  def test_the_diff_applies_to_a_loop_that_runs_and_prints_as_it_says(self):
+    block, = blocks(README, 'diff')
+    lines = block.splitlines()
+    self.assertLessEqual(sum(line[:1] == '+' for line in lines), 10)
+    plain = '\n'.join(line[1:] for line in lines if line[:1] != '+')
+    changed = '\n'.join(line[1:] for line in lines if line[:1] != '-')
+    # The plain loop runs as well, for a few steps.
+    run(plain.replace('300', '2'))
+    printed, _ = run(changed)
+    low, high = map(int, re.findall(r'between (\d+) and (\d+)', printed)[0])
+    shown = map(int, re.findall(r'between (\d+) and (\d+)', README)[0])
+    for seen, promised in zip((low, high), shown, strict=True):
+      # Rounding differs between processors, and grows along 300 steps.
+      self.assertBetween(seen, 0.8 * promised, 1.25 * promised)
 
-  def test_the_statistics_of_examples_run(self):
-    page = (ROOT / 'docs' / 'examples.md').read_text()
-    block, = re.findall(r'```python\n(.*?)```', page, re.S)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-      exec(compile(block, 'examples.md', 'exec'), names := {})
-    self.assertIn('0.0 % fall back', out.getvalue())
-    norms = [jax.tree.map(jnp.linalg.norm, g).values()
-             for g in (names['clipped'], names['robust'])]
-    self.assertTrue(all(0 < norm for each in norms for norm in each))
+  def test_the_recipes_run_one_after_the_other(self):
+    names = {}
+    for block in blocks(README, 'python'):
+      run(block, names)
+    self.assertEqual(names['clipped'].shape, (5,))
+    self.assertGreater(float(abs(names['clipped']).sum()), 0)
+    # The last chain, with a weighting of one's own, is one that works.
+    step = gradiv.map_workers(
+      lambda p, s, b: names['tx'].update(b.mean(0), s, p), 'workers',
+      in_axes=(None, None, 0), out_axes=None)
+    step(names['params'], names['tx'].init(names['params']), names['batch'])
 
-  def test_names_and_files_exist(self):
-    for name in re.findall(r'`(?:gradiv\.)?([a-z_]+)\(', README):
-      if name not in ('shard_map', 'make'):
-        self.assertTrue(hasattr(gradiv, name), name)
-    targets = (ROOT / 'Makefile').read_text()
-    for target in re.findall(r'make ([a-z-]+)', README):
-      self.assertIn(f'\n{target}:', targets)
-    for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')):
-      for link in re.findall(r'\]\(((?!http)[^)]+)\)', path.read_text()):
-        self.assertTrue((path.parent / link).exists(), link)
+  def test_names_commands_and_links_exist(self):
+    for page in PAGES:
+      text = page.read_text()
+      for name in re.findall(r'gradiv\.([a-z_]+(?:\.[a-z_]+)*)', text):
+        if not name.startswith('ipynb'):
+          self.resolve(name, page)
+      for target in re.findall(r'`make ([a-z-]+)', text):
+        self.assertIn(f'\n{target}:', (ROOT / 'Makefile').read_text())
+      for link in re.findall(r'\]\(((?!http)[^)#]+)\)', text):
+        self.assertTrue((page.parent / link).exists(), (page, link))
 
-  def test_short(self):
-    self.assertLessEqual(len(README.splitlines()), 120)
+  def test_the_catalog_lists_every_public_name(self):
+    catalog = (ROOT / 'docs' / 'catalog.md').read_text()
+    listed = set(re.findall(r'`([a-zA-Z_.]+)`', catalog))
+    for name in listed:
+      if name.islower() and name not in ('vmap', 'pmap', 'shard_map'):
+        found = [m for m in (gradiv, gradiv.weightings, gradiv.decentralized,
+                             gradiv.topology, gradiv.staleness, gradiv.scaling)
+                 if hasattr(m, name.split('.')[0])]
+        external = name.startswith(('jax.', 'optax.', 'gradiv.', 'num_'))
+        self.assertTrue(found or external, name)
+    for module in (gradiv, gradiv.staleness, gradiv.scaling,
+                   gradiv.decentralized, gradiv.weightings,
+                   gradiv.aggregation, gradiv.diversity,
+                   gradiv.perturbations, gradiv.compression):
+      for name, value in vars(module).items():
+        is_public = callable(value) and name.islower() and name[0] != '_'
+        building_block = module is gradiv.weightings and name in (
+          'stateless', 'uniform', 'with_extra', 'sq_distances', 'krum_scores',
+          'allowed_distance', 'cosine_distance', 'joining_weights')
+        if is_public and not building_block:
+          self.assertTrue(any(n.split('.')[-1] == name for n in listed), name)
+
+  def test_lines_of_prose_are_at_most_100_characters(self):
+    for page in PAGES:
+      if page.name == 'LICENSE':
+        continue
+      for i, line in enumerate(page.read_text().splitlines(), 1):
+        if 'http' not in line and not line.startswith(('|', '![')):
+          self.assertLessEqual(len(line), 100, f'{page.name}:{i}')
+
+  def resolve(self, name, page):
+    value = gradiv
+    for part in name.split('.'):
+      self.assertTrue(hasattr(value, part), f'gradiv.{name} in {page.name}')
+      value = getattr(value, part)
 
 
 class PackagingTest(absltest.TestCase):
@@ -61,6 +119,12 @@ class PackagingTest(absltest.TestCase):
     self.assertEqual(names, {'jax', 'optax', 'numpy'})
     found = config['options.packages.find']['include']
     self.assertEqual(found, 'gradiv, gradiv.*')
+
+  def test_the_package_is_typed_and_has_a_version(self):
+    self.assertTrue((ROOT / 'gradiv' / 'py.typed').exists())
+    self.assertRegex(gradiv.__version__, r'^\d+\.\d+\.\d+$')
+    citation = (ROOT / 'CITATION.cff').read_text()
+    self.assertIn(f'version: {gradiv.__version__}', citation)
 
 
 if __name__ == '__main__':
