@@ -120,7 +120,7 @@ def mix_by_outer_step(
       lambda x, u, anchor: (x + u).astype(anchor.dtype), params, updates,
       state.anchor)
     mixed, anchors, pending, states = zip(*(_advance(
-      _cut(x, state, owners, f), is_due(count, f),
+      _cut(x, state, owners, f, delay), is_due(count, f),
       is_due(count + delay, f) if delay else None,
       outer, blend, axis_name, extra_args) for f in range(num_fragments)))
     moved = jax.tree.map(
@@ -140,9 +140,9 @@ class _Fragment(NamedTuple):
   outer: Any
 
 
-def _cut(x, state, owners, fragment):
+def _cut(x, state, owners, fragment, delay):
   part = lambda tree: _fragments.take(tree, owners, fragment)
-  pending = part(state.pending) if jax.tree.leaves(state.pending) else ()
+  pending = part(state.pending) if delay else ()
   return _Fragment(part(x), part(state.anchor), pending, state.outer[fragment])
 
 
