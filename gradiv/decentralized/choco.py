@@ -50,6 +50,7 @@ def mix_by_choco(
   its neighbors' x̂, not a copy of each.
 
   >>> import gradiv
+  >>> import jax.numpy as jnp
   >>> from gradiv import topology
   >>> tx = optax.chain(optax.sgd(0.1), mix_by_choco(
   ...     topology.ring(4), 'workers', gradiv.keep_top_k(0.5),

@@ -1,5 +1,6 @@
 """Local steps per worker, and now and then an outer step on their mean."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -97,10 +98,7 @@ def mix_by_outer_step(
   _check_periods(period, num_fragments, delay)
   checks.within('blend', blend, 0, 1)
   outer = optax.with_extra_args_support(outer)
-
-  def is_due(count, fragment):
-    due = (fragment + 1) * (period // num_fragments) % period
-    return count % period == due
+  is_due = functools.partial(_is_due, period=period, total=num_fragments)
 
   def init_fn(params):
     owners = _fragments.assign(params, num_fragments, fragment_of)
@@ -117,17 +115,14 @@ def mix_by_outer_step(
     _updates.check_given(params)
     count = optax.safe_increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
-    part = lambda tree, f: _fragments.take(tree, owners, f)
     join = lambda parts: _fragments.join(params, owners, parts)
     x = jax.tree.map(
       lambda x, u, anchor: (x + u).astype(anchor.dtype), params, updates,
       state.anchor)
-    fragments = [_advance(
-      _Fragment(part(x, f), part(state.anchor, f),
-                part(state.pending, f) if delay else (), state.outer[f]),
-      is_due(count, f), is_due(count + delay, f) if delay else None,
-      outer, blend, axis_name, extra_args) for f in range(num_fragments)]
-    mixed, anchors, pending, states = zip(*fragments)
+    mixed, anchors, pending, states = zip(*(_advance(
+      _cut(x, state, owners, f, delay), is_due(count, f),
+      is_due(count + delay, f) if delay else None,
+      outer, blend, axis_name, extra_args) for f in range(num_fragments)))
     moved = jax.tree.map(
       lambda new, x: (new - x).astype(x.dtype), join(mixed), params)
     return moved, MixByOuterStepState(
@@ -143,6 +138,17 @@ class _Fragment(NamedTuple):
   anchor: Any
   pending: Any
   outer: Any
+
+
+def _cut(x, state, owners, fragment, delay):
+  part = lambda tree: _fragments.take(tree, owners, fragment)
+  pending = part(state.pending) if delay else ()
+  return _Fragment(part(x), part(state.anchor), pending, state.outer[fragment])
+
+
+def _is_due(count, fragment, *, period, total):
+  """Return whether it is a fragment's turn: every `period` steps."""
+  return count % period == (fragment + 1) * (period // total) % period
 
 
 def _advance(

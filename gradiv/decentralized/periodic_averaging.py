@@ -20,6 +20,7 @@ def local_sgd(
   only, pass to `mix_by_gossip` a sequence of identities and one mixing matrix.
 
   >>> import gradiv
+  >>> import jax.numpy as jnp
   >>> tx = local_sgd(2, 'workers')
   >>> def run(u):
   ...   x, path = jnp.zeros(()), []
@@ -63,6 +64,7 @@ def mix_by_slow_momentum(
   which differs if the inner learning rate changes.
 
   >>> import gradiv
+  >>> import jax.numpy as jnp
   >>> tx = mix_by_slow_momentum(1, 'workers', momentum=0.5)
   >>> def run(u):
   ...   updates, state = tx.update(u, tx.init(0 * u), 0 * u)
@@ -104,6 +106,7 @@ def diloco(
   `mix_by_outer_step`.
 
   >>> import gradiv
+  >>> import jax.numpy as jnp
   >>> streaming = optax.chain(optax.adamw(4e-4), diloco(
   ...     48, 'workers', num_fragments=4, delay=2, blend=0.5))
   >>> tx = diloco(1, 'workers', learning_rate=0.5, momentum=0.0)
