@@ -6,8 +6,6 @@ import io
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
 from absl.testing import absltest
 
 import gradiv
@@ -24,16 +22,6 @@ class ReadmeTest(absltest.TestCase):
       exec(compile(block, 'README.md', 'exec'), {})
     bound = float(out.getvalue().split()[0])
     self.assertGreater(bound, 1)
-
-  def test_the_statistics_of_examples_run(self):
-    page = (ROOT / 'docs' / 'examples.md').read_text()
-    block, = re.findall(r'```python\n(.*?)```', page, re.S)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-      exec(compile(block, 'examples.md', 'exec'), names := {})
-    self.assertIn('0.0 % fall back', out.getvalue())
-    norms = [jax.tree.map(jnp.linalg.norm, g).values()
-             for g in (names['clipped'], names['robust'])]
-    self.assertTrue(all(0 < norm for each in norms for norm in each))
 
   def test_names_and_files_exist(self):
     for name in re.findall(r'`(?:gradiv\.)?([a-z_]+)\(', README):

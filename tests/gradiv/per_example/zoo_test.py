@@ -159,7 +159,7 @@ class ZooTest(parameterized.TestCase):
       part.check_gram(grams[i])
       for total in sums:
         part.check_sum([total[k] for k in mine], weights[i])
-    # They add up: all is counted, and once.
+    # They add up to the whole, so each parameter is in one group.
     truth.check_squares(sum(squares))
     truth.check_gram(sum(grams))
 
