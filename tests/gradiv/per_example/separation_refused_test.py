@@ -18,7 +18,7 @@ def cosine(x):
 
 # The loss, and the reason that the message must give.
 MIXED = {
-  'centred': (lambda w, x: jnp.mean((x - x.mean(0)[None])**2),
+  'centered': (lambda w, x: jnp.mean((x - x.mean(0)[None])**2),
               'reduce_sum at .*_test.py:.* adds over the examples, and sub '
               'at .*_test.py.* uses the result for each of them'),
   'contrastive': (lambda w, x: xent(cosine(x @ w), jnp.arange(len(x))).mean(),

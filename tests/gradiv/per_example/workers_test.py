@@ -92,6 +92,21 @@ class WorkersTest(parameterized.TestCase):
       # The loss and the squares, and each leaf once; all count alike.
       self.assertEqual(shapes, [(), (), (2,), (3, 2)])
 
+  def test_clipping_sums_over_workers_once(self):
+    """Each leaf of the result, and nothing for the norms."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ('workers',))
+
+    def clipped(params, batch):
+      _, squares, combine = per_example.example_sq_norms(
+        loss_fn, axis_name='workers')(params, batch)
+      return combine(jnp.minimum(1, 1 / squares))
+
+    sums = reductions(jax.make_jaxpr(jax.shard_map(
+      clipped, mesh=mesh, in_specs=(P(), P('workers')), out_specs=P(),
+      check_vma=False))(PARAMS, BATCH).jaxpr)
+    self.assertEqual(sorted(shape for group in sums for shape in group),
+                     [(2,), (3, 2)])
+
   @parameterized.parameters(None, 1)
   def test_where_jax_tracks_what_varies(self, microbatch_size):
     of_worker = per_example.example_moments(
