@@ -29,7 +29,7 @@ def as_value_and_grad(
   returns wrong numbers. Use `gradiv.example_moments` then.
 
   >>> import gradiv, jax.numpy as jnp
-  >>> loss_fn = lambda w, batch: 0.5 * jnp.mean(jnp.sum((w - batch)**2, 1))
+  >>> loss_fn = lambda w, x: 0.5 * jnp.mean(jnp.sum((w[None] - x)**2, 1))
   >>> w, batch = jnp.zeros(2), jnp.array([[3., 1.], [3., -1.]])
   >>> (loss, moments), grads = as_value_and_grad(loss_fn)(w, batch)
   >>> float(loss), grads.tolist()  # as from jax.value_and_grad

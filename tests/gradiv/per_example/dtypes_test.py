@@ -117,7 +117,7 @@ class DtypesTest(absltest.TestCase):
                        text.count('precision=(Precision.HIGHEST,'))
 
   def test_in_a_shard_map_of_the_user(self):
-    """Where types tell what varies, in loops and for values that are common too."""
+    """In loops, and for common values, where types tell what varies."""
     params, batch = penalized_case()
     batch = jax.tree.map(lambda x: x[[0, 1, 2, 3, 4, 0, 1, 2]], batch)
     mesh = Mesh(np.array(jax.devices()[:4]), ('workers',))
