@@ -120,13 +120,13 @@ class Problem:
         params, examples | {'image': self.standardize(examples['image'])})
     n = self.config.train_examples
     metrics = {'loss': loss, 'accuracy': right.mean()}
-    for name, moments in layers.items():
-      exact = gradiv.estimate(moments, num_examples=n)
-      metrics |= {f'exact_sq_norm/{name}': exact.sq_norm,
-                  f'exact_variance/{name}': exact.variance}
-    moments = next(iter(layers.values()))._replace(
-      sq_norm_of_mean=sum(m.sq_norm_of_mean for m in layers.values()),
-      mean_sq_deviation=sum(m.mean_sq_deviation for m in layers.values()))
+    by_layer = gradiv.estimate(layers, num_examples=n)
+    for i, name in enumerate(gradiv.group_names(params, gradiv.by_layer)):
+      metrics |= {f'exact_sq_norm/{name}': by_layer.sq_norm[i],
+                  f'exact_variance/{name}': by_layer.variance[i]}
+    moments = gradiv.Moments(
+      layers.num_gradients[0], layers.batch_size[0],
+      sum(layers.sq_norm_of_mean), sum(layers.mean_sq_deviation))
     exact = gradiv.estimate(moments, num_examples=n)
     return metrics | {
       'exact_sq_norm': exact.sq_norm,

@@ -1,9 +1,25 @@
-"""Statistics over the gradients of the examples of a batch."""
+"""Per-example gradient statistics of one batch, at about the price of a step.
+
+How much do the gradients of the examples in a batch disagree? Give the loss of
+one example to
+
+* `example_moments` for loss, gradient and `Moments`: diversity, B_S, noise;
+* `example_sq_norms` for the norms: clip, weight or drop single examples;
+* `example_gram` for all inner products: filter examples by agreement, or apply
+  any other rule of `gradiv.weightings`;
+* `explain` to see how each parameter is treated, and what that costs;
+
+or the loss of a batch to `as_value_and_grad`. All are exact, for any JAX loss;
+per-example gradients are not written out.
+"""
 
 from gradiv.per_example.batch_loss import as_value_and_grad as as_value_and_grad
-from gradiv.per_example.explaining import explain as explain
-from gradiv.per_example.statistics import (
-    example_gram as example_gram,
-    example_moments as example_moments,
-    example_sq_norms as example_sq_norms,
+from gradiv.per_example.explaining import (
+  Explanation as Explanation,
+  explain as explain,
 )
+from gradiv.per_example.norms_and_gram import (
+  example_gram as example_gram,
+  example_sq_norms as example_sq_norms,
+)
+from gradiv.per_example.statistics import example_moments as example_moments

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradiv._common import compat
+
 _COLLECTIVES = frozenset({
   'psum', 'psum2', 'psum_invariant', 'psum_invariant2', 'pmax', 'pmin',
   'all_gather', 'all_gather_invariant', 'all_to_all', 'ppermute',
@@ -46,19 +48,35 @@ def real(params: Any) -> None:
         'store the real and the imaginary part as two arrays')
 
 
-def separate(jaxpr: Any) -> None:
+def separate(jaxpr: Any, params: list[Any]) -> None:
   """Raise ValueError if a loss communicates with other examples or workers."""
   for equation in jaxpr.eqns:
-    name, params = equation.primitive.name, equation.params
+    name, options = equation.primitive.name, equation.params
     if name in _COLLECTIVES:
-      axes = params.get('axes', params.get('axis_name'))
+      axes = options.get('axes', options.get('axis_name'))
+      _private(params, axes)
       raise ValueError(
-        f'loss_fn mixes examples: {name} over {axes}. It must be a function '
-        'of one example alone. Pass the axis of the workers as axis_name=, '
-        'and leave out batch statistics')
+        f'loss_fn mixes examples by a collective, {name} over {axes}: it must '
+        'be a function of one example alone, without batch statistics')
     if name in _BINDS_AXES:
       continue
-    for inner in jax.tree.leaves(list(params.values())):
+    for inner in jax.tree.leaves(list(options.values())):
       inner = getattr(inner, 'jaxpr', inner)
       if hasattr(inner, 'eqns'):
-        separate(inner)
+        separate(inner, params)
+
+
+def _private(params, axes):
+  """Raise ValueError if jax itself adds up the gradient over workers.
+
+  Inside ``shard_map(check_vma=True)`` it does so for a parameter that is
+  common to the workers; such a collective is none of the loss.
+  """
+  for axis in axes if isinstance(axes, tuple) else (axes,):
+    if isinstance(axis, str) and compat.is_tracked(axis) and any(
+        isinstance(x, jax.Array) and axis not in compat.varying_axes(x)
+        for x in params):
+      raise ValueError(
+        f'params are common to the workers along {axis!r}, so that jax adds '
+        f'their gradient up over all of them: pass axis_name={axis!r}, or '
+        f'gradiv.as_private(params, {axis!r}) as the parameters')

@@ -50,6 +50,8 @@ class Trace:
     batched: The values that the leaves need for each example; with
       `only_sums`, sums that are computed within loops instead of factors.
     common: The values that they need once.
+    fixed: The inputs that all examples share: the parameters, and traced
+      values that the loss closes over.
   """
 
   def __init__(
@@ -70,16 +72,16 @@ class Trace:
         jax.tree_util.tree_leaves_with_path(params), self._floating)
       if floating]
     closed, shapes = self._traced(loss_fn, has_aux, batch)
-    loss_checks.separate(closed.jaxpr)
+    loss_checks.separate(closed.jaxpr, self._params)
     self.program = program.Program(closed)
+    sources = self.program.inputs[len(self._params):]
+    self.fixed = [*self._params, *self._captured()]
     self._aux_def = jax.tree.structure(shapes[1])
     outs = self.program.outputs
     num_results = len(outs) - sum(self._floating)
     self._results, grads = outs[:num_results], outs[num_results:]
     self.loss_dtype = outs[0].aval.dtype
-    # The example is what comes after the parameters.
-    cutter = cut.Cutter(
-      self.program, self.program.inputs[len(self._params):])
+    cutter = cut.Cutter(self.program, sources)
     num_parameters = sum(x.size for x in self._params)
     self.leaves = [leaves_of.Leaf(cutter, value, self.num_examples,
                                   num_parameters) for value in grads]
@@ -88,6 +90,19 @@ class Trace:
       x for leaf in self.leaves for x in (
         [leaf.in_loop] if only_sums and leaf.in_loop else leaf.batched))
     self.common = unique(x for leaf in self.leaves for x in leaf.common)
+
+  def _captured(self):
+    """Make traced values that the loss closes over inputs of the program.
+
+    They are then handed on like the parameters, so that `combine` may leave
+    the `jax.jit` that made it.
+    """
+    found = dict.fromkeys(
+      x for equation in self.program.equations for x in equation.ins
+      if isinstance(x.constant, jax.core.Tracer))
+    count = len(self._params)
+    self.program.inputs[count:count] = found
+    return [x.constant for x in found]
 
   def _traced(self, loss_fn, has_aux, batch):
     """Trace (params, example) -> (loss, aux, grads) on one example."""
@@ -109,25 +124,33 @@ class Trace:
         'function of one example alone') from error
 
   def run(
-    self, batch: Any, mask: jax.Array | None
+    self, batch: Any, mask: jax.Array | None, *, effects: bool = True,
+    fixed: list[jax.Array] | None = None,
   ) -> tuple[jax.Array, list[jax.Array], Data]:
     """Run the program up to the cuts.
+
+    Args:
+      batch: The examples.
+      mask: Which of them count, or None for all.
+      effects: Whether to run equations with side effects, such as prints.
+      fixed: Values to take in place of the attribute, after the program that
+        made the trace has ended.
 
     Returns:
       The losses [n], the leaves of the auxiliary output, and `Data`.
     """
     rows = [jnp.asarray(x) for x in jax.tree.leaves(batch)]
-    common = self.program.run(
-      [*self._params, *[None] * len(rows)], self.common)
+    fixed = self.fixed if fixed is None else fixed
+    common = self.program.run([*fixed, *[None] * len(rows)], self.common)
     values = self._run_all(
-      self._params, [*self._results, *self.batched], rows, effects=True)
+      fixed, [*self._results, *self.batched], rows, effects)
     losses, *aux = values[:len(self._results)]
     batched = values[len(self._results):]
     if mask is None:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_of.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, self._params))
+    return losses, aux, self.pack((batched, common, rows, mask, fixed))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of the arrays that `unpack` returns."""
@@ -140,7 +163,7 @@ class Trace:
     """Return the arrays of `Data`, a pytree that may leave `jax.jit`."""
     return ([data.batched[x] for x in self.batched],
             [data.common[x] for x in self.common], data.examples, data.mask,
-            self._params)
+            self.fixed)
 
   def _run_all(self, fixed, wanted, rows, effects=False):
     """Run the program of one example over all rows."""

@@ -1,4 +1,4 @@
-"""Indexing that keeps examples apart: each looks up what is its own."""
+"""Rules for indexing, which keeps examples apart if each reads its own."""
 
 from gradiv.per_example._separation.states import (
   COMMON,
@@ -71,17 +71,20 @@ def scatter(
 
 
 def _at(step, taken, states, starts):
-  """Keep what is read or written at places that are common to all."""
+  """Return the state if all examples read or write at the same places."""
   where = together(step, starts)
   if taken and not any(s.kind == 'mixed' for s in (*states, where)):
-    return mixed(f'{step.place} takes some of the examples')
+    return mixed(f'{step.place} may take some of the examples')
   if where.kind in ('common', 'zero'):
     return together(step, states, linear=True)
   return together(step, [*states, where])
 
 
 def _aligned(step, states, axes):
-  """Join operands whose axes come out as told; all that are sized must."""
+  """Join operands, given where the axes of each come out in the result.
+
+  Every axis that follows the batch size must come out.
+  """
   fault = next((s for s in states if s.kind == 'mixed'), None)
   if fault:
     return fault
@@ -89,7 +92,7 @@ def _aligned(step, states, axes):
   new = set(step.sized_out()) - {
     out[a] for axes, out in sized for a in axes if a in out}
   if new or not all(set(axes) <= set(out) for axes, out in sized):
-    return mixed(f'{step.place} picks among the examples')
+    return mixed(f'{step.place} may pick among the examples')
   state, *rest = (s.moved(out[s.axis]) if s.kind in ('rows', 'index') else s
                   for s, out in zip(states, axes))
   linear = all(s in (COMMON, ZERO) for s in rest)

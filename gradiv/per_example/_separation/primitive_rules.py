@@ -1,4 +1,4 @@
-"""Which primitive keeps examples apart: one rule each, state in, state out."""
+"""One rule per primitive: from the operands' states to the result's."""
 
 import numpy as np
 from jax import numpy as jnp
@@ -24,7 +24,8 @@ ELEMENTWISE = frozenset('''
   rem round rsqrt shift_left shift_right_arithmetic shift_right_logical sign
   sin sinh sqrt square tan tanh threefry2x32 xor zeta'''.split())
 
-# Sums, and what keeps a factor.
+# Linear in all operands together: the mean of the results is the result of
+# the means.
 LINEAR = frozenset('''
   add add_any add_jaxvals conj copy copy_p device_put imag name neg
   real reduce_precision sharding_constraint stop_gradient sub'''.split())
@@ -35,7 +36,7 @@ COLLECTIVES = frozenset('''
   ragged_all_to_all reduce_scatter unreduced_psum
   unreduced_reduce_scatter'''.split())
 
-# Work along some axes, and alike everywhere along the others.
+# Work along some axes, and treat every position along the others alike.
 ALONG = {
   **dict.fromkeys(('cummax', 'cummin', 'cumprod', 'cumlogsumexp', 'cumsum',
                    'split'), lambda p, ndim: [p['axis']]),
@@ -61,7 +62,7 @@ def linear(step: Step, *states: State) -> State:
 
 
 def less(step: Step, a: State, b: State) -> State:
-  # jnp asks of every index whether it is negative.
+  # jnp compares every index with 0, to let negative ones count from the end.
   known = a.kind == 'index' and b.kind == 'zero'
   return ZERO if known else elementwise(step, a, b)
 
@@ -200,7 +201,7 @@ def each(step: Step, *states: State) -> list[State]:
 
 
 def default(step: Step, *states: State) -> State:
-  """A function of common values alone is common; nothing else is known."""
+  """Handle a primitive without a rule: common operands give common results."""
   sized = any(map(step.sized, range(len(states)))) or any(
     map(step.sized_out, range(len(step.outs))))
   plain = together(step, states).kind in ('common', 'zero')
@@ -210,8 +211,8 @@ def default(step: Step, *states: State) -> State:
   if fault and fault.kind == 'mixed' and fault in states:
     return fault
   if step.name in COLLECTIVES:
-    return mixed(f'{step.place} is a collective: it mixes the examples of '
-                 'several workers')
+    return mixed(f'{step.place} is a collective, which meets the examples of '
+                 'other workers')
   return fault or step.unknown()
 
 
@@ -228,8 +229,9 @@ RULES = {
     window),
   'broadcast_in_dim': reshaping.broadcast, 'concatenate': reshaping.concatenate,
   'pad': reshaping.pad, 'reshape': reshaping.reshape, 'slice': reshaping.part,
-  'squeeze': reshaping.squeeze, 'stack': reshaping.stack, 'tile': reshaping.tile,
-  'transpose': reshaping.transpose, 'unstack': reshaping.unstack,
+  'squeeze': reshaping.squeeze, 'stack': reshaping.stack,
+  'tile': reshaping.tile, 'transpose': reshaping.transpose,
+  'unstack': reshaping.unstack,
   'dot_general': dot, 'conv_general_dilated': convolution,
   **dict.fromkeys(('optimization_barrier', 'pcast', 'pvary'), each),
   'iota': iota, **dict.fromkeys((

@@ -1,4 +1,4 @@
-"""Moving entries about: the examples stay whole, and in their order."""
+"""Rules for moving entries about: examples stay whole and in order."""
 
 import math
 
@@ -55,7 +55,7 @@ def part(step: Step, state: State) -> State:
   whole = step.shapes[0][state.axis:state.axis + 1] == (
     step.outs[0][state.axis:state.axis + 1])
   if not fault and state.kind == 'rows' and not whole:
-    return mixed(f'{step.place} takes some of the examples')
+    return mixed(f'{step.place} may take some of the examples')
   if not fault and not set(step.sized_out()) <= set(step.sized(0)):
     return step.by_place()
   return fault or state

@@ -1,23 +1,23 @@
-"""What is known of a value of a batch loss: does its row i tell of example i?
+"""States: how a value of a batch loss follows from its single examples.
 
 A loss is traced at two batch sizes, B and 2B, and both programs are read side
-by side. A dimension that differs is *sized*: it holds B × outer × inner
-entries. A number that differs carries its ratio, value(B) / value(2B): the
-ratio of 1/B is exactly 2, in every float format.
+by side. A dimension that differs between them is called *sized*: it has
+B × outer × inner entries. A number that differs carries its ratio,
+value(B) / value(2B). The ratio of 1/B is exactly 2, in every float format.
 
-Each state says how a value of the batch follows from the values that the same
-program has in the batches of one:
+Each state relates a value to the values that the same program would have for
+batches of one example each:
 
-* common: the same in each, constant along the axes that are sized;
-* rows: those values side by side along an axis, the example's index behind
-  `outer` others and before the rest of the axis (row major);
-* mean: their mean;
-* index: the number of the example, along an axis;
-* lookup: rows of indices, of which one is the number of the example;
+* common: the same for every example, and constant along sized axes;
+* rows: those values side by side along an axis (row major, with `outer`
+  entries that run slower than the example's index);
+* mean: the mean of those values;
+* index: the number of the example in the batch, along an axis;
+* lookup: rows of indices, one of which is the number of the example;
 * zero: 0, or False;
-* mixed: none of these, and why.
+* mixed: none of these could be shown; `why` says what stood in the way.
 
-All but `mixed` hold up to a factor that depends on B alone, with that ratio.
+All but `mixed` hold up to a factor that depends on B alone, given by its ratio.
 """
 
 import os.path
@@ -34,16 +34,17 @@ OF_JAX = os.path.dirname(jax.__file__) + os.sep
 
 
 class State(NamedTuple):
-  """What is known of a value.
+  """The state of one value.
 
   Attributes:
-    kind: As in the list above.
-    axis: Along which the examples lie, of rows and of an index.
-    outer: Entries of that axis that run slower than the example's index.
-    ratio: Of the factor that depends on the batch size.
-    own: The entry of the last axis that holds the number, of a lookup.
-    why: What went wrong (mixed), or where the examples were added (mean).
+    kind: A word from the list above.
+    axis: The axis of the examples, for rows and an index.
+    outer: Number of entries of that axis that run slower than the example.
+    ratio: Ratio of the factor that depends on the batch size.
+    own: Entry of the last axis that holds the example's number (lookup).
+    why: What stood in the way (mixed), or where examples were added (mean).
   """
+
   kind: str
   axis: int = 0
   outer: int = 1
@@ -66,12 +67,12 @@ COMMON, ZERO = State('common'), State('zero')
 
 
 def mixed(why: str) -> State:
-  """Say what makes a value depend on other examples, or on their number."""
+  """Return the state of a value that may depend on other examples."""
   return State('mixed', why=why)
 
 
 class Step:
-  """One equation of both programs: shapes, and the words for its faults."""
+  """One equation of both programs, with wordings for what may go wrong."""
 
   def __init__(self, eqn: core.JaxprEqn, twin: core.JaxprEqn, batch: int,
                caller: 'Step | None' = None, of_jax: bool = False):
@@ -93,18 +94,18 @@ class Step:
     return _differing(self.outs[out], self.twin_outs[out])
 
   def growth(self, axes: Sequence[int], operand: int = 0) -> float:
-    """Compare how many entries lie along axes: at B, over those at 2B."""
+    """Return the number of entries along some axes at B, over that at 2B."""
     pairs = [(self.shapes[operand][a], self.twins[operand][a]) for a in axes]
     return float(np.prod([a / b for a, b in pairs if b]))
 
   def same_options(self) -> bool:
-    """Tell whether the options are alike at both sizes, but for shapes."""
+    """Return whether all options except shapes agree at both sizes."""
     return all(str(value) == str(self.twin_params.get(name))
                for name, value in self.params.items() if name not in _SHAPES)
 
   @property
   def place(self) -> str:
-    """Name the primitive, and the line of the caller's code it stems from."""
+    """The primitive, and the line of the user's code that it comes from."""
     return f'{self.name} at {self._line}' if self._line else self.name
 
   @property
@@ -116,13 +117,13 @@ class Step:
     return self._caller._line if self._caller else ''
 
   def across(self) -> State:
-    return mixed(f'{self.place} goes across the examples')
+    return mixed(f'{self.place} may mix the examples')
 
   def pairs(self) -> State:
-    return mixed(f'{self.place} combines examples with one another')
+    return mixed(f'{self.place} may combine examples with one another')
 
   def by_place(self) -> State:
-    return mixed(f'{self.place} gives each example a value that depends on '
+    return mixed(f'{self.place} may give an example a value that depends on '
                  'its place in the batch')
 
   def by_size(self) -> State:
@@ -136,7 +137,7 @@ class Step:
 
 
 def problem(step: Step, states: Sequence[State]) -> State | None:
-  """Find what makes a result mixed, whatever the operation is."""
+  """Return a fault that no operation could repair, or None."""
   for state in states:
     if state.kind == 'mixed':
       return state
@@ -152,24 +153,25 @@ def problem(step: Step, states: Sequence[State]) -> State | None:
 def together(
   step: Step, states: Sequence[State], linear: bool = False
 ) -> State:
-  """Tell the state of what is made of values entry by entry.
+  """Return the state of a result that is computed entry by entry.
 
-  `linear`: the result is a sum of the operands, or picks one of them; then a
-  mean stays a mean. What is added to it must follow the batch size as it does:
-  mean(l) + c is a mean of losses, sum(l) + c is not B times one.
+  If it is `linear`, a sum of the operands or a choice of one of them, a mean
+  stays a mean. A term that is added to a mean must follow the batch size as
+  the mean does: mean(l) + c is a mean of losses, but sum(l) + c is not B times
+  a mean.
   """
   fault = problem(step, states)
   if fault:
     return fault
   states = list(states) or [COMMON]
-  if linear:  # a zero is a zero whatever it is scaled by
+  if linear:  # A zero fits any factor.
     states = [s for s in states if s.kind != 'zero'] or [ZERO]
   mean = next((s for s in states if s.kind == 'mean'), None)
   ratios = {s.ratio for s in states}
   if mean and not linear:
-    return step.after(mean, 'of the result is not linear')
+    return step.after(mean, 'is not linear in the result')
   if mean and len(ratios) > 1:
-    return step.after(mean, 'adds to the sum what does not grow with it: '
+    return step.after(mean, 'adds a term that does not grow with the sum: '
                             'the loss must be a mean')
   if len(ratios) > 1 or not linear and ratios != {1.0}:
     return step.by_size()
@@ -181,13 +183,13 @@ def together(
 
 
 def of_constant(value: Any, twin: Any, batch: int, literal: bool) -> State:
-  """Compare a constant of one program with that of the other."""
+  """Return the state of a constant, given its value in both programs."""
   strange = mixed('a constant depends on the number of examples')
   if isinstance(value, jax.core.Tracer) or not literal and value is twin:
     return COMMON if value is twin else strange
   try:
     a, b = np.asarray(value), np.asarray(twin)
-  except TypeError:  # random keys
+  except TypeError:  # A typed random key.
     return COMMON if value is twin else strange
   if a.shape == b.shape:
     if a.tobytes() == b.tobytes():

@@ -1,9 +1,6 @@
-"""May a loss over a batch be computed example by example?
+"""The walk over the equations of a batch loss, and the verdict.
 
-A static, conservative reading of its program: what cannot be proved is
-refused. `states` says what can be known of a value, and `rules` how each
-primitive changes it; here are the walk over the equations, the control flow
-and the verdict.
+Control flow is handled here as well, since its bodies are walked in turn.
 """
 
 import itertools
@@ -34,14 +31,14 @@ def check_separate(
   loss_fn: Callable, params: Any, batch: Any, *args: Any,
   has_aux: bool = False,
 ) -> None:
-  """Raise ValueError unless a loss is the mean of the losses of its examples.
+  """Raise ValueError unless a batch loss is verified to be a mean of losses.
 
-  loss(params, {x_1 … x_n}) = (1/n) Σ_i loss(params, {x_i}) for every batch:
-  no example's part may depend on another example, on its own place in the
-  batch or on n. Nothing is computed: the loss is traced for n examples and for
-  2n (2 and 4 where n is 1), and the two programs are compared. Of a loss with
-  auxiliary output the loss alone is checked; of `jax.custom_vjp` the function,
-  not its derivative.
+  Verified is that loss(params, {x_1 … x_n}) = (1/n) Σ_i loss(params, {x_i})
+  for every batch: what an example contributes does not depend on another
+  example, on its own place in the batch, or on n. Nothing is computed: the
+  loss is traced for n examples and for 2n (for 2 and 4 if n is 1), and the two
+  programs are compared. Auxiliary output is not checked. For `jax.custom_vjp`
+  the function is checked, not its derivative.
 
   >>> batch = jnp.ones((8, 3))
   >>> check_separate(lambda w, x: jnp.mean((x @ w)**2), jnp.ones(3), batch)
@@ -49,19 +46,19 @@ def check_separate(
   >>> check_separate(loss_fn, jnp.ones(3), batch)  # doctest: +ELLIPSIS
   Traceback (most recent call last):
   ...
-  ValueError: loss_fn mixes the examples of its batch: cumsum at ...
+  ValueError: could not verify that loss_fn is a mean over its batch: cumsum ...
 
   Args:
-    loss_fn: ``loss_fn(params, batch, *args)``, a scalar, or a pair with
-      auxiliary output.
+    loss_fn: Function ``loss_fn(params, batch, *args)`` that returns a scalar,
+      or a pair (loss, aux).
     params: Its first argument.
     batch: Arrays, each with a leading axis of n examples.
-    *args: What is common to the examples, such as a random key.
+    *args: Arguments that all examples share, such as a random key.
     has_aux: Whether `loss_fn` returns a pair.
 
   Raises:
-    ValueError: The first equation that mixes examples, and its source line;
-      or why the loss is no mean; or what is wrong with the arguments.
+    ValueError: Names the first equation that may mix examples, with its source
+      line, or says why the loss may not be a mean.
   """
   sizes = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
   if len(sizes) != 1 or not all(sizes):
@@ -86,24 +83,28 @@ def check_separate(
   except Exception as error:  # of any library: the size alone is new
     raise ValueError(
       f'loss_fn fails on a batch of {2 * size} examples in place of {size}: '
-      'it must work for every number of examples') from error
+      'it must work for any number of examples') from error
   rows = len(jax.tree.leaves(batch))
   states = [COMMON] * (len(program.in_avals) - rows) + [State('rows')] * rows
   _judge(_walk(program, twin, states, size)[0])
 
 
 def _judge(loss):
-  advice = 'Write the loss of one example, and use example_moments.'
+  advice = ('If it is one, write the loss of one example, and use '
+            'example_moments.')
   if loss.kind == 'mixed':
-    raise ValueError(
-      f'loss_fn mixes the examples of its batch: {loss.why}. {advice}')
+    raise _unverified(f'{loss.why}. {advice}')
   if loss.kind == 'mean' and loss.ratio != 1:
-    raise ValueError(
-      f'loss_fn is not a mean over its batch: {loss.why} adds over the '
-      'examples, and the sum is not divided by their number. Return the mean.')
+    raise _unverified(
+      f'{loss.why} adds over the examples, and the sum is not divided by '
+      'their number. Return the mean.')
   if loss.ratio != 1:
-    raise ValueError(
-      f'loss_fn depends on the number of examples in its batch. {advice}')
+    raise _unverified(f'it depends on the number of examples. {advice}')
+
+
+def _unverified(why):
+  return ValueError(
+    f'could not verify that loss_fn is a mean over its batch: {why}')
 
 
 def _walk(program, twin, states, batch, caller=None):
@@ -123,8 +124,8 @@ def _walk(program, twin, states, batch, caller=None):
     if not eqn or not other or _form(eqn) != _form(other):
       found = Step(eqn, eqn, batch, caller, of_jax) if eqn else caller
       where = f': see {found.place}' if found else ''
-      raise ValueError('loss_fn mixes the examples of its batch: its program '
-                       f'changes with their number{where}')
+      raise _unverified(
+        f'its program changes with the number of examples{where}')
     step = Step(eqn, other, batch, caller, of_jax)
     ins = [read(x, y) for x, y in zip(eqn.invars, other.invars)]
     env.update(zip(eqn.outvars, _apply(step, ins)))
@@ -139,7 +140,7 @@ def _form(eqn):
 
 
 def _apply(step, states):
-  """Run the rule of one equation, and hold its result to the shapes."""
+  """Apply the rule of one equation, and check its result by the shapes."""
   rule = FLOW.get(step.name) or RULES.get(step.name, default)
   if rule not in (_call, gather):  # the only ones that know of a lookup
     states = [step.by_place() if s.kind == 'lookup' else s for s in states]
@@ -211,7 +212,7 @@ def _scan(step: Step, *states: State) -> list[State]:
 
 
 def _over_examples(step, consts, carry, xs, body):
-  """Accept a map over the examples: what one needs is its own or common."""
+  """Accept a map over the examples if each needs only its own, or common."""
   count = len(step.outs)
   fault = next((s for s in (*consts, *carry, *xs) if s.kind == 'mixed'), None)
   if fault:
@@ -221,7 +222,7 @@ def _over_examples(step, consts, carry, xs, body):
     c.kind in ('common', 'zero') for c in consts)
   if carry or sized or not apart or step.params['length'] != step.batch:
     return [mixed(f'{step.place} goes from one example to the next')] * count
-  # To the body, its one example is what all have in common.
+  # Within the body there is one example, so all its values are common ones.
   ys = [together(step, [y], linear=True)
         for y in body((), [COMMON] * len(xs))]
   return [y if y.kind == 'mixed' else State('rows', ratio=y.ratio)
@@ -229,7 +230,7 @@ def _over_examples(step, consts, carry, xs, body):
 
 
 def _fixed_point(step, body, carry):
-  """Find what holds of a carry before and after every round."""
+  """Find a state of the carry that holds before and after every round."""
   while True:
     outs, rest = body(carry)
     joined = [together(step, pair, linear=True) for pair in zip(carry, outs)]

@@ -9,21 +9,20 @@ import numpy as np
 from absl.testing import absltest
 from jax.sharding import Mesh, PartitionSpec as P
 
-import gradiv
 from gradiv import per_example
 from tests import helpers
 from tests.gradiv.per_example import reference
 from tests.gradiv.per_example.case import Draw, square
 
 
-def penalised(p, e):
+def penalized(p, e):
   """Two dense layers on a sequence, and what all examples have in common."""
   return (square(jnp.tanh(e['x'] @ p['w']) @ p['v'] - e['y'])
           + 0.5 * jnp.sum(jnp.square(p['w'])) + jnp.sum(jnp.sin(p['c'])))
 
 
-def penalised_case(dtype=np.float32):
-  draw = Draw('penalised')
+def penalized_case(dtype=np.float32):
+  draw = Draw('penalized')
   params = {'w': draw(12, 16), 'v': draw(16, 2), 'c': draw(3)}
   batch = {'x': draw.batch(2, 12), 'y': draw.batch(2, 2)}
   return jax.tree.map(lambda x: np.asarray(x, dtype), (params, batch))
@@ -71,32 +70,33 @@ class DtypesTest(absltest.TestCase):
   def test_double_precision(self):
     """To 1e-14, but for the Gram matrix, which is of float32."""
     with helpers.double_precision():
-      params, batch = penalised_case(np.float64)
+      params, batch = penalized_case(np.float64)
       weights = np.arange(5) / 3
-      losses, rows = reference.gradients(penalised, params, batch)
+      losses, rows = reference.gradients(penalized, params, batch)
       truth = reference.Truth(losses, rows, tolerance=1e-14)
-      loss, grads, moments = per_example.example_moments(penalised)(params, batch)
+      loss, grads, moments = per_example.example_moments(penalized)(
+        params, batch)
       truth.check_mean_loss(loss)
       truth.check_sum(jax.tree.leaves(grads), np.full(5, 0.2))
       truth.check_moments(moments)
       with reference.little_room():
-        _, squares, combine = per_example.example_sq_norms(penalised)(
+        _, squares, combine = per_example.example_sq_norms(penalized)(
           params, batch)
       truth.check_squares(squares)
       truth.check_sum(jax.tree.leaves(combine(weights)), weights)
       with reference.little_room():
-        gram = per_example.example_gram(penalised)(params, batch)[1]
+        gram = per_example.example_gram(penalized)(params, batch)[1]
       reference.Truth(losses, rows, 1e-6).check_gram(gram)
 
   def test_numbers_of_numpy_are_cast_without_a_warning(self):
-    params, batch = penalised_case(np.float64)
+    params, batch = penalized_case(np.float64)
     with warnings.catch_warnings():
       warnings.simplefilter('error')
       with reference.little_room():
-        _, squares, combine = per_example.example_sq_norms(penalised)(
+        _, squares, combine = per_example.example_sq_norms(penalized)(
           params, batch)
         grads = combine(np.ones(5))
-    truth = reference.Truth(*reference.gradients(penalised, params, batch))
+    truth = reference.Truth(*reference.gradients(penalized, params, batch))
     truth.check_squares(squares)
     truth.check_sum(jax.tree.leaves(grads), np.ones(5))
 
@@ -117,27 +117,25 @@ class DtypesTest(absltest.TestCase):
                        text.count('precision=(Precision.HIGHEST,'))
 
   def test_in_a_shard_map_of_the_user(self):
-    """Where types tell what varies, in loops and of what is common too."""
-    params, batch = penalised_case()
+    """In loops, and for common values, where types tell what varies."""
+    params, batch = penalized_case()
     batch = jax.tree.map(lambda x: x[[0, 1, 2, 3, 4, 0, 1, 2]], batch)
     mesh = Mesh(np.array(jax.devices()[:4]), ('workers',))
 
     def run(params, batch):
-      return [per_example.example_moments(
-        penalised, axis_name='workers', microbatch_size=size)(params, batch)
+      moments = [per_example.example_moments(
+        penalized, axis_name='workers', microbatch_size=size)(params, batch)
         for size in (1, None)]
+      squares, grams = [of(penalized, axis_name='workers')(params, batch)[1]
+                        for of in (per_example.example_sq_norms,
+                                   per_example.example_gram)]
+      return moments, squares, grams
 
-    def run_apart(params, batch):
-      params = gradiv.as_private(params, 'workers')
-      return [of(penalised)(params, batch)[1] for of in (
-        per_example.example_sq_norms, per_example.example_gram)]
-
-    shard = lambda fn, out: reference.quick_jit(jax.shard_map(
-      fn, mesh=mesh, in_specs=(P(), P('workers')), out_specs=out))
-    truth = reference.Truth(*reference.gradients(penalised, params, batch))
     with reference.little_room():
-      both = shard(run, P())(params, batch)
-      squares, grams = shard(run_apart, P('workers'))(params, batch)
+      both, squares, grams = reference.quick_jit(jax.shard_map(
+        run, mesh=mesh, in_specs=(P(), P('workers')),
+        out_specs=(P(), P('workers'), P('workers'))))(params, batch)
+    truth = reference.Truth(*reference.gradients(penalized, params, batch))
     for loss, grads, moments in both:
       truth.check_mean_loss(loss)
       truth.check_sum(jax.tree.leaves(grads), np.full(8, 1 / 8))

@@ -57,7 +57,8 @@ class PrecisionTest(absltest.TestCase):
 
     def run(params, batch):
       with reference.little_room():
-        _, squares, combine = per_example.example_sq_norms(loss_fn)(params, batch)
+        _, squares, combine = per_example.example_sq_norms(loss_fn)(
+          params, batch)
       return (*per_example.example_moments(loss_fn)(params, batch), squares,
               combine(weights), per_example.example_moments(
                 loss_fn, microbatch_size=1)(params, batch)[1],

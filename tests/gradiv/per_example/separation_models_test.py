@@ -50,7 +50,7 @@ class Transformer(nn.Module):
     return embed.attend(x)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
   use_running_average: bool
 
   @nn.compact
@@ -81,7 +81,7 @@ class NnxTransformer(nnx.Module):
     return self.mlp(x + self.attention(self.norm(x)))
 
 
-class NnxNormalised(nnx.Module):
+class NnxNormalized(nnx.Module):
 
   def __init__(self, rngs):
     self.linear = nnx.Linear(4, 3, rngs=rngs)
@@ -116,7 +116,7 @@ class ModelsTest(parameterized.TestCase):
     np.testing.assert_allclose(whole, mean, 1e-5)
 
   @parameterized.parameters(
-    (ConvNet(), IMAGES), (Recurrent(), TOKENS), (Normalised(True), ROWS))
+    (ConvNet(), IMAGES), (Recurrent(), TOKENS), (Normalized(True), ROWS))
   def test_classifiers(self, model, x):
     apply, params = of_linen(model, x)
     self.accept(lambda p, b: xent(apply(p, b[0]), b[1]).mean(), params,
@@ -139,12 +139,12 @@ class ModelsTest(parameterized.TestCase):
       (ROWS, jax.random.split(jax.random.key(0), N)))
 
   def test_batch_statistics(self):
-    apply, params = of_linen(Normalised(False), ROWS)
+    apply, params = of_linen(Normalized(False), ROWS)
     loss = lambda p, x: jnp.mean(apply(p, x, mutable='batch_stats')[0]**2)
     message = (r'reduce_sum at normalization.py:\d+ adds over the examples, '
                r'and sub at normalization.py:\d+ uses the result for each')
     self.assertRegex(refusal(loss, params, ROWS), message)
-    apply, state = of_nnx(NnxNormalised)
+    apply, state = of_nnx(NnxNormalized)
     self.assertRegex(refusal(
       lambda p, x: jnp.mean(apply(p, x)**2), state, ROWS), message)
 

@@ -1,4 +1,4 @@
-"""What statistics of examples are for: clipping, weighting, training."""
+"""Uses of per-example statistics: clipping, weighting, training."""
 
 import functools
 
@@ -87,32 +87,146 @@ class UsesTest(parameterized.TestCase):
     assert_equal(total, summed(weights))
     self.assertGreater(np.ptp(weights), 0)
 
-  def test_weights_come_later(self):
-    """What combines leaves one program, and goes into another."""
-    for make in (per_example.example_sq_norms, per_example.example_gram):
-      of_batch = reference.quick_jit(lambda p, b, make=make: make(loss_fn)(
-        p, b)[2])
-      combine = of_batch(PARAMS, BATCH)
-      later = reference.quick_jit(lambda combine, weights: combine(weights))
-      for weights in (np.ones(N), reference.weights_of(N)):
-        assert_equal(later(combine, np.float32(weights)), summed(weights))
+  @parameterized.parameters(
+    (per_example.example_sq_norms, {}),
+    (per_example.example_sq_norms, {'microbatch_size': 1}),
+    (per_example.example_gram, {}))
+  def test_combine_leaves_one_program_and_enters_another(self, make, options):
+    """Also where it computes anew, of a loss that closes over traced values."""
+    def of_batch(params, batch, shift):
+      # Behind sin, one large leaf falls back.
+      closed = lambda p, e: loss_fn(p, e) + jnp.sum(
+        jnp.sin(shift * p['s'] * e['y'][None]))
+      with reference.little_room():
+        return make(closed, **options)(params, batch)[2]
+
+    params = PARAMS | {'s': DRAW(40, 3)}
+    y = BATCH['y'][:, None]
+    rows = 2 * y * np.cos(2 * params['s'] * y)
+    combine = reference.quick_jit(of_batch)(params, BATCH, np.float32(2))
+    later = reference.quick_jit(lambda combine, weights: combine(weights))
+    for weights in (np.ones(N), reference.weights_of(N)):
+      total = later(combine, np.float32(weights))
+      assert_equal({k: total[k] for k in PARAMS}, summed(weights))
+      assert_equal(total['s'], np.tensordot(weights, rows, 1))
+
+  def test_further_arguments_reach_the_loss_whole(self):
+    """A tree that is not mapped over examples, a number, and a string."""
+    def with_target(params, example, target, temperature, kind):
+      assert kind == 'squared' and target['out']['w'].shape == (5, 3)
+      return loss_fn(params, example) / temperature + jnp.sum(
+        params['out']['w'] * target['out']['w'])
+
+    target, temperature = jax.tree.map(np.sin, PARAMS), 2.
+
+    @reference.quick_jit
+    def run(params, batch, target, temperature):
+      args = params, batch, target, temperature, 'squared'
+      _, grads, moments = per_example.example_moments(with_target)(*args)
+      _, again, _ = per_example.example_moments(
+        with_target, microbatch_size=1)(*args)
+      _, squares, combine = per_example.example_sq_norms(with_target)(*args)
+      _, gram, _ = per_example.example_gram(with_target)(*args)
+      over_batch = lambda p, batch, *args: jnp.mean(jax.vmap(
+        lambda e: with_target(p, e, *args))(batch))
+      (_, same), _ = per_example.as_value_and_grad(over_batch)(*args)
+      of_one = lambda p, e: with_target(p, e, target, temperature, 'squared')
+      return (grads, again, moments, same, squares, gram, combine(np.ones(N)),
+              reference.gradients(of_one, params, batch))
+
+    grads, again, moments, same, squares, gram, total, expected = run(
+      PARAMS, BATCH, target, temperature)
+    part = reference.Truth(*expected)
+    for tree in (grads, again):
+      part.check_sum(jax.tree.leaves(tree), np.full(N, 1 / N))
+    part.check_sum(jax.tree.leaves(total), np.ones(N))
+    part.check_moments(moments)
+    part.check_moments(same)
+    part.check_squares(squares)
+    part.check_gram(gram)
+
+  @parameterized.parameters(None, gradiv.by_layer)
+  def test_norms_in_microbatches(self, groups):
+    """Which `combine` passes through again, one at a time."""
+    six = jax.tree.map(lambda x: x[:6], BATCH)
+    mask = np.arange(6) != 3
+    shape = (2, 6) if groups else (6,)
+    weights = np.float32(RNG.normal(size=shape))
+
+    def run(size):
+      def of(params, batch):
+        (losses, aux), squares, combine = per_example.example_sq_norms(
+          lambda p, e: (loss_fn(p, e), e['y']), has_aux=True, groups=groups,
+          microbatch_size=size)(params, batch, mask=mask)
+        return losses, aux, squares, combine(weights)
+      return reference.quick_jit(of)(PARAMS, six)
+
+    for whole, cut in zip(jax.tree.leaves(run(None)), jax.tree.leaves(run(2))):
+      assert_equal(cut, whole)
+    self.assertEqual(run(2)[2].shape, shape)
+
+  def test_microbatches_bound_the_memory_of_norms_and_combine(self):
+    """Four examples at once take a fraction of what all 64 take."""
+    def loss_fn(w, x):
+      return jnp.sum(jnp.tanh(jnp.tanh(x @ w) @ w))
+
+    def temporaries(size):
+      @reference.quick_jit
+      def clipped(w, x):
+        _, squares, combine = per_example.example_sq_norms(
+          loss_fn, microbatch_size=size)(w, x)
+        return combine(1 / squares)
+      shapes = [jax.ShapeDtypeStruct(s, np.float32)
+                for s in ((32, 32), (64, 128, 32))]
+      return clipped.lower(*shapes).compile().memory_analysis()
+
+    whole, cut = (temporaries(size).temp_size_in_bytes for size in (None, 4))
+    self.assertLess(cut, whole / 4)
 
   def test_one_layer_clipped_alone(self):
-    """Norms by layer, and weights by layer."""
+    """Norms by layer, and weights by layer, stacked by name."""
+    self.assertEqual(
+      gradiv.group_names(PARAMS, gradiv.by_layer), ('in', 'out'))
+
     @reference.quick_jit
     def clipped(params, batch):
       _, squares, combine = per_example.example_sq_norms(
         loss_fn, groups=gradiv.by_layer)(params, batch)
-      return squares, combine({
-        'in': jnp.minimum(1, jax.lax.rsqrt(squares['in'])),
-        'out': jnp.zeros(N)})
+      return squares, combine(jnp.stack([
+        jnp.minimum(1, jax.lax.rsqrt(squares[0])), jnp.zeros(N)]))
 
     squares, total = clipped(PARAMS, BATCH)
     of_in = sum(np.square(np.float64(g).reshape(N, -1)).sum(1)
                 for g in written_out()['in'].values())
-    np.testing.assert_allclose(squares['in'], of_in, 1e-5)
+    np.testing.assert_allclose(squares[0], of_in, 1e-5)
     assert_equal(total['in'], summed(np.minimum(1, of_in**-0.5))['in'])
     np.testing.assert_array_equal(total['out']['w'], 0)
+
+  def test_a_group_without_a_gradient_counts_as_zero(self):
+    """It keeps its place, as `group_names` lists it."""
+    params = {'count': {'n': np.arange(2)}, **PARAMS}
+    of = lambda make: make(loss_fn, groups=gradiv.by_layer)(params, BATCH)
+    self.assertEqual(gradiv.group_names(params, gradiv.by_layer),
+                     ('count', 'in', 'out'))
+    _, _, moments = of(per_example.example_moments)
+    _, squares, combine = of(per_example.example_sq_norms)
+    _, gram, _ = of(per_example.example_gram)
+    for shape, found in (((3,), moments.mean_sq_deviation), ((3, N), squares),
+                         ((3, N, N), gram)):
+      self.assertEqual(found.shape, shape)
+      np.testing.assert_array_equal(found[0], 0)
+      self.assertTrue(np.all(np.diagonal(np.atleast_2d(found[1])) != 0))
+    total = combine(jnp.ones((3, N)))
+    assert_equal(total['out'], summed(np.ones(N))['out'])
+
+  @parameterized.parameters(({},), ({'n': np.arange(3)},))
+  def test_no_parameter_has_a_gradient(self, params):
+    for groups, lead in ((None, ()), (gradiv.by_layer, (len(params),))):
+      of = lambda make, groups=groups: make(
+        lambda p, e: jnp.sum(e['y']), groups=groups)(params, BATCH)
+      self.assertEqual(of(per_example.example_moments)[2][3].shape, lead)
+      self.assertEqual(of(per_example.example_sq_norms)[1].shape, (*lead, N))
+      self.assertEqual(of(per_example.example_gram)[1].shape, (*lead, N, N))
 
   @parameterized.parameters(np.nan, np.inf)
   def test_an_example_that_is_not_finite_can_be_left_out(self, bad):
@@ -159,10 +273,17 @@ class UsesTest(parameterized.TestCase):
       jax.debug.callback(lambda y: seen.append(float(y)), example['y'][0])
       return loss_fn(params, example)
 
+    one_by_one = functools.partial(
+      per_example.example_sq_norms, microbatch_size=1)
     for make in (per_example.example_moments, per_example.example_sq_norms,
-                 per_example.example_gram):
+                 one_by_one, per_example.example_gram):
       seen.clear()
-      jax.block_until_ready(jax.jit(make(printing))(PARAMS, BATCH)[1])
+
+      def run(params, batch, make=make):
+        _, statistic, last = make(printing)(params, batch)
+        return last(jnp.ones(N)) if callable(last) else statistic
+
+      jax.block_until_ready(jax.jit(run)(PARAMS, BATCH))
       jax.effects_barrier()
       np.testing.assert_allclose(sorted(seen), np.sort(BATCH['y'][:, 0]), 1e-6)
 
@@ -247,7 +368,8 @@ class UsesTest(parameterized.TestCase):
           params, {'x': example['x'] + noise, 'y': example['y']})
 
       with reference.little_room():
-        _, squares, combine = per_example.example_sq_norms(closed)(PARAMS, batch)
+        _, squares, combine = per_example.example_sq_norms(closed)(
+          PARAMS, batch)
         _, gram, _ = per_example.example_gram(closed)(PARAMS, batch)
       loss, grads, moments = per_example.example_moments(closed)(PARAMS, batch)
       return (loss, jax.tree.leaves(grads), moments, squares, gram,

@@ -92,6 +92,21 @@ class WorkersTest(parameterized.TestCase):
       # The loss and the squares, and each leaf once; all count alike.
       self.assertEqual(shapes, [(), (), (2,), (3, 2)])
 
+  def test_clipping_sums_over_workers_once(self):
+    """Each leaf of the result, and nothing for the norms."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ('workers',))
+
+    def clipped(params, batch):
+      _, squares, combine = per_example.example_sq_norms(
+        loss_fn, axis_name='workers')(params, batch)
+      return combine(jnp.minimum(1, 1 / squares))
+
+    sums = reductions(jax.make_jaxpr(jax.shard_map(
+      clipped, mesh=mesh, in_specs=(P(), P('workers')), out_specs=P(),
+      check_vma=False))(PARAMS, BATCH).jaxpr)
+    self.assertEqual(sorted(shape for group in sums for shape in group),
+                     [(2,), (3, 2)])
+
   @parameterized.parameters(None, 1)
   def test_where_jax_tracks_what_varies(self, microbatch_size):
     of_worker = per_example.example_moments(
@@ -103,22 +118,77 @@ class WorkersTest(parameterized.TestCase):
     check(whole, truth())
     check(masked, truth().of(np.flatnonzero(MASK)))
 
-  def test_private_parameters_where_jax_tracks_what_varies(self):
+  @parameterized.parameters(
+    ('vmap', 'workers', None), ('shard_map', 'workers', 1),
+    ('pmap', 'workers', None), ('vmap', ('devices', 'virtual'), 1))
+  def test_own_norms_and_a_sum_over_all(self, backend, axis_name, size):
+    """To clip each example of every worker."""
+    most = np.median(np.linalg.norm(truth().rows, axis=1))
+    norms_fn = per_example.example_sq_norms(
+      loss_fn, axis_name=axis_name, microbatch_size=size)
 
     def run(params, batch, mask):
-      params = gradiv.as_private(params, 'workers')
-      _, squares, _ = per_example.example_sq_norms(loss_fn)(params, batch)
-      with reference.little_room():
-        _, gram, combine = per_example.example_gram(loss_fn)(params, batch)
-      return squares, gram, combine(jnp.where(mask, 1., 0.))['w']
+      losses, squares, combine = norms_fn(params, batch, mask=mask)
+      scale = jnp.minimum(1, most * jax.lax.rsqrt(squares))
+      return (losses, squares), combine(scale)
 
-    squares, gram, sums = sharded(run, out_specs=P('workers'))(
-      PARAMS, BATCH, MASK)
+    (losses, squares), total = gradiv.map_workers(
+      run, axis_name, in_axes=(None, 0, 0), out_axes=(0, None),
+      backend=backend)(PARAMS, ROWS, MASK.reshape(4, 2))
+    part = truth().of(np.flatnonzero(MASK))
+    part.check_losses(losses.ravel()[MASK])
+    part.check_squares(squares.ravel()[MASK])
+    part.check_sum(reference.floating(total, PARAMS), np.minimum(
+      1, most / np.linalg.norm(part.rows, axis=1)))
+
+  def test_own_gram_matrix_and_a_sum_over_all(self):
+    gram_fn = per_example.example_gram(loss_fn, axis_name='workers')
+
+    def run(params, batch):
+      _, gram, combine = gram_fn(params, batch)
+      weights = gradiv.weightings.norm_clipping(8.)(gram)
+      return (gram, weights), combine(weights)
+
+    (grams, weights), total = gradiv.map_workers(
+      run, 'workers', in_axes=(None, 0), out_axes=(0, None))(PARAMS, ROWS)
+    for k in range(4):
+      truth().of(slice(2 * k, 2 * k + 2)).check_gram(grams[k])
+    truth().check_sum(reference.floating(total, PARAMS), weights.ravel())
+
+  @parameterized.parameters(None, 1)
+  def test_common_parameters_where_jax_tracks_what_varies(self, size):
+    """With the name of the axis, nobody has to think of `as_private`."""
+    of_norms = per_example.example_sq_norms(
+      loss_fn, axis_name='workers', microbatch_size=size)
+    of_gram = per_example.example_gram(loss_fn, axis_name='workers')
+
+    def run(params, batch, mask):
+      weights = jnp.where(mask, 1., 0.)
+      _, squares, combine = of_norms(params, batch)
+      with reference.little_room():
+        _, gram, also = of_gram(params, batch)
+      return (squares, gram), (combine(weights), also(weights))
+
+    # The second P(): what `combine` returns is typed as common to the workers.
+    (squares, gram), sums = sharded(
+      run, out_specs=(P('workers'), P()))(PARAMS, BATCH, MASK)
     truth().check_squares(squares)
     for k in range(4):
-      mine = truth().of(range(2 * k, 2 * k + 2))
-      mine.check_gram(gram[2 * k:2 * k + 2])
-      leaf = mine.of(leaves=[1])
+      truth().of(range(2 * k, 2 * k + 2)).check_gram(gram[2 * k:2 * k + 2])
+    for total in sums:
+      truth().check_sum(reference.floating(total, PARAMS), MASK)
+
+  def test_private_parameters_where_jax_tracks_what_varies(self):
+    """Without the name of the axis, `combine` adds up a worker's own."""
+    def run(params, batch, mask):
+      params = gradiv.as_private(params, 'workers')
+      _, squares, combine = per_example.example_sq_norms(loss_fn)(params, batch)
+      return squares, combine(jnp.where(mask, 1., 0.))['w']
+
+    squares, sums = sharded(run, out_specs=P('workers'))(PARAMS, BATCH, MASK)
+    truth().check_squares(squares)
+    for k in range(4):
+      leaf = truth().of(range(2 * k, 2 * k + 2), leaves=[1])
       leaf.check_sum([sums[3 * k:3 * k + 3]], MASK[2 * k:2 * k + 2])
 
   def test_common_parameters_without_the_name_of_the_axis(self):
@@ -126,8 +196,20 @@ class WorkersTest(parameterized.TestCase):
     for make in (per_example.example_moments, per_example.example_sq_norms,
                  per_example.example_gram):
       with self.assertRaisesRegex(
-          ValueError, 'mixes examples: psum.* name the axis of the workers'):
+          ValueError, "^params are common .*axis_name='workers'"):
         sharded(lambda p, b, mask, make=make: make(loss_fn)(p, b)[0],
+                out_specs=P('workers'))(PARAMS, BATCH, MASK)
+
+  def test_a_collective_in_the_loss_is_not_blamed_on_the_parameters(self):
+    """Nor is an argument advised that has been given."""
+    mixing = lambda p, e: loss_fn(p, e) * jax.lax.pmean(
+      jnp.sum(e['y']), 'workers')
+    for make in (per_example.example_moments, per_example.example_sq_norms,
+                 per_example.example_gram):
+      with self.assertRaisesRegex(
+          ValueError, "^loss_fn mixes examples by a collective, psum.*alone"):
+        sharded(lambda p, b, mask, make=make: make(
+          mixing, axis_name='workers')(p, b)[0],
                 out_specs=P('workers'))(PARAMS, BATCH, MASK)
 
   def test_a_loss_may_know_its_worker(self):

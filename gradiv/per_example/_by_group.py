@@ -1,0 +1,56 @@
+"""Statistics of the leaves added up by group, in one stacked array."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradiv._common import groups as groups_lib
+from gradiv._common.layout import Grouping
+from gradiv.per_example._engine import trace as trace_lib
+
+
+def add_up(
+  trace: trace_lib.Trace,
+  params: Any,
+  values: list[jax.Array],
+  groups: Grouping | None,
+  shape: tuple[int, ...] = (),
+) -> jax.Array:
+  """Add up the values of the leaves that have a gradient, by group.
+
+  Args:
+    trace: The traced loss.
+    params: Its parameters, which name the groups. Leaves of integers have no
+      gradient and count as zero, so that their groups are listed too.
+    values: One array per leaf of `trace.leaves`.
+    groups: Function from a leaf's path to its group, or None.
+    shape: Shape of each value.
+
+  Returns:
+    [num_groups, *shape], or the sum over all leaves without `groups`.
+  """
+  if not jax.tree.leaves(params):
+    return jnp.zeros(shape if groups is None else (0, *shape), jnp.float32)
+  value_of = dict(zip(trace.paths, values))
+  zero = jnp.zeros_like(values[0]) if values else jnp.zeros(shape, jnp.float32)
+  tree = jax.tree_util.tree_map_with_path(
+    lambda path, _: value_of.get(path, zero), params)
+  return groups_lib.add_up(tree, groups)
+
+
+def shape_of(params: Any, groups: Grouping | None) -> tuple[int, ...]:
+  """Return (num_groups,), or () without `groups`."""
+  if groups is None:
+    return ()
+  return (len(groups_lib.group_names(params, groups)),)
+
+
+def index_of(
+  trace: trace_lib.Trace, params: Any, groups: Grouping | None
+) -> list[int | None]:
+  """Return the group of each leaf of `trace.leaves`; None without groups."""
+  if groups is None:
+    return [None] * len(trace.leaves)
+  names = groups_lib.group_names(params, groups)
+  return [names.index(groups(path)) for path in trace.paths]
