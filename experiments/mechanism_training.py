@@ -20,6 +20,7 @@ from experiments import (
   stopping,
   trainer,
 )
+from gradiv import perturbations
 
 
 def train_all(config, stop: stopping.Stop) -> None:
@@ -98,7 +99,7 @@ def measure_bounds(config, problem, params, stop) -> list[dict]:
   num_parameters = sum(g[0].size for g in jax.tree.leaves(grads))
   cells, first = [], 0
   for mechanism in mechanisms.mechanisms(config):
-    quantized = [jax.vmap(lambda g: gradiv.quantized_sq_norm(g, s))(
+    quantized = [jax.vmap(lambda g: perturbations.quantized_sq_norm(g, s))(
       grads).mean() if mechanism.name.startswith('quantize') else None
       for s in mechanism.strengths]
     for draws in mechanism.draws:

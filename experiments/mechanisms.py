@@ -11,6 +11,7 @@ import optax
 
 import gradiv
 from experiments import compiled
+from gradiv import compression, perturbations
 
 Transformation = optax.GradientTransformation
 
@@ -46,21 +47,21 @@ def mechanisms(config) -> list[Mechanism]:
       lambda rate, key, axis: gradiv.drop_updates(
         rate, key=key, axis_name=axis),
       lambda estimate, rate, d, n, q, draws:
-        gradiv.drop_updates_batch_size_bound(
+        perturbations.drop_updates_batch_size_bound(
           estimate, rate, n, draws=draws)),
     Mechanism(
       'noise', config.noise_stddevs,
       lambda stddev, key, axis: gradiv.add_langevin_noise(
         stddev, key=key, axis_name=axis),
       lambda estimate, stddev, d, n, q, draws:
-        gradiv.langevin_noise_batch_size_bound(
+        perturbations.langevin_noise_batch_size_bound(
           estimate, stddev, d, n, draws=draws)),
     *(Mechanism(
       f'quantize_{levels}', (levels,),
       lambda _, key, axis, levels=levels: gradiv.quantize_updates(
         levels, key=key, axis_name=axis),
       lambda estimate, _, d, n, q, draws:
-        gradiv.quantized_batch_size_bound(
+        perturbations.quantized_batch_size_bound(
           estimate, q, n, draws=draws), ('tied', 'fresh'))
       for levels in config.num_levels),
   ]
@@ -160,7 +161,7 @@ def wires() -> list[WireArm]:
             _level_bits(1, norm_of_each_leaf=True), True),
     WireArm('low_rank', 'rank 1, feedback',
             lambda key, axis: gradiv.with_error_feedback(
-              gradiv.aggregate_by_low_rank(1, axis, key=key)),
+              compression.aggregate_by_low_rank(1, axis, key=key)),
             feeds_back=True),
   ]
 

@@ -1,118 +1,99 @@
-"""Gradient diversity in JAX: measured, used and shaped.
+"""Measure, use and shape gradient diversity in JAX.
 
-How much the gradients that are computed side by side differ, and what follows
-from it, as `optax.GradientTransformation` under a named axis of workers:
+How much do gradients that are computed side by side differ, and what follows
+from it? Everything here is an `optax.GradientTransformation` under a named axis
+of workers, or a plain function. A chain reads in the order in which the data
+flows:
 
-  batch > grad > [ track ] > aggregate_by_* > [ momentum, adam ... ] > params
-          per worker          the wire          common to all workers
+  batch > grad > [ track · drop · quantize · noise · delay ] > aggregate_by_*
+          per worker                                           the exchange
+        > [ clip · momentum · adam ] > params
+          common to all workers
+
+Workers          map_workers, worker_key, replicate, as_private, Layout,
+                 by_layer, group_names
+Measure          worker_moments, accumulate_moments, merge_moments, estimate,
+                 gradient_diversity, noise_scale, batch_size_bound,
+                 inverse_batch_size_bound, steps_factor, adascale_gain,
+                 norm_test_batch_size, worker_gram, pairwise_cosine
+  over steps     track_moments, read_moments
+  per example    example_moments, example_sq_norms, example_gram,
+                 as_value_and_grad, explain
+Combine          aggregate_by_mean, aggregate_by_weights (with a rule of
+                 gradiv.weightings), aggregate_by_agreement,
+                 accumulate_by_agreement, aggregate_by_median,
+                 aggregate_by_trimmed_mean, aggregate_by_sign_agreement,
+                 skip_zero_updates
+Send fewer bits  aggregate_by_quantized_mean, with_error_feedback,
+                 keep_top_k, keep_signs
+Raise diversity  drop_updates, drop_connect, add_langevin_noise,
+                 langevin_stddev, quantize_updates, stochastic_quantize
+Part ways        mix, mix_by_gossip (over a graph of gradiv.topology),
+                 consensus_distance, local_sgd, diloco
+Be late          delay_updates
+Predict          critical_batch_size, critical_delay
+
+The submodules hold more: aggregation, compression, decentralized, diversity,
+per_example, perturbations, scaling, staleness, topology, weightings.
 """
 
 from gradiv import (
+  aggregation as aggregation,
+  compression as compression,
+  decentralized as decentralized,
+  diversity as diversity,
   per_example as per_example,
+  perturbations as perturbations,
   scaling as scaling,
   staleness as staleness,
   weightings as weightings,
 )
-from gradiv._common.draws import DrawState as DrawState
 from gradiv._common.groups import group_names as group_names
-from gradiv._common.layout import (
-  Layout as Layout,
-  by_layer as by_layer,
-)
+from gradiv._common.layout import Layout as Layout, by_layer as by_layer
 from gradiv.aggregation import (
-  AccumulateByAgreementState as AccumulateByAgreementState,
-  AggregateByCoordinateState as AggregateByCoordinateState,
-  AggregateByMeanState as AggregateByMeanState,
-  AggregateState as AggregateState,
   accumulate_by_agreement as accumulate_by_agreement,
   aggregate_by_agreement as aggregate_by_agreement,
-  aggregate_by_bulyan as aggregate_by_bulyan,
   aggregate_by_mean as aggregate_by_mean,
   aggregate_by_median as aggregate_by_median,
   aggregate_by_sign_agreement as aggregate_by_sign_agreement,
-  aggregate_by_sign_dropout as aggregate_by_sign_dropout,
-  aggregate_by_sign_majority as aggregate_by_sign_majority,
-  aggregate_by_smooth_sign_agreement as aggregate_by_smooth_sign_agreement,
   aggregate_by_trimmed_mean as aggregate_by_trimmed_mean,
   aggregate_by_weights as aggregate_by_weights,
-  as_aggregator as as_aggregator,
-  combine as combine,
-  gather_leaves as gather_leaves,
   pairwise_cosine as pairwise_cosine,
   skip_zero_updates as skip_zero_updates,
-  slice_leaves as slice_leaves,
   worker_gram as worker_gram,
 )
 from gradiv.compression import (
-  AggregateByLowRankState as AggregateByLowRankState,
-  AggregateByQuantizedMeanState as AggregateByQuantizedMeanState,
-  ErrorFeedbackState as ErrorFeedbackState,
-  aggregate_by_low_rank as aggregate_by_low_rank,
   aggregate_by_quantized_mean as aggregate_by_quantized_mean,
   keep_signs as keep_signs,
   keep_top_k as keep_top_k,
   with_error_feedback as with_error_feedback,
 )
 from gradiv.decentralized import (
-  MixByChocoState as MixByChocoState,
-  MixByCorrectionState as MixByCorrectionState,
-  MixByGossipState as MixByGossipState,
-  MixByGradientTrackingState as MixByGradientTrackingState,
-  MixByMomentumState as MixByMomentumState,
-  MixByOuterStepState as MixByOuterStepState,
-  MixByPushSumState as MixByPushSumState,
-  MixByRelayState as MixByRelayState,
   consensus_distance as consensus_distance,
   diloco as diloco,
   local_sgd as local_sgd,
   mix as mix,
-  mix_by_choco as mix_by_choco,
-  mix_by_decentlam as mix_by_decentlam,
-  mix_by_exact_diffusion as mix_by_exact_diffusion,
-  mix_by_extra as mix_by_extra,
   mix_by_gossip as mix_by_gossip,
-  mix_by_gradient_tracking as mix_by_gradient_tracking,
-  mix_by_outer_step as mix_by_outer_step,
-  mix_by_push_sum as mix_by_push_sum,
-  mix_by_quasi_global_momentum as mix_by_quasi_global_momentum,
-  mix_by_relay as mix_by_relay,
-  mix_by_slow_momentum as mix_by_slow_momentum,
   topology as topology,
-  tune_consensus_step as tune_consensus_step,
 )
-from gradiv.diversity.accumulating import (
-  AccumulateMomentsState as AccumulateMomentsState,
-  accumulate_moments as accumulate_moments,
-)
-from gradiv.diversity.estimates import (
+from gradiv.diversity import (
   Estimate as Estimate,
-  estimate as estimate,
-)
-from gradiv.diversity.intervals import Interval as Interval
-from gradiv.diversity.metrics import (
+  Interval as Interval,
+  Moments as Moments,
+  Reading as Reading,
+  accumulate_moments as accumulate_moments,
   adascale_gain as adascale_gain,
-  batch_penalty as batch_penalty,
   batch_size_bound as batch_size_bound,
-  batch_size_bound_without_replacement as batch_size_bound_without_replacement,
-  coherence as coherence,
+  estimate as estimate,
   gradient_diversity as gradient_diversity,
   inverse_batch_size_bound as inverse_batch_size_bound,
+  merge_moments as merge_moments,
   noise_scale as noise_scale,
   norm_test_batch_size as norm_test_batch_size,
-  steps_factor as steps_factor,
-)
-from gradiv.diversity.moments import (
-  Moments as Moments,
-  merge_moments as merge_moments,
-  worker_moments as worker_moments,
-)
-from gradiv.diversity.reading import (
-  Reading as Reading,
   read_moments as read_moments,
-)
-from gradiv.diversity.tracking import (
-  TrackMomentsState as TrackMomentsState,
+  steps_factor as steps_factor,
   track_moments as track_moments,
+  worker_moments as worker_moments,
 )
 from gradiv.per_example import (
   as_value_and_grad as as_value_and_grad,
@@ -122,35 +103,18 @@ from gradiv.per_example import (
   explain as explain,
 )
 from gradiv.perturbations import (
-  drop_updates_batch_size_bound as drop_updates_batch_size_bound,
-  langevin_noise_batch_size_bound as langevin_noise_batch_size_bound,
-  quantize_updates as quantize_updates,
-  quantized_batch_size_bound as quantized_batch_size_bound,
-  quantized_sq_norm as quantized_sq_norm,
-  stochastic_quantize as stochastic_quantize,
-)
-from gradiv.perturbations.dropping import (
+  add_langevin_noise as add_langevin_noise,
   drop_connect as drop_connect,
   drop_updates as drop_updates,
-)
-from gradiv.perturbations.langevin import (
-  add_langevin_noise as add_langevin_noise,
   langevin_stddev as langevin_stddev,
-)
-from gradiv.perturbations.preconditioning import (
-  PreconditionLangevinState as PreconditionLangevinState,
-  precondition_langevin as precondition_langevin,
+  quantize_updates as quantize_updates,
+  stochastic_quantize as stochastic_quantize,
 )
 from gradiv.scaling import (
   critical_batch_size as critical_batch_size,
   critical_delay as critical_delay,
 )
-from gradiv.staleness import (
-  DelayUpdatesState as DelayUpdatesState,
-  compensate_delay as compensate_delay,
-  delay_updates as delay_updates,
-  scale_by_staleness as scale_by_staleness,
-)
+from gradiv.staleness import delay_updates as delay_updates
 from gradiv.workers import (
   AxisName as AxisName,
   as_private as as_private,
@@ -158,3 +122,5 @@ from gradiv.workers import (
   replicate as replicate,
   worker_key as worker_key,
 )
+
+__version__ = '0.1.0'

@@ -48,7 +48,7 @@ def drop_updates(
       default all are.
 
   Returns:
-    A transformation with a `gradiv.DrawState`. Its update raises a ValueError,
+    A transformation with a `DrawState`. Its update raises a ValueError,
     while tracing, if updates differ along an axis along which the mask would
     be shared.
 

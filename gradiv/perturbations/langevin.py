@@ -52,7 +52,7 @@ def add_langevin_noise(
       default all are.
 
   Returns:
-    A transformation with a `gradiv.DrawState`. Its update raises a ValueError,
+    A transformation with a `DrawState`. Its update raises a ValueError,
     while tracing, if updates differ along an axis along which the noise would
     be shared.
 

@@ -137,7 +137,7 @@ def quantize_updates(
       default.
 
   Returns:
-    A transformation with a `gradiv.DrawState`. Its update raises a ValueError,
+    A transformation with a `DrawState`. Its update raises a ValueError,
     while tracing, if updates differ along an axis along which the draws would
     be shared.
 

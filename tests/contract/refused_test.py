@@ -7,7 +7,13 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
-from gradiv import weightings
+from gradiv import (
+  aggregation,
+  compression,
+  decentralized,
+  staleness,
+  weightings,
+)
 from tests import helpers
 from tests.contract import table
 
@@ -18,7 +24,7 @@ class RefusedTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ('num_trimmed', lambda: gradiv.aggregate_by_trimmed_mean(0.1, 'w')),
-    ('num_byzantine', lambda: gradiv.aggregate_by_bulyan(0.2, 'w')),
+    ('num_byzantine', lambda: aggregation.aggregate_by_bulyan(0.2, 'w')),
     ('num_micro_steps', lambda: gradiv.accumulate_by_agreement(0.9, 2.5)),
     ('num_micro_steps',
      lambda: gradiv.accumulate_by_agreement(0.9, 1)),
@@ -30,7 +36,7 @@ class RefusedTest(parameterized.TestCase):
     ('max_cosine_distance',
      lambda: weightings.max_neighbors(lambda count: 1.0)),
     ('threshold', lambda: gradiv.aggregate_by_sign_agreement(1.5, 'w')),
-    ('key', lambda: gradiv.aggregate_by_sign_dropout('w', key=None)),
+    ('key', lambda: aggregation.aggregate_by_sign_dropout('w', key=None)),
     ('key', lambda: gradiv.aggregate_by_weights(
       weightings.pcgrad(), 'w')),
     ('num_workers', lambda: gradiv.aggregate_by_weights(
@@ -54,18 +60,19 @@ class RefusedTest(parameterized.TestCase):
     ('num_levels', lambda: gradiv.quantize_updates(0.5, key=table.KEY)),
     ('num_bits', lambda: gradiv.aggregate_by_quantized_mean(
       7, 'w', key=table.KEY)),
-    ('rank', lambda: gradiv.aggregate_by_low_rank(0, 'w', key=table.KEY)),
+    ('rank', lambda: compression.aggregate_by_low_rank(0, 'w', key=table.KEY)),
     ('fraction', lambda: gradiv.keep_top_k(0.0)),
     ('batch_size', lambda: gradiv.track_moments('w', batch_size=-1)),
     ('decay', lambda: gradiv.track_moments('w', batch_size=1, decay=1.0)),
     ('staleness', lambda: gradiv.delay_updates(-1)),
-    ('strength', lambda: gradiv.compensate_delay(-1.0)),
+    ('strength', lambda: staleness.compensate_delay(-1.0)),
     ('mixing_matrix', lambda: gradiv.mix_by_gossip(np.ones((2, 2)), 'w')),
     ('order', lambda: gradiv.mix_by_gossip(table.RING, 'w', order='abc')),
     ('period', lambda: gradiv.local_sgd(0, 'w')),
     ('num_fragments', lambda: gradiv.diloco(4, 'w', num_fragments=3)),
-    ('momentum', lambda: gradiv.mix_by_slow_momentum(2, 'w', momentum=1.0)),
-    ('consensus_step', lambda: gradiv.mix_by_choco(
+    ('momentum', lambda: decentralized.mix_by_slow_momentum(2, 'w',
+     momentum=1.0)),
+    ('consensus_step', lambda: decentralized.mix_by_choco(
       table.RING, 'w', optax.identity(), consensus_step=2.0)))
   def test_at_construction(self, argument, make):
     with self.assertRaisesRegex(ValueError, argument):
@@ -85,7 +92,7 @@ class RefusedTest(parameterized.TestCase):
   def test_one_weight_for_each_worker(self):
     with self.assertRaisesRegex(ValueError, 'weights'):
       helpers.on_workers(
-        lambda g, w: gradiv.combine(g, w, 'workers'), np.ones((4, 2), 'f'),
+        lambda g, w: aggregation.combine(g, w, 'workers'), np.ones((4, 2), 'f'),
         jnp.ones(2))
 
 

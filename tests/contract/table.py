@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import optax
 
 import gradiv
-from gradiv import staleness, topology, weightings as w
+from gradiv import (
+  aggregation,
+  compression,
+  perturbations,
+  staleness,
+  topology,
+  weightings as w,
+)
 from tests.contract.row import Row, weighed
 
 WORKERS = 8
@@ -40,7 +47,7 @@ RULES = (
         # Rounded by draws of the worker and of the place.
         permutes=False, flips=False, gain=None, leaves_out=False)
     for bits in (8, 4)),
-  Row('low_rank', gradiv.aggregate_by_low_rank, {'rank': 1, 'key': KEY},
+  Row('low_rank', compression.aggregate_by_low_rank, {'rank': 1, 'key': KEY},
       gain=None),
   *(agreed(combine, combine=combine) for combine in w.COMBINE),
   agreed('shuffled', key=KEY),
@@ -50,16 +57,17 @@ RULES = (
   agreed('windowed', window=20),
   Row('median', gradiv.aggregate_by_median),
   Row('trimmed_mean', gradiv.aggregate_by_trimmed_mean, {'num_trimmed': 2}),
-  Row('bulyan', gradiv.aggregate_by_bulyan, {'num_byzantine': 0}),
+  Row('bulyan', aggregation.aggregate_by_bulyan, {'num_byzantine': 0}),
   Row('sign_agreement', gradiv.aggregate_by_sign_agreement, {},
       {'threshold': 0.4}),
   Row('sign_agreement_normalized', gradiv.aggregate_by_sign_agreement,
       {'normalize': True}, {'threshold': 0.4}),
-  Row('smooth_sign_agreement', gradiv.aggregate_by_smooth_sign_agreement, {},
+  Row('smooth_sign_agreement', aggregation.aggregate_by_smooth_sign_agreement,
+    {},
       {'threshold': 0.4, 'sharpness': 1.0}, scales=False, flips=False),
-  Row('sign_majority', gradiv.aggregate_by_sign_majority,
+  Row('sign_majority', aggregation.aggregate_by_sign_majority,
       scales=False, flips=False, gain=None),
-  Row('sign_dropout', gradiv.aggregate_by_sign_dropout, {'key': KEY},
+  Row('sign_dropout', aggregation.aggregate_by_sign_dropout, {'key': KEY},
       # Fewer workers hold other slices, and draw anew.
       flips=False, gain=WORKERS, leaves_out=False),
 )
@@ -138,8 +146,8 @@ OWN = (
   Row('feedback_of_top_k', gradiv.with_error_feedback, {'compressor': HALF},
       kind='own'),
   Row('feedback_of_low_rank', lambda axis_name: gradiv.with_error_feedback(
-    gradiv.aggregate_by_low_rank(1, axis_name, key=KEY)), kind='own',
-      covers=(gradiv.with_error_feedback, gradiv.aggregate_by_low_rank)),
+    compression.aggregate_by_low_rank(1, axis_name, key=KEY)), kind='own',
+      covers=(gradiv.with_error_feedback, compression.aggregate_by_low_rank)),
   mixes('mix_by_gossip', {'mixing_matrix': RING, 'order': 'cta'}),
   mixes('mix_by_choco', {'mixing_matrix': RING, 'compressor': HALF},
         {'consensus_step': 0.5}),
@@ -171,19 +179,20 @@ ALONE = (
       kind='alone'),
   Row('skip_zero_updates', gradiv.skip_zero_updates,
       {'inner': optax.adam(0.1)}, kind='alone'),
-  Row('precondition_langevin', gradiv.precondition_langevin, {'key': KEY},
+  Row('precondition_langevin', perturbations.precondition_langevin,
+    {'key': KEY},
       {'stddev': 0.1, 'decay': 0.9, 'eps': 1e-5}, kind='alone'),
   Row('delay_updates', gradiv.delay_updates, {'staleness': 2}, kind='alone'),
   Row('delay_by_leaf', gradiv.delay_updates,
       {'staleness': lambda path: len(path)}, kind='alone'),
-  Row('compensate_delay', gradiv.compensate_delay, {}, {'strength': 0.1},
+  Row('compensate_delay', staleness.compensate_delay, {}, {'strength': 0.1},
       kind='alone', composes=False, fixed=('decay', 'eps'),
       needs=lambda params: {'stale_params': params}),
-  Row('compensate_delay_normalized', gradiv.compensate_delay,
+  Row('compensate_delay_normalized', staleness.compensate_delay,
       {'curvature': 'normalized'},
       {'strength': 0.1, 'decay': 0.9, 'eps': 1e-7}, kind='alone',
       composes=False, needs=lambda params: {'stale_params': params}),
-  Row('scale_by_staleness', gradiv.scale_by_staleness,
+  Row('scale_by_staleness', staleness.scale_by_staleness,
       {'rule': staleness.divide_by_staleness}, kind='alone',
       needs=lambda params: {'staleness': 3}),
   Row('keep_top_k', gradiv.keep_top_k, {'fraction': 0.5},

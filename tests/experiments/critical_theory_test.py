@@ -165,7 +165,8 @@ class ArgumentsTest(parameterized.TestCase):
   @parameterized.parameters(
     (lambda: critical_theory.stability_limit(-1), 'staleness=-1'),
     (lambda: critical_theory.best_step(1.5), 'staleness=1.5'),
-    (lambda: critical_theory.impulse_energy(1., 1), 'step=1.0: must be positive'),
+    (lambda: critical_theory.impulse_energy(1., 1),
+     'step=1.0: must be positive'),
     (lambda: critical_theory.spectral_radius(0., 1), 'step=0.0'),
     (lambda: critical_theory.mean_square_limit(-1, 1), 'noise_ratio=-1'),
     (lambda: critical_theory.best_batch_step(1, 0), 'batch_size=0'),

@@ -245,7 +245,7 @@ class ConfigTest(parameterized.TestCase):
         SMALL, data_dir=folder, measured_examples=count,
         eval_batch_size=size), 'images')
       with self.assertRaisesRegex(ValueError, message):
-        problem.measured
+        _ = problem.measured
 
 
 if __name__ == '__main__':

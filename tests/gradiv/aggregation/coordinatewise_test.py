@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import aggregation
 from tests import helpers
 
 RNG = np.random.default_rng(8)
@@ -48,17 +49,17 @@ RULES = (
   ('median', gradiv.aggregate_by_median, lambda x: np.median(x, 0)),
   ('trimmed', lambda axis: gradiv.aggregate_by_trimmed_mean(1, axis),
    lambda x: trimmed(x, 1)),
-  ('majority', gradiv.aggregate_by_sign_majority,
+  ('majority', aggregation.aggregate_by_sign_majority,
    lambda x: np.sign(np.sign(x).sum(0))),
   ('agreement', lambda axis: gradiv.aggregate_by_sign_agreement(0.5, axis),
    lambda x: agreeing(x, 0.5)[0]),
   ('agreement_normalized',
    lambda axis: gradiv.aggregate_by_sign_agreement(
      0.5, axis, normalize=True), normalized(lambda x: agreeing(x, 0.5))),
-  ('smooth', lambda axis: gradiv.aggregate_by_smooth_sign_agreement(
+  ('smooth', lambda axis: aggregation.aggregate_by_smooth_sign_agreement(
     0.3, axis, sharpness=2., normalize=False), lambda x: sand(x, 0.3, 2)[0]),
   ('smooth_normalized',
-   lambda axis: gradiv.aggregate_by_smooth_sign_agreement(0.3, axis),
+   lambda axis: aggregation.aggregate_by_smooth_sign_agreement(0.3, axis),
    normalized(lambda x: sand(x, 0.3, 1))),
 )
 
@@ -89,11 +90,11 @@ class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (lambda: gradiv.aggregate_by_trimmed_mean(-1, 'w'), 'num_trimmed'),
-    (lambda: gradiv.aggregate_by_bulyan(-1, 'w'), 'num_byzantine'),
+    (lambda: aggregation.aggregate_by_bulyan(-1, 'w'), 'num_byzantine'),
     (lambda: gradiv.aggregate_by_sign_agreement(1.1, 'w'), 'threshold'),
-    (lambda: gradiv.aggregate_by_smooth_sign_agreement(-1, 'w'),
+    (lambda: aggregation.aggregate_by_smooth_sign_agreement(-1, 'w'),
      'threshold'),
-    (lambda: gradiv.aggregate_by_smooth_sign_agreement(
+    (lambda: aggregation.aggregate_by_smooth_sign_agreement(
       0.5, 'w', sharpness=0), 'sharpness'),
     (lambda: gradiv.aggregate_by_median(
       'w', layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups'),
@@ -106,7 +107,7 @@ class ArgumentsTest(parameterized.TestCase):
   @parameterized.parameters(
     (lambda: gradiv.aggregate_by_trimmed_mean(2, 'workers'),
      'num_trimmed'),
-    (lambda: gradiv.aggregate_by_bulyan(1, 'workers'),
+    (lambda: aggregation.aggregate_by_bulyan(1, 'workers'),
      'num_byzantine'))
   def test_the_number_of_workers_is_checked_while_tracing(self, make, message):
     tx = make()

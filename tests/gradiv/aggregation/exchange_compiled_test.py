@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import gradiv
 from experiments import models
-from gradiv import weightings
+from gradiv import aggregation, weightings
 from tests.gradiv.aggregation.gram_helpers import collectives, compiled
 
 
@@ -59,7 +59,7 @@ class CompiledTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (lambda axis: gradiv.aggregate_by_median(axis), 9),
-    (lambda axis: gradiv.aggregate_by_bulyan(0, axis), 73),
+    (lambda axis: aggregation.aggregate_by_bulyan(0, axis), 73),
     (lambda axis: gradiv.aggregate_by_weights(
       weightings.geometric_median(), axis), 73),
   )

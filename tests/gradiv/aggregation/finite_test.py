@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
-from gradiv import weightings
+from gradiv import aggregation, weightings
 from tests import helpers
 
 RNG = np.random.default_rng(9)
@@ -48,8 +48,9 @@ class ShardedTest(parameterized.TestCase):
     lambda **kw: gradiv.aggregate_by_weights(
       weightings.geometric_median(), 'data', **kw),
     lambda **kw: gradiv.aggregate_by_median('data', **kw),
-    lambda **kw: gradiv.aggregate_by_bulyan(0, 'data', **kw),
-    lambda **kw: gradiv.aggregate_by_smooth_sign_agreement(0.2, 'data', **kw),
+    lambda **kw: aggregation.aggregate_by_bulyan(0, 'data', **kw),
+    lambda **kw: aggregation.aggregate_by_smooth_sign_agreement(0.2, 'data',
+      **kw),
     lambda **kw: gradiv.aggregate_by_weights(
       weightings.norm_clipping(2.), 'data', **kw),
     lambda **kw: gradiv.aggregate_by_mean('data', **kw)))
@@ -67,7 +68,7 @@ class ShardedTest(parameterized.TestCase):
                          of_largest=1e-5)
 
   def test_random_rules_treat_what_is_common_alike(self):
-    tx = gradiv.aggregate_by_sign_dropout(
+    tx = aggregation.aggregate_by_sign_dropout(
       'data', key=jax.random.key(0), layout=SHARDED)
     grads = {'kernel': jnp.float32(RNG.normal(size=(8, 5, 3))),
              'bias': jnp.repeat(jnp.float32(RNG.normal(size=(4, 9))), 2, 0)}
@@ -117,7 +118,7 @@ class ExclusionTest(parameterized.TestCase):
       weightings.nearest_neighbor_mixing(3), 'workers'),),
     (gradiv.aggregate_by_agreement(
       1., 'workers', combine='leave_one_out'),),
-    (gradiv.aggregate_by_bulyan(0, 'workers'),))
+    (aggregation.aggregate_by_bulyan(0, 'workers'),))
   def test_lengths_at_the_edge_of_float32(self, tx):
     """Whether used or left out, sums and differences never overflow."""
     for length in (1e15, 6e16, 1e17, 1.8e19):

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from gradiv import weightings
+from gradiv import aggregation, weightings
 from tests import helpers
 from tests.gradiv.aggregation.gram_helpers import (
   RNG,
@@ -95,7 +95,8 @@ class CombineTest(parameterized.TestCase):
     grads = sample(workers)
     weights = jnp.float32(RNG.normal(size=workers))
     actual = helpers.on_workers(
-      lambda g, w: gradiv.combine(g, w, axis), grads, weights, axis, backend)
+      lambda g, w: aggregation.combine(g, w, axis), grads, weights, axis,
+        backend)
     expected = jax.tree.map(
       lambda g: np.einsum('i,i...->...', np.float64(weights), g), grads)
     helpers.assert_close(actual, expected, 1e-5, 1e-5)
@@ -107,7 +108,7 @@ class CombineTest(parameterized.TestCase):
     by_slices, _ = helpers.on_workers(
       lambda g, s: tx.update(g, s), grads,
       tx.init(jax.tree.map(lambda g: g[0], grads)))
-    by_psum = helpers.on_workers(lambda g, _: gradiv.combine(
+    by_psum = helpers.on_workers(lambda g, _: aggregation.combine(
       g, rule(gradiv.worker_gram(g, 'workers')), 'workers'), grads)
     helpers.assert_close(by_slices, by_psum, 0.01, 1e-3)
 
@@ -120,7 +121,7 @@ class CombineTest(parameterized.TestCase):
                  weightings.geometric_median(), weightings.agreement(2.)):
       def by_hand(g, _):
         weights = rule(gradiv.worker_gram(g, 'workers'))
-        return gradiv.combine(g, weights, 'workers')
+        return aggregation.combine(g, weights, 'workers')
 
       actual, expected = (helpers.on_workers(by_hand, x)
                           for x in (grads, rest))

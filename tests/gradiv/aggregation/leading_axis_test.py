@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import aggregation
 from tests import helpers
 from tests.gradiv.aggregation.gram_helpers import sample
 
@@ -26,7 +27,7 @@ class ProtocolTest(parameterized.TestCase):
 
   def test_a_leading_axis(self):
     grads = sample(6)
-    tx = gradiv.as_aggregator(gradiv.aggregate_by_median('rows'), 'rows')
+    tx = aggregation.as_aggregator(gradiv.aggregate_by_median('rows'), 'rows')
     self.assertIsInstance(tx, self.aggregating.Aggregator)
     update, _ = jax.jit(tx.update)(
       grads, tx.init(jax.tree.map(lambda g: g[0], grads)))
@@ -35,13 +36,13 @@ class ProtocolTest(parameterized.TestCase):
 
   def test_two_leading_axes(self):
     grads = np.float32(RNG.normal(size=(2, 3, 5)))
-    tx = gradiv.as_aggregator(
+    tx = aggregation.as_aggregator(
       gradiv.aggregate_by_mean(('a', 'b')), ('a', 'b'))
     update, _ = tx.update(grads, tx.init(grads[0, 0]))
     np.testing.assert_allclose(update, grads.mean((0, 1)), 1e-5, 1e-6)
 
   def test_in_process_a_step_without_agreement_is_none(self):
-    aggregator = gradiv.as_aggregator(
+    aggregator = aggregation.as_aggregator(
       gradiv.aggregate_by_agreement(0.5, 'rows'), 'rows')
     tx = self.aggregating.process(
       optax.identity(), aggregator, optax.sgd(1., momentum=0.9))

@@ -5,6 +5,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import aggregation
 from tests import helpers
 
 RNG = np.random.default_rng(8)
@@ -33,7 +34,7 @@ class OrderStatisticsTest(parameterized.TestCase):
     # Without ties: two values as far from the median would be a draw.
     grads = {'a': jnp.float32(RNG.normal(size=(workers, 9, 50)))}
     grads['a'] = grads['a'].at[:num_byzantine].multiply(100)
-    tx = gradiv.aggregate_by_bulyan(num_byzantine, 'workers')
+    tx = aggregation.aggregate_by_bulyan(num_byzantine, 'workers')
     update, _ = helpers.on_workers(
       lambda g, s: tx.update(g, s), grads, tx.init(grads['a'][0]))
     rows = np.asarray(grads['a'], np.float64).reshape(workers, -1)
@@ -43,7 +44,7 @@ class OrderStatisticsTest(parameterized.TestCase):
   @parameterized.parameters(
     (gradiv.aggregate_by_median,),
     (lambda axis: gradiv.aggregate_by_trimmed_mean(2, axis),),
-    (lambda axis: gradiv.aggregate_by_bulyan(1, axis),))
+    (lambda axis: aggregation.aggregate_by_bulyan(1, axis),))
   def test_bears_a_minority_of_anything(self, make):
     """The result stays within the range of the honest."""
     honest = RNG.normal(size=(7, 400)).astype('f')
@@ -58,7 +59,7 @@ class OrderStatisticsTest(parameterized.TestCase):
   def test_bulyan_with_too_many_absent_is_zero(self):
     grads = np.full((7, 3), np.nan, np.float32)
     grads[0], grads[1] = 99, 1
-    tx = gradiv.aggregate_by_bulyan(1, 'workers')
+    tx = aggregation.aggregate_by_bulyan(1, 'workers')
     update, state = helpers.step_of(tx)(grads, tx.init(grads[0]))
     np.testing.assert_array_equal(update, 0)
     self.assertEqual(int(state.num_left_out), 5)

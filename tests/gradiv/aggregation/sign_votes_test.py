@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-import gradiv
+from gradiv import aggregation
 from tests import helpers
 
 
@@ -14,7 +14,7 @@ class SignDropoutTest(parameterized.TestCase):
     rows = np.random.default_rng(0).normal(size=(4, 60)).astype('f')
     rows[:, 0] = np.abs(rows[:, 0])
     rows[:, 1] = 0
-    tx = gradiv.aggregate_by_sign_dropout('workers', key=jax.random.key(1))
+    tx = aggregation.aggregate_by_sign_dropout('workers', key=jax.random.key(1))
     step = helpers.step_of(tx)
     state, seen = tx.init(rows[0]), []
     for _ in range(600):
@@ -38,7 +38,7 @@ class SignDropoutTest(parameterized.TestCase):
 
   def test_workers_and_steps_draw_apart(self):
     grads = np.tile(np.float32([[1.], [-1.]]), (1, 1000))
-    tx = gradiv.aggregate_by_sign_dropout('workers', key=jax.random.key(1))
+    tx = aggregation.aggregate_by_sign_dropout('workers', key=jax.random.key(1))
     update, state = helpers.on_workers(
       lambda g, s: tx.update(g, s), grads, tx.init(grads[0]))
     halves = np.asarray(update)[:500], np.asarray(update)[500:]

@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import aggregation
 from tests import helpers
 
 
@@ -75,8 +76,9 @@ class SkipTest(parameterized.TestCase):
           total = total + updates
         return total
 
-      sliced = steps(chain(True), gradiv.slice_leaves(jnp.zeros(4), 'workers'))
-      return (gradiv.gather_leaves(sliced, jnp.zeros(4), 'workers'),
+      sliced = steps(chain(True), aggregation.slice_leaves(jnp.zeros(4),
+        'workers'))
+      return (aggregation.gather_leaves(sliced, jnp.zeros(4), 'workers'),
               steps(chain(False), jnp.zeros(4)))
 
     # The second step moves the first slice alone; the third nothing.

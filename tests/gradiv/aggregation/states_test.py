@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gradiv
-from gradiv import weightings
+from gradiv import aggregation, weightings
 
 BY_LAYER = gradiv.Layout(groups=gradiv.by_layer)
 PARAMS = {'a': {'w': jnp.ones((4, 3)), 'b': jnp.ones(3)},
@@ -35,10 +35,10 @@ ALL = (
   ('pcgrad', lambda key: gradiv.aggregate_by_weights(
     weightings.pcgrad(), 'workers', key=key), 0),
   ('median', lambda key: gradiv.aggregate_by_median('workers'), 0),
-  ('bulyan', lambda key: gradiv.aggregate_by_bulyan(0, 'workers'), 0),
+  ('bulyan', lambda key: aggregation.aggregate_by_bulyan(0, 'workers'), 0),
   ('sign_agreement', lambda key: gradiv.aggregate_by_sign_agreement(
     .4, 'workers'), 0),
-  ('sign_dropout', lambda key: gradiv.aggregate_by_sign_dropout(
+  ('sign_dropout', lambda key: aggregation.aggregate_by_sign_dropout(
     'workers', key=key), 0),
   ('accumulate', lambda key: gradiv.accumulate_by_agreement(.9, 3), 3),
   ('accumulate_first', lambda key: gradiv.accumulate_by_agreement(
@@ -129,15 +129,15 @@ class InjectTest(parameterized.TestCase):
      ('num_anchors', 'min_agreed', 'window')),
     ('sign_agreement', gradiv.aggregate_by_sign_agreement,
      (lambda step: .4 + .1 * step, 'workers'), ()),
-    ('smooth_sign_agreement', gradiv.aggregate_by_smooth_sign_agreement,
+    ('smooth_sign_agreement', aggregation.aggregate_by_smooth_sign_agreement,
      (.4, 'workers'), ()),
     ('trimmed_mean', gradiv.aggregate_by_trimmed_mean, (1, 'workers'),
      ('num_trimmed',)),
-    ('bulyan', gradiv.aggregate_by_bulyan, (0, 'workers'),
+    ('bulyan', aggregation.aggregate_by_bulyan, (0, 'workers'),
      ('num_byzantine',)),
     ('mean', gradiv.aggregate_by_mean, ('workers',), ()),
     ('median', gradiv.aggregate_by_median, ('workers',), ()),
-    ('sign_majority', gradiv.aggregate_by_sign_majority, ('workers',), ()),
+    ('sign_majority', aggregation.aggregate_by_sign_majority, ('workers',), ()),
     ('accumulate', gradiv.accumulate_by_agreement,
      (lambda step: 1., 3), ('num_micro_steps', 'min_agreed')))
   def test_equals_the_transformation_itself(self, make, args, static):

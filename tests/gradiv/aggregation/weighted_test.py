@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
 import gradiv
-from gradiv import weightings
+from gradiv import aggregation, weightings
 from tests import helpers
 from tests.gradiv.aggregation.gram_helpers import RNG, sample, stacked
 
@@ -130,7 +130,7 @@ class OwnShardMapTest(parameterized.TestCase):
         gradiv.aggregate_by_median('workers'),
         gradiv.aggregate_by_weights(
           weightings.geometric_median(), 'workers'),
-        gradiv.aggregate_by_bulyan(1, 'workers'),
+        aggregation.aggregate_by_bulyan(1, 'workers'),
         gradiv.aggregate_by_sign_agreement(0.5, 'workers', normalize=True)))
   def test_leaves_as_common(self, check_vma, tx):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ('workers',))

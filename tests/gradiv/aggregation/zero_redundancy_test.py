@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import aggregation
 from gradiv.aggregation._exchange import finite, membership, slices
 from tests import helpers
 
@@ -27,12 +28,12 @@ class ZeroRedundancyTest(parameterized.TestCase):
 
     def in_slices(g, params):
       tx = chain(True)
-      parts = gradiv.slice_leaves(params, 'workers')
+      parts = aggregation.slice_leaves(params, 'workers')
       state = tx.init(parts)
       for _ in range(3):
         updates, state = tx.update(g, state, parts)
         parts = optax.apply_updates(parts, updates)
-      return gradiv.gather_leaves(parts, params, 'workers')
+      return aggregation.gather_leaves(parts, params, 'workers')
 
     def as_a_whole(g, params):
       tx = chain(False)

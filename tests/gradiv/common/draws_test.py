@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
+from gradiv import perturbations
 from gradiv._common import draws
 from tests import helpers
 
@@ -116,7 +117,7 @@ class SharingTest(parameterized.TestCase):
   @parameterized.parameters(
     lambda **kw: gradiv.drop_updates(0.5, key=KEY, **kw),
     lambda **kw: gradiv.add_langevin_noise(1., key=KEY, **kw),
-    lambda **kw: gradiv.precondition_langevin(1., key=KEY, **kw))
+    lambda **kw: perturbations.precondition_langevin(1., key=KEY, **kw))
   def test_shards_behind_the_wire_draw_apart_and_copies_alike(self, make):
     grads = {'cut': jnp.ones((8, 9)), 'whole': jnp.ones(9)}
     spec = {'cut': P('model'), 'whole': P()}

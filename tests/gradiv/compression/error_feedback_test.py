@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import compression
 from tests import helpers
 
 RNG = np.random.default_rng(15)
@@ -15,7 +16,7 @@ WORKERS = 4
 COMPRESSORS = (
   ('top_k', lambda: gradiv.keep_top_k(0.2)),
   ('signs', gradiv.keep_signs),
-  ('low_rank', lambda: gradiv.aggregate_by_low_rank(
+  ('low_rank', lambda: compression.aggregate_by_low_rank(
     2, 'workers', key=KEY)),
   ('one_level', lambda: gradiv.quantize_updates(
     1, key=KEY, axis_name='workers', method='max')),
@@ -63,7 +64,7 @@ class InvariantTest(parameterized.TestCase):
     self.assertGreater(np.abs(state.error['kernel']).max(), 0.1)
 
   def test_low_rank_sends_and_keeps_the_mean(self):
-    tx = gradiv.with_error_feedback(gradiv.aggregate_by_low_rank(
+    tx = gradiv.with_error_feedback(compression.aggregate_by_low_rank(
       2, 'workers', key=KEY))
     step, state = stepper(tx), start(tx, sample())
     mean = lambda tree: jax.tree.map(lambda x: x.mean(0), tree)
@@ -187,7 +188,7 @@ class StateTest(parameterized.TestCase):
   def test_only_errors_count_as_parameters(self):
     params = jax.tree.map(lambda g: g[0], sample())
     tx = gradiv.with_error_feedback(
-      gradiv.aggregate_by_low_rank(1, 'workers', key=KEY))
+      compression.aggregate_by_low_rank(1, 'workers', key=KEY))
     state = tx.init(params)
     tagged = optax.tree_utils.tree_map_params(
       tx, lambda x, p: self.assertEqual(x.shape, p.shape), state, params,

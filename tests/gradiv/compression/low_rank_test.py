@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import compression
 from tests import helpers
 
 RNG = np.random.default_rng(15)
@@ -16,7 +17,7 @@ KEY = jax.random.key(8)
 class LowRankTest(parameterized.TestCase):
 
   def run_steps(self, grads, rank, steps=1):
-    tx = gradiv.aggregate_by_low_rank(rank, 'workers', key=KEY)
+    tx = compression.aggregate_by_low_rank(rank, 'workers', key=KEY)
     state = tx.init(jax.tree.map(lambda g: g[0], grads))
     step = helpers.step_of(tx)
     for _ in range(steps):
@@ -47,7 +48,7 @@ class LowRankTest(parameterized.TestCase):
     np.testing.assert_allclose(update['thin'], grads['thin'].mean(0), 1e-5)
     np.testing.assert_array_equal(update['w'], 0)
     self.assertEqual(state.factors.shape, (9, 2))  # of 'w' alone
-    tx = gradiv.aggregate_by_low_rank(2, 'workers', key=KEY)
+    tx = compression.aggregate_by_low_rank(2, 'workers', key=KEY)
     one = {'thin': grads['thin'], 'w': jnp.ones((2, 9, 9))}
     state = helpers.step_of(tx)(one, state)[1]
     update, _ = helpers.step_of(tx)(one, state)
@@ -66,13 +67,13 @@ class LowRankTest(parameterized.TestCase):
   def test_invalid_arguments(self, options, name):
     options = dict(rank=1, axis_name='workers', key=KEY) | options
     with self.assertRaisesRegex(ValueError, name):
-      gradiv.aggregate_by_low_rank(**options)
+      compression.aggregate_by_low_rank(**options)
 
 
 class StateTest(parameterized.TestCase):
 
   def test_factors_do_not_count_as_parameters(self):
-    tx = gradiv.aggregate_by_low_rank(2, 'workers', key=KEY)
+    tx = compression.aggregate_by_low_rank(2, 'workers', key=KEY)
     for params in ({'w': jnp.ones((9, 8)), 'u': jnp.ones((3, 5, 7))},
                    {'bias': jnp.ones(3)}, {}, {'none': None}):
       state = tx.init(params)
@@ -82,7 +83,7 @@ class StateTest(parameterized.TestCase):
         self.assertGreater(leaf.size, 0)  # orbax saves no empty array
 
   def test_starts_from_shapes(self):
-    tx = gradiv.aggregate_by_low_rank(2, 'workers', key=KEY)
+    tx = compression.aggregate_by_low_rank(2, 'workers', key=KEY)
     params = {'w': jnp.ones((9, 8))}
     helpers.assert_same(
       tx.init(jax.eval_shape(lambda: params)), tx.init(params))

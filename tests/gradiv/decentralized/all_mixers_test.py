@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
+from gradiv import decentralized
 from tests import helpers
 from tests.gradiv.decentralized.runs import (
   ALL,
@@ -36,18 +37,20 @@ class OptimumTest(parameterized.TestCase):
     self.assertGreater(np.abs(x - OPTIMUM).max(), 1e-2)
 
   @parameterized.named_parameters(
-    ('exact_diffusion', gradiv.mix_by_exact_diffusion),
-    ('extra', gradiv.mix_by_extra), ('push_sum', gradiv.mix_by_push_sum),
-    ('decentlam', lambda w, axis: gradiv.mix_by_decentlam(
+    ('exact_diffusion', decentralized.mix_by_exact_diffusion),
+    ('extra', decentralized.mix_by_extra), ('push_sum',
+     decentralized.mix_by_push_sum),
+    ('decentlam', lambda w, axis: decentralized.mix_by_decentlam(
       w, axis, momentum=0.0)),
-    ('quasi_global', lambda w, axis: gradiv.mix_by_quasi_global_momentum(
+    ('quasi_global', lambda w, axis: decentralized.mix_by_quasi_global_momentum(
       w, axis, momentum=0.0)),
-    ('choco', lambda w, axis: gradiv.mix_by_choco(
+    ('choco', lambda w, axis: decentralized.mix_by_choco(
       w, axis, gradiv.keep_top_k(0.1), consensus_step=0.5)),
-    ('relay', gradiv.mix_by_relay),
+    ('relay', decentralized.mix_by_relay),
     ('local_sgd', lambda w, axis: gradiv.local_sgd(3, axis)),
     ('tracking', lambda w, axis: optax.chain(
-      gradiv.mix_by_gradient_tracking(w, axis), gradiv.mix_by_gossip(w, axis))))
+      decentralized.mix_by_gradient_tracking(w, axis), gradiv.mix_by_gossip(w,
+        axis))))
   def test_one_worker_takes_steps_of_sgd(self, make):
     x, _ = train(chain(RATE, make(np.ones((1, 1)), 'workers')), 7,
                  centers=CENTERS[:1], curvatures=np.ones((1, 1)))
@@ -141,13 +144,14 @@ class StateTest(parameterized.TestCase):
 class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
-    ('choco', gradiv.mix_by_choco, ('mixing_matrix',), dict(
+    ('choco', decentralized.mix_by_choco, ('mixing_matrix',), dict(
       mixing_matrix=W, compressor=optax.identity(), consensus_step=0.4)),
-    ('quasi_global', gradiv.mix_by_quasi_global_momentum, ('mixing_matrix',),
+    ('quasi_global', decentralized.mix_by_quasi_global_momentum,
+     ('mixing_matrix',),
      dict(mixing_matrix=W, momentum=0.8, decay=0.7)),
-    ('decentlam', gradiv.mix_by_decentlam, ('mixing_matrix',), dict(
+    ('decentlam', decentralized.mix_by_decentlam, ('mixing_matrix',), dict(
       mixing_matrix=W, momentum=0.8)),
-    ('slow_momentum', gradiv.mix_by_slow_momentum, ('period',), dict(
+    ('slow_momentum', decentralized.mix_by_slow_momentum, ('period',), dict(
       period=2, momentum=0.8, learning_rate=0.9)),
     ('diloco', gradiv.diloco,
      ('period', 'num_fragments', 'delay', 'fragment_of'),
@@ -163,7 +167,7 @@ class ArgumentsTest(parameterized.TestCase):
     self.assertContainsSubset(numbers, state[-1].hyperparams)
 
   def test_a_traced_matrix_names_the_way_out(self):
-    tx = optax.inject_hyperparams(gradiv.mix_by_decentlam)(W, 'workers')
+    tx = optax.inject_hyperparams(decentralized.mix_by_decentlam)(W, 'workers')
     with self.assertRaisesRegex(ValueError, 'mixing_matrix.*static_args'):
       train(tx, 2)
 

@@ -6,6 +6,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests import helpers
 from tests.gradiv.decentralized import runs
@@ -31,12 +32,12 @@ class ChocoTest(parameterized.TestCase):
         kept = np.abs(gap) >= np.abs(gap).max(1, keepdims=True)
         public[:, part] += gap * kept
       x = x + step_size * (W @ public - public)
-    assert_recursion(chain(RATE, gradiv.mix_by_choco(
+    assert_recursion(chain(RATE, decentralized.mix_by_choco(
       W, 'workers', gradiv.keep_top_k(0.5), consensus_step=step_size)), x, 12)
 
   def test_without_compression_it_is_atc(self):
     with helpers.double_precision():
-      choco, _ = train(chain(RATE, gradiv.mix_by_choco(
+      choco, _ = train(chain(RATE, decentralized.mix_by_choco(
         W, 'workers', optax.identity(), consensus_step=1.0)), 20, start=START)
       plain, _ = train(chain(RATE, gradiv.mix_by_gossip(
         W, 'workers', order='atc')), 20, start=START)
@@ -49,12 +50,12 @@ class ChocoTest(parameterized.TestCase):
       4, key=jax.random.key(0), axis_name='workers')))
   def test_keeps_the_mean_and_agrees(self, make):
     start = runs.RNG.normal(size=(8, 24))
-    step_size = gradiv.tune_consensus_step(
+    step_size = decentralized.tune_consensus_step(
       topology.ring(8), 'workers', make(),
       {'a': np.zeros(1, np.float32), 'b': np.zeros(23, np.float32)},
       key=jax.random.key(1), candidates=(1.0, 0.5, 0.25, 0.12, 0.06, 1e-3))
     self.assertGreater(step_size, 1e-3)
-    tx = gradiv.mix_by_choco(topology.ring(8), 'workers', make(),
+    tx = decentralized.mix_by_choco(topology.ring(8), 'workers', make(),
                              consensus_step=step_size)
     with helpers.double_precision():
       x, _ = train(tx, 600, start=start, centers=start, curvatures=np.zeros(
@@ -66,7 +67,8 @@ class ChocoTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 1.5, float('nan'))
   def test_the_consensus_step_must_be_a_fraction(self, step_size):
     with self.assertRaisesRegex(ValueError, 'consensus_step'):
-      gradiv.mix_by_choco(W, 'w', optax.identity(), consensus_step=step_size)
+      decentralized.mix_by_choco(W, 'w', optax.identity(),
+        consensus_step=step_size)
 
 
 if __name__ == '__main__':

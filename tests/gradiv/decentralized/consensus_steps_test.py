@@ -6,6 +6,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 
 
@@ -13,13 +14,13 @@ class TuneConsensusStepTest(parameterized.TestCase):
 
   def test_takes_the_soonest(self):
     # Without compression a step of 1 is W x: the slowest mode falls by 1/3.
-    self.assertEqual(gradiv.tune_consensus_step(
+    self.assertEqual(decentralized.tune_consensus_step(
       topology.ring(4), 'workers', optax.identity(), np.zeros(50, np.float32),
       key=jax.random.key(2)), 1.0)
 
   def test_refuses_candidates_that_diverge(self):
     with self.assertRaisesRegex(ValueError, 'candidates.*num_steps=60'):
-      gradiv.tune_consensus_step(
+      decentralized.tune_consensus_step(
         topology.ring(8), 'workers', gradiv.keep_top_k(0.05),
         {'x': np.zeros(60, np.float32)}, key=jax.random.key(1),
         num_steps=60, candidates=(1.0,))
@@ -31,7 +32,7 @@ class TuneConsensusStepTest(parameterized.TestCase):
   def test_refuses_bad_arguments(self, changed, message):
     options = dict(key=jax.random.key(2)) | changed
     with self.assertRaisesRegex(ValueError, message):
-      gradiv.tune_consensus_step(
+      decentralized.tune_consensus_step(
         topology.ring(4), 'workers', optax.identity(), np.zeros(1), **options)
 
 

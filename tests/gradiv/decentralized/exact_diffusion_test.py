@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests import helpers
 from tests.gradiv.decentralized.runs import (
@@ -52,15 +52,15 @@ class RecursionTest(parameterized.TestCase):
       last, x = x, LAZY @ (x - rates[t] * (
         (last - x) / rates[t - 1] + gradient(x) - gradient(last)))
     schedule = lambda count: 0.2 / (1 + count)
-    assert_recursion(chain(schedule, gradiv.mix_by_exact_diffusion(
+    assert_recursion(chain(schedule, decentralized.mix_by_exact_diffusion(
       LAZY, 'workers', schedule=schedule)), x, STEPS)
 
   def test_a_rate_that_falls_ends_at_the_optimum(self):
     schedule = optax.polynomial_schedule(0.2, 0.05, 1, 40)
     with helpers.double_precision():
-      for last in (gradiv.mix_by_exact_diffusion(
+      for last in (decentralized.mix_by_exact_diffusion(
                      LAZY, 'workers', schedule=schedule),
-                   gradiv.mix_by_extra(W, 'workers', schedule=schedule)):
+                   decentralized.mix_by_extra(W, 'workers', schedule=schedule)):
         x, _ = train(chain(schedule, last), 2000)
         np.testing.assert_allclose(
           x, np.broadcast_to(OPTIMUM, x.shape), 0, 1e-8)
@@ -69,19 +69,21 @@ class RecursionTest(parameterized.TestCase):
 class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-    (gradiv.mix_by_exact_diffusion, topology.ring(4),
+    (decentralized.mix_by_exact_diffusion, topology.ring(4),
      'mixing_matrix.*-0.333333.*topology.lazy'),
-    (gradiv.mix_by_exact_diffusion, topology.exponential(8), 'mixing_matrix'),
-    (gradiv.mix_by_exact_diffusion, np.eye(3), 'mixing_matrix.*connected'),
-    (gradiv.mix_by_exact_diffusion, topology.one_peer_exponential(4),
+    (decentralized.mix_by_exact_diffusion, topology.exponential(8),
+     'mixing_matrix'),
+    (decentralized.mix_by_exact_diffusion, np.eye(3),
+     'mixing_matrix.*connected'),
+    (decentralized.mix_by_exact_diffusion, topology.one_peer_exponential(4),
      'mixing_matrix of shape'),
-    (gradiv.mix_by_extra, np.eye(2), 'mixing_matrix.*connected'))
+    (decentralized.mix_by_extra, np.eye(2), 'mixing_matrix.*connected'))
   def test_matrices_that_do_not_converge_are_refused(self, make, w, message):
     with self.assertRaisesRegex(ValueError, message):
       make(w, 'workers')
 
   def test_the_matrix_must_fit_the_axis(self):
-    tx = gradiv.mix_by_extra(W, 'workers')
+    tx = decentralized.mix_by_extra(W, 'workers')
     with self.assertRaisesRegex(ValueError, r'mixing_matrix.*\[4, 4\]'):
       jax.vmap(lambda x: tx.update(x, tx.init(x), x)[0],
                axis_name='workers')(jnp.ones((4, 2)))

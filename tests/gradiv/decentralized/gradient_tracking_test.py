@@ -5,6 +5,7 @@ import optax
 from absl.testing import absltest
 
 import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests.gradiv.decentralized.runs import (
   DIGRAPH,
@@ -27,7 +28,7 @@ class GradientTrackingTest(absltest.TestCase):
       y = bank[t % 3] @ y + gradient(x) - gradient(last)
       np.testing.assert_allclose(y.mean(0), gradient(x).mean(0), atol=1e-12)
     state = assert_recursion(optax.chain(
-      gradiv.mix_by_gradient_tracking(bank, 'workers'), optax.sgd(RATE),
+      decentralized.mix_by_gradient_tracking(bank, 'workers'), optax.sgd(RATE),
       gradiv.mix_by_gossip(W, 'workers')), x, 12)
     # The same invariant in the state: the mean of W y − g is zero.
     np.testing.assert_allclose(
@@ -35,7 +36,7 @@ class GradientTrackingTest(absltest.TestCase):
 
   def test_columns_must_sum_to_one(self):
     with self.assertRaisesRegex(ValueError, 'mixing_matrix'):
-      gradiv.mix_by_gradient_tracking(DIGRAPH.T, 'workers')
+      decentralized.mix_by_gradient_tracking(DIGRAPH.T, 'workers')
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests import helpers
 from tests.gradiv.decentralized.runs import (
@@ -33,7 +34,7 @@ class RecursionTest(parameterized.TestCase):
       mixed = W @ (x - RATE * v)
       m = decay * m + (1 - decay) * (x - mixed) / RATE
       x = mixed
-    assert_recursion(chain(RATE, gradiv.mix_by_quasi_global_momentum(
+    assert_recursion(chain(RATE, decentralized.mix_by_quasi_global_momentum(
       W, 'workers', momentum=beta, decay=decay, nesterov=nesterov)), x, STEPS)
 
   def test_quasi_global_momentum_of_one_worker(self):
@@ -41,7 +42,7 @@ class RecursionTest(parameterized.TestCase):
     for _ in range(9):
       u = beta * m + (x - 1)
       x, m = x - RATE * u, decay * m + (1 - decay) * u
-    seen, _ = train(chain(RATE, gradiv.mix_by_quasi_global_momentum(
+    seen, _ = train(chain(RATE, decentralized.mix_by_quasi_global_momentum(
       np.ones((1, 1)), 'workers', momentum=beta, decay=decay)), 9,
       centers=np.ones((1, 3)), curvatures=np.ones((1, 1)))
     np.testing.assert_allclose(seen, x, 1e-5)
@@ -55,7 +56,7 @@ class RecursionTest(parameterized.TestCase):
       rate, w = 0.2 / (1 + t), bank[t % 3]
       m = beta * m + (x - w @ (x - rate * gradient(x))) / rate
       x = x - rate * m
-    assert_recursion(chain(schedule, gradiv.mix_by_decentlam(
+    assert_recursion(chain(schedule, decentralized.mix_by_decentlam(
       bank, 'workers', momentum=beta, schedule=schedule)), x, STEPS)
     x, m = START, 0 * START
     for t in range(STEPS):
@@ -63,7 +64,7 @@ class RecursionTest(parameterized.TestCase):
       mixed = w @ (x - rate * (beta * m + gradient(x)))
       m = beta * m + (1 - beta) * (x - mixed) / rate
       x = mixed
-    assert_recursion(chain(schedule, gradiv.mix_by_quasi_global_momentum(
+    assert_recursion(chain(schedule, decentralized.mix_by_quasi_global_momentum(
       bank, 'workers', momentum=beta, schedule=schedule)), x, STEPS)
 
 
@@ -77,7 +78,7 @@ class BiasTest(absltest.TestCase):
     bias = lambda x: np.linalg.norm(x - OPTIMUM)
     plain = self.end(chain(0.05, gradiv.mix_by_gossip(
       W, 'workers', order='atc')))
-    lam = self.end(chain(0.05, gradiv.mix_by_decentlam(W, 'workers')))
+    lam = self.end(chain(0.05, decentralized.mix_by_decentlam(W, 'workers')))
     own = self.end(chain(0.05, gradiv.mix_by_gossip(
       W, 'workers', order='atc'), momentum=0.9))
     np.testing.assert_allclose(lam, plain, 0, 1e-8)
@@ -87,11 +88,12 @@ class BiasTest(absltest.TestCase):
 class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-    (lambda: gradiv.mix_by_quasi_global_momentum(W, 'w', momentum=1.0),
+    (lambda: decentralized.mix_by_quasi_global_momentum(W, 'w', momentum=1.0),
      'momentum=1.0'),
-    (lambda: gradiv.mix_by_quasi_global_momentum(W, 'w', decay=1.0),
+    (lambda: decentralized.mix_by_quasi_global_momentum(W, 'w', decay=1.0),
      'decay=1.0'),
-    (lambda: gradiv.mix_by_decentlam(W, 'w', momentum=-0.1), 'momentum=-0.1'))
+    (lambda: decentralized.mix_by_decentlam(W, 'w', momentum=-0.1),
+     'momentum=-0.1'))
   def test_fractions_out_of_range_are_refused(self, make, message):
     with self.assertRaisesRegex(ValueError, message):
       make()

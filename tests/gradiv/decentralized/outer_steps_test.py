@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 
 import gradiv
 from experiments import compiled
+from gradiv import decentralized
 from tests.gradiv.decentralized.runs import N
 
 # From torchft's tests of Streaming DiLoCo: parameters after steps 0 to 15, by
@@ -37,7 +38,7 @@ class OracleTest(parameterized.TestCase):
 
   def fragments(self, backend, outer=optax.sgd(2.0), **options):
     """Return the two fragments along 15 steps, [workers, steps] each."""
-    tx = optax.chain(optax.sgd(1.0), gradiv.mix_by_outer_step(
+    tx = optax.chain(optax.sgd(1.0), decentralized.mix_by_outer_step(
       outer, 6, 'workers', num_fragments=2, **options))
 
     def run(x):
@@ -85,7 +86,7 @@ class OracleTest(parameterized.TestCase):
   def test_fragments_are_of_about_equal_size(self):
     sizes = lambda params, count: [
       sum(x.size for x in jax.tree.leaves(state)) for state in
-      gradiv.mix_by_outer_step(
+      decentralized.mix_by_outer_step(
         optax.trace(0.9), 12, 'workers', num_fragments=count).init(
           [jnp.zeros(size) for size in params]).outer]
     self.assertEqual(sizes([60, 10, 10, 10, 10], 2), [60, 40])
@@ -131,7 +132,7 @@ class StateTest(parameterized.TestCase):
     keep = optax.GradientTransformation(
       lambda params: params, lambda u, s, p=None: (u, s))
     params = {'w': jnp.ones(3)}
-    state = gradiv.mix_by_outer_step(keep, 2, 'workers').init(params)
+    state = decentralized.mix_by_outer_step(keep, 2, 'workers').init(params)
     leaves = jax.tree.leaves((params, state))
     self.assertLen({x.unsafe_buffer_pointer() for x in leaves}, len(leaves))
 
@@ -145,7 +146,7 @@ class ArgumentsTest(parameterized.TestCase):
     (dict(delay=-1), 'delay=-1'), (dict(blend=1.5), 'blend=1.5'))
   def test_bad_arguments_are_refused_at_construction(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
-      gradiv.mix_by_outer_step(
+      decentralized.mix_by_outer_step(
         optax.sgd(1.0), **dict(period=6, axis_name='workers') | options)
 
   def test_fragments_out_of_range_are_refused_at_init(self):

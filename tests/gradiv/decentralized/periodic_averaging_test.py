@@ -6,6 +6,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import decentralized
 from tests.gradiv.decentralized.runs import RATE, N, chain, gradient, train
 
 
@@ -44,7 +45,7 @@ class PeriodicAveragingTest(parameterized.TestCase):
       u = 0.6 * u + delta / RATE
       return 0.9 * RATE * u
 
-    seen, _ = train(chain(RATE, gradiv.mix_by_slow_momentum(
+    seen, _ = train(chain(RATE, decentralized.mix_by_slow_momentum(
       3, 'workers', momentum=0.6, learning_rate=0.9)), 12)
     np.testing.assert_allclose(
       seen, self.reference(12, 3, outer), 1e-5, 1e-6)
@@ -73,7 +74,7 @@ class PeriodicAveragingTest(parameterized.TestCase):
       x = x - RATE * (x - 1)
       if t % 3 == 0:
         x = slow = slow + 0.5 * (x - slow)
-    seen, _ = train(chain(RATE, gradiv.mix_by_outer_step(
+    seen, _ = train(chain(RATE, decentralized.mix_by_outer_step(
       optax.sgd(0.5), 3, 'workers')), 9, centers=np.ones((1, 3)),
       curvatures=np.ones((1, 1)))
     np.testing.assert_allclose(seen, x, 1e-5)
@@ -92,7 +93,7 @@ class PeriodicAveragingTest(parameterized.TestCase):
       if t % 3 == 0:
         u = 0.5 * u + anchor - x
         x = anchor = anchor - 0.8 * u
-    seen, _ = train(chain(RATE, gradiv.mix_by_slow_momentum(
+    seen, _ = train(chain(RATE, decentralized.mix_by_slow_momentum(
       3, 'workers', momentum=0.5, learning_rate=0.8)), 9,
       centers=np.ones((1, 3)), curvatures=np.ones((1, 1)))
     np.testing.assert_allclose(seen, x, 1e-5)
@@ -105,7 +106,8 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: gradiv.diloco(4, 'w', learning_rate=float('nan')),
      'learning_rate=nan'),
     (lambda: gradiv.diloco(4, 'w', momentum=1.0), 'momentum=1.0'),
-    (lambda: gradiv.mix_by_slow_momentum(4, 'w', momentum=-1), 'momentum=-1'))
+    (lambda: decentralized.mix_by_slow_momentum(4, 'w', momentum=-1),
+     'momentum=-1'))
   def test_numbers_out_of_range_are_refused(self, make, message):
     with self.assertRaisesRegex(ValueError, message):
       make()

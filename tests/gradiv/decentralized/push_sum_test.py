@@ -3,7 +3,7 @@
 import numpy as np
 from absl.testing import absltest
 
-import gradiv
+from gradiv import decentralized
 from tests.gradiv.decentralized.runs import (
   DIGRAPH,
   RATE,
@@ -23,7 +23,7 @@ class PushSumTest(absltest.TestCase):
     for t in range(12):
       a = bank[t % 3]
       s, v = a @ (s - RATE * gradient(s / v)), a @ v
-    state = assert_recursion(chain(RATE, gradiv.mix_by_push_sum(
+    state = assert_recursion(chain(RATE, decentralized.mix_by_push_sum(
       bank, 'workers')), s / v, 12)
     self.assertGreater(np.ptp(state[-1].weight), 0.1)
     np.testing.assert_allclose(np.mean(state[-1].weight), 1)
@@ -31,7 +31,7 @@ class PushSumTest(absltest.TestCase):
   def test_weights_that_would_vanish_are_refused(self):
     for w in (np.eye(2)[::-1], [[.5, 0], [.5, 1]]):
       with self.assertRaisesRegex(ValueError, 'mixing_matrix'):
-        gradiv.mix_by_push_sum(w, 'w')
+        decentralized.mix_by_push_sum(w, 'w')
 
 
 if __name__ == '__main__':

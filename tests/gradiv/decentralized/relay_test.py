@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests.gradiv.decentralized.runs import (
   RATE,
@@ -38,15 +38,16 @@ class RelayTest(parameterized.TestCase):
         table[k, i] for k in range(N) if tree[k, i])
       x = np.stack([(half[i] + inbox(messages, i) + (
         N - 1 - inbox(counts, i)) * START[0]) / N for i in range(N)])
-    assert_recursion(chain(RATE, gradiv.mix_by_relay(tree, 'workers')), x, 12)
+    assert_recursion(chain(RATE, decentralized.mix_by_relay(tree, 'workers')),
+      x, 12)
 
   @parameterized.parameters((W,), (np.ones((2, 3)),), (np.zeros((2, 2)),))
   def test_graphs_that_are_no_trees_are_refused(self, tree):
     with self.assertRaisesRegex(ValueError, 'tree'):
-      gradiv.mix_by_relay(tree, 'w')
+      decentralized.mix_by_relay(tree, 'w')
 
   def test_the_tree_must_fit_the_axis(self):
-    tx = gradiv.mix_by_relay(np.zeros((1, 1)), 'workers')
+    tx = decentralized.mix_by_relay(np.zeros((1, 1)), 'workers')
     with self.assertRaisesRegex(ValueError, 'tree has 1 workers'):
       jax.vmap(lambda x: tx.update(x, tx.init(x), x)[0],
                axis_name='workers')(jnp.ones((4, 2)))

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 import gradiv
+from gradiv import decentralized
 from gradiv.decentralized import topology
 from tests import helpers
 
@@ -70,29 +71,29 @@ def assert_recursion(tx, expected, steps):
 # Name, and (rate, axis name) -> chain.
 EXACT = (
   ('exact_diffusion', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_exact_diffusion(LAZY, axis))),
+    rate, decentralized.mix_by_exact_diffusion(LAZY, axis))),
   ('extra', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_extra(W, axis))),
+    rate, decentralized.mix_by_extra(W, axis))),
   ('gradient_tracking', lambda rate, axis='workers': optax.chain(
-    gradiv.mix_by_gradient_tracking(W, axis), optax.sgd(rate),
+    decentralized.mix_by_gradient_tracking(W, axis), optax.sgd(rate),
     gradiv.mix_by_gossip(W, axis))),
   ('push_diging', lambda rate, axis='workers': optax.chain(
-    gradiv.mix_by_gradient_tracking(DIGRAPH, axis), optax.sgd(rate),
-    gradiv.mix_by_push_sum(DIGRAPH, axis))),
+    decentralized.mix_by_gradient_tracking(DIGRAPH, axis), optax.sgd(rate),
+    decentralized.mix_by_push_sum(DIGRAPH, axis))),
   ('relay_tree', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_relay(topology.binary_tree(N), axis))),
+    rate, decentralized.mix_by_relay(topology.binary_tree(N), axis))),
   ('relay_chain', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_relay(topology.chain(N), axis))),
+    rate, decentralized.mix_by_relay(topology.chain(N), axis))),
 )
 BIASED = (
   ('quasi_global', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_quasi_global_momentum(W, axis, nesterov=True))),
+    rate, decentralized.mix_by_quasi_global_momentum(W, axis, nesterov=True))),
   ('decentlam', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_decentlam(W, axis))),
-  ('choco', lambda rate, axis='workers': chain(rate, gradiv.mix_by_choco(
+    rate, decentralized.mix_by_decentlam(W, axis))),
+  ('choco', lambda rate, axis='workers': chain(rate, decentralized.mix_by_choco(
     W, axis, gradiv.keep_top_k(0.5), consensus_step=0.4))),
   ('push_sum', lambda rate, axis='workers': chain(
-    rate, gradiv.mix_by_push_sum(DIGRAPH, axis))),
+    rate, decentralized.mix_by_push_sum(DIGRAPH, axis))),
   ('diloco', lambda rate, axis='workers': chain(rate, gradiv.diloco(
     4, axis, num_fragments=2, delay=1, blend=0.5))),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from gradiv import workers
+from gradiv import diversity, workers
 from tests import helpers
 
 RNG = np.random.default_rng(2)
@@ -42,7 +42,7 @@ class ClosedFormTest(parameterized.TestCase):
     m = helpers.moments_of(np.tile([[3., 4.]], (8, 1)), backend)
     e = gradiv.estimate(m)
     self.assertAlmostEqual(float(gradiv.gradient_diversity(m)), 1 / 8)
-    self.assertAlmostEqual(float(gradiv.coherence(m)), 8)
+    self.assertAlmostEqual(float(diversity.coherence(m)), 8)
     self.assertEqual(float(gradiv.batch_size_bound(e)), 1)
     self.assertEqual(float(gradiv.noise_scale(e)), 0)
     for scale in (1, 4, 1e6):
@@ -54,7 +54,7 @@ class ClosedFormTest(parameterized.TestCase):
     grads = orthogonal(8, 20, np.arange(1., 9.))
     m = helpers.moments_of(grads, backend)
     np.testing.assert_allclose(gradiv.gradient_diversity(m), 1, 1e-5)
-    np.testing.assert_allclose(gradiv.coherence(m), 1, 1e-5)
+    np.testing.assert_allclose(diversity.coherence(m), 1, 1e-5)
     np.testing.assert_allclose(bound_of(grads, backend), 8, 1e-5)
 
   @parameterized.parameters(*BACKENDS)
@@ -68,7 +68,7 @@ class ClosedFormTest(parameterized.TestCase):
     grads = np.tile(np.concatenate([g, -g]), (4, 1))
     m = helpers.moments_of(grads, backend)
     self.assertEqual(float(gradiv.gradient_diversity(m)), np.inf)
-    self.assertEqual(float(gradiv.coherence(m)), 0)
+    self.assertEqual(float(diversity.coherence(m)), 0)
     e = gradiv.estimate(m, num_examples=8)
     np.testing.assert_allclose(
       gradiv.inverse_batch_size_bound(e), 0, atol=1e-7)
@@ -150,7 +150,7 @@ class ClosedFormTest(parameterized.TestCase):
     bound = float(bound_of(grads))
     mean_square = np.mean(np.sum(grads**2, 1))
     effective = bound if replacement else float(
-      gradiv.batch_size_bound_without_replacement(bound, 12))
+      diversity.batch_size_bound_without_replacement(bound, 12))
     drawn = np.stack([RNG.choice(12, batch, replacement)
                       for _ in range(20000)])
     sums = np.sum(grads[drawn].sum(1)**2, -1)
@@ -159,12 +159,13 @@ class ClosedFormTest(parameterized.TestCase):
 
   def test_13_the_whole_set(self):
     grads = RNG.normal(0.4, 1, size=(12, 5))
-    effective = gradiv.batch_size_bound_without_replacement(bound_of(grads), 12)
+    effective = diversity.batch_size_bound_without_replacement(bound_of(grads),
+      12)
     mean_square = np.mean(np.sum(grads**2, 1))
     np.testing.assert_allclose(
       12 * mean_square * (1 + 11 / effective), np.sum(grads.sum(0)**2), 1e-4)
     self.assertEqual(
-      float(gradiv.batch_size_bound_without_replacement(12., 12)), np.inf)
+      float(diversity.batch_size_bound_without_replacement(12., 12)), np.inf)
 
   @parameterized.parameters(*BACKENDS)
   def test_14_bound_is_one_plus_noise_scale(self, backend):
@@ -186,7 +187,7 @@ class ClosedFormTest(parameterized.TestCase):
     bound, sq_norm = float(gradiv.batch_size_bound(e)), float(e.sq_norm)
     gamma = np.linspace(0, 1, 200001)
     second = batch * sq_norm * bound * (
-      1 + float(gradiv.batch_penalty(e, batch)))
+      1 + float(diversity.batch_penalty(e, batch)))
     decrease = gamma * batch * sq_norm - beta / 2 * gamma**2 * second
     best = np.argmax(decrease)
     np.testing.assert_allclose(

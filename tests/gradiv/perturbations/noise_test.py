@@ -7,6 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import compression, perturbations
 from tests import helpers
 
 RNG = np.random.default_rng(10)
@@ -94,9 +95,10 @@ class StateTest(parameterized.TestCase):
       drop('workers'), noise('workers'),
       gradiv.quantize_updates(2, key=KEY, axis_name='workers'),
       gradiv.aggregate_by_quantized_mean(8, 'workers', key=KEY),
-      gradiv.aggregate_by_low_rank(1, 'workers', key=KEY),
+      compression.aggregate_by_low_rank(1, 'workers', key=KEY),
       optax.chain(
-        gradiv.aggregate_by_mean('workers'), gradiv.precondition_langevin(
+        gradiv.aggregate_by_mean('workers'),
+          perturbations.precondition_langevin(
           .1, key=KEY, decay=np.float64(0.9))))
     for dtype in (jnp.float32, jnp.float64):
       rows = grads.astype(dtype)
@@ -116,7 +118,7 @@ class StateTest(parameterized.TestCase):
     for make, name, value in (
         (gradiv.drop_updates, 'rate', 0.3),
         (gradiv.add_langevin_noise, 'stddev', 0.3),
-        (gradiv.precondition_langevin, 'stddev', 0.3)):
+        (perturbations.precondition_langevin, 'stddev', 0.3)):
       inject = optax.inject_hyperparams(make)
       expected = None
       for tx in (make(value, key=KEY), make(constant(value), key=KEY),
@@ -132,7 +134,7 @@ class StateTest(parameterized.TestCase):
     for tx in (gradiv.drop_updates(0.3, key=key),
                gradiv.add_langevin_noise(0.3, key=key),
                gradiv.quantize_updates(1, key=key),
-               gradiv.precondition_langevin(0.3, key=key)):
+               perturbations.precondition_langevin(0.3, key=key)):
       run, state = jax.jit(tx.update, donate_argnums=1), tx.init(zeros)
       for _ in range(3):
         _, state = run(zeros, state)
@@ -142,7 +144,7 @@ class StateTest(parameterized.TestCase):
     (lambda: drop(axis_name=''), 'axis_name'),
     (lambda: gradiv.drop_updates(0.1, key=7), 'key'),
     (lambda: gradiv.add_langevin_noise(0.1, key=None), 'key'),
-    (lambda: gradiv.precondition_langevin(0.1, key=1.), 'key'),
+    (lambda: perturbations.precondition_langevin(0.1, key=1.), 'key'),
     (lambda: gradiv.quantize_updates(1, key='seed'), 'key'),
     (lambda: gradiv.drop_connect(1, jnp.ones(2), 0.1), 'key'),
     (lambda: gradiv.stochastic_quantize(1, jnp.ones(2)), 'key'),

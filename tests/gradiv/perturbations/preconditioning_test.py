@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-import gradiv
+from gradiv import perturbations
 from tests import helpers
 
 KEY = jax.random.key(3)
@@ -16,7 +16,8 @@ class PreconditionLangevinTest(parameterized.TestCase):
 
   def test_mean_and_variance(self):
     g, alpha, eps, sigma = jnp.float32([3., -0.5]), 0.9, 0.1, 0.7
-    tx = gradiv.precondition_langevin(sigma, key=KEY, decay=alpha, eps=eps)
+    tx = perturbations.precondition_langevin(sigma, key=KEY, decay=alpha,
+      eps=eps)
     state, nu = tx.init(g), np.zeros(2)
     many = lambda x: jnp.broadcast_to(x, (20_000, 2))
     wide = tx.init(many(g))
@@ -33,8 +34,8 @@ class PreconditionLangevinTest(parameterized.TestCase):
   def test_decay_and_eps_may_be_injected(self):
     g = jnp.float32([3., -0.5])
     options = dict(stddev=0.2, key=KEY, decay=0.9, eps=0.1)
-    plain = gradiv.precondition_langevin(**options)
-    injected = optax.inject_hyperparams(gradiv.precondition_langevin)(
+    plain = perturbations.precondition_langevin(**options)
+    injected = optax.inject_hyperparams(perturbations.precondition_langevin)(
       **options)
     states = [plain.init(g), injected.init(g)]
     for _ in range(2):
@@ -49,7 +50,7 @@ class PreconditionLangevinTest(parameterized.TestCase):
     sharding = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec('model'))
     params = jax.device_put(jnp.ones((16, 2)), sharding)
-    state = gradiv.precondition_langevin(0.1, key=KEY).init(params)
+    state = perturbations.precondition_langevin(0.1, key=KEY).init(params)
     self.assertEqual(state.nu.sharding, sharding)
 
   @parameterized.parameters(
@@ -58,7 +59,7 @@ class PreconditionLangevinTest(parameterized.TestCase):
   def test_invalid_arguments(self, options, name):
     options = dict(stddev=1., key=KEY) | options
     with self.assertRaisesRegex(ValueError, name):
-      gradiv.precondition_langevin(**options)
+      perturbations.precondition_langevin(**options)
 
 
 if __name__ == '__main__':

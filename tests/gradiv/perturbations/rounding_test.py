@@ -6,6 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
+from gradiv import perturbations
 from tests import helpers
 
 RNG = np.random.default_rng(13)
@@ -36,28 +37,29 @@ class LevelsTest(parameterized.TestCase):
     seen = draws_of(VECTOR, **options).astype(np.float64)
     helpers.assert_mean(seen, VECTOR)
     helpers.assert_mean(
-      (seen**2).sum(1), gradiv.quantized_sq_norm(VECTOR, **options))
+      (seen**2).sum(1), perturbations.quantized_sq_norm(VECTOR, **options))
 
   def test_second_moments_in_closed_form(self):
     v = np.asarray(VECTOR, np.float64)
     norm, d = np.linalg.norm(v), len(v)
     close = lambda actual, expected: np.testing.assert_allclose(
       actual, expected, 1e-5)
-    one = gradiv.quantized_sq_norm(VECTOR)
+    one = perturbations.quantized_sq_norm(VECTOR)
     close(one, norm * np.abs(v).sum())
     self.assertLess(float(one), np.sqrt(d) * norm**2)
     for s in (2, 4, 9):
       f = np.abs(v) / norm * s % 1
-      found = gradiv.quantized_sq_norm(VECTOR, s)
+      found = perturbations.quantized_sq_norm(VECTOR, s)
       close(found, norm**2 * (1 + np.sum(f * (1 - f)) / s**2))
       self.assertLess(float(found),
                       norm**2 * (1 + min(d / s**2, np.sqrt(d) / s)))
-    close(gradiv.quantized_sq_norm(VECTOR, method='max'),
+    close(perturbations.quantized_sq_norm(VECTOR, method='max'),
           np.abs(v).max() * np.abs(v).sum())
-    close(gradiv.quantized_sq_norm(jnp.ones(9)), 9**1.5)
-    natural = float(gradiv.quantized_sq_norm(VECTOR, method='natural'))
+    close(perturbations.quantized_sq_norm(jnp.ones(9)), 9**1.5)
+    natural = float(perturbations.quantized_sq_norm(VECTOR, method='natural'))
     self.assertBetween(natural, norm**2, 9 / 8 * norm**2)
-    close(gradiv.quantized_sq_norm(jnp.float32([3.]), method='natural'), 10.)
+    close(perturbations.quantized_sq_norm(jnp.float32([3.]), method='natural'),
+      10.)
 
   def test_only_the_levels(self):
     norm = np.linalg.norm(VECTOR)
@@ -86,14 +88,14 @@ class LevelsTest(parameterized.TestCase):
             'empty': jnp.zeros((0, 3))}
     for options in (dict(num_levels=3), dict(method='max')):
       np.testing.assert_allclose(
-        gradiv.quantized_sq_norm(tree, **options),
-        gradiv.quantized_sq_norm(VECTOR, **options), 1e-6)
+        perturbations.quantized_sq_norm(tree, **options),
+        perturbations.quantized_sq_norm(VECTOR, **options), 1e-6)
     for size, parts in ((99, (slice(0, 5), slice(5, 11))),
                         (4, (slice(0, 4), slice(4, 5), slice(5, 9),
                              slice(9, 11)))):
       np.testing.assert_allclose(
-        gradiv.quantized_sq_norm(tree, 2, bucket_size=size),
-        sum(gradiv.quantized_sq_norm(VECTOR[p], 2) for p in parts), 1e-6)
+        perturbations.quantized_sq_norm(tree, 2, bucket_size=size),
+        sum(perturbations.quantized_sq_norm(VECTOR[p], 2) for p in parts), 1e-6)
 
   def test_extreme_zero_and_non_finite_vectors(self):
     for scale in (1e30, 1e-30):
@@ -138,7 +140,7 @@ class LevelsTest(parameterized.TestCase):
     seen = np.asarray(mapped(rows), np.float64)
     flat = seen.reshape(6000, -1)
     helpers.assert_mean(flat, VECTOR)
-    helpers.assert_mean((flat**2).sum(1), gradiv.quantized_sq_norm(
+    helpers.assert_mean((flat**2).sum(1), perturbations.quantized_sq_norm(
       VECTOR, **options))
     self.assertTrue((seen[0] != seen[1]).any())
 

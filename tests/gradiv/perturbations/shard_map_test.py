@@ -8,26 +8,27 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
+from gradiv import compression, perturbations
 from tests import helpers
 
 KEY = jax.random.key(0)
 AXIS = 'workers'
 COMMON = (
-  ('low_rank', lambda: gradiv.aggregate_by_low_rank(2, AXIS, key=KEY)),
+  ('low_rank', lambda: compression.aggregate_by_low_rank(2, AXIS, key=KEY)),
   ('wire_4', lambda: gradiv.aggregate_by_quantized_mean(4, AXIS, key=KEY)),
   ('mechanisms', lambda: optax.chain(
     gradiv.drop_updates(0.3, key=KEY, axis_name=AXIS),
     gradiv.add_langevin_noise(0.1, key=KEY, axis_name=AXIS),
     gradiv.quantize_updates(2, key=KEY, axis_name=AXIS),
     gradiv.aggregate_by_mean(AXIS),
-    gradiv.precondition_langevin(0.1, key=KEY))),
+    perturbations.precondition_langevin(0.1, key=KEY))),
 )
 PRIVATE = (
   ('top_k', lambda: optax.chain(
     gradiv.with_error_feedback(gradiv.keep_top_k(0.3)),
     gradiv.aggregate_by_mean(AXIS))),
   ('low_rank', lambda: gradiv.with_error_feedback(
-    gradiv.aggregate_by_low_rank(2, AXIS, key=KEY))),
+    compression.aggregate_by_low_rank(2, AXIS, key=KEY))),
 )
 
 

@@ -35,8 +35,8 @@ class MinimumDiameterTest(parameterized.TestCase):
           np.testing.assert_allclose(w * size, w > 0, 2 * EPS)
 
   def test_ties_go_to_the_first_set(self):
-    x = np.array([[6.], [0], [2], [4], [16]])
-    for x, given, chosen in (x, 5, [0, 2, 3]), (0 * x, 4, [0, 1]):
+    rows = np.array([[6.], [0], [2], [4], [16]])
+    for x, given, chosen in (rows, 5, [0, 2, 3]), (0 * rows, 4, [0, 1]):
       w = rules.compiled(minimum_diameter, 2)(
         inputs.gram_of(x), present=np.arange(5) < given)
       self.assertEqual(np.flatnonzero(w).tolist(), chosen)
