@@ -168,7 +168,7 @@ class Problem:
       config.model, input_shape=train['image'].shape[1:],
       num_classes=self.num_classes, **config_lib.options(config))
 
-  @functools.cache  # noqa: B019: one problem per process
+  @functools.cache  # noqa: B019
   def labels(self, noise: float, seed: int) -> np.ndarray:
     """Make the labels to learn."""
     return data.flip_labels(self.given, noise, self.num_classes, seed)
