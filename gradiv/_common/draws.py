@@ -28,6 +28,7 @@ from gradiv._common import checks, compat, layout as layouts, trees
 # Tags keep these streams apart from those of workers and `jax.random.split`.
 _EXAMPLE_TAG = 0x65786D70
 _SHARD_TAG = 0x73686172
+_UNSHARDED = layouts.Layout()
 
 
 class DrawState(NamedTuple):
@@ -40,33 +41,6 @@ class DrawState(NamedTuple):
 
   count: jax.Array
   rng_key: jax.Array
-
-
-class Shards(NamedTuple):
-  """Axes over which some leaves of the updates are sharded.
-
-  Attributes:
-    sharded_over: As in `gradiv.Layout`.
-    is_sharded: As in `gradiv.Layout`.
-  """
-
-  sharded_over: workers.AxisName | None = None
-  is_sharded: Callable[[tuple], bool] | None = None
-
-  @property
-  def layout(self) -> layouts.Layout:
-    """The same as a layout, which checks it."""
-    return layouts.Layout(
-      sharded_over=self.sharded_over, is_sharded=self.is_sharded)
-
-  def check(self) -> 'Shards':
-    """Raise ValueError if the fields are invalid; return the shards."""
-    assert self.layout  # checks them
-    return self
-
-  def names(self, path: tuple) -> tuple[str, ...]:
-    """List the axes over which the leaf at a path is sharded."""
-    return self.layout.shard_names if self.layout.shards(path) else ()
 
 
 def copy_key(key: jax.Array, argument: str = 'key') -> jax.Array:
@@ -89,7 +63,7 @@ def transformation(
   draw: Callable[[jax.Array, optax.Updates, jax.Array], optax.Updates],
   key: jax.Array,
   axis_name: workers.AxisName | None,
-  shards: Shards = Shards(),
+  layout: layouts.Layout = _UNSHARDED,
 ) -> optax.GradientTransformationExtraArgs:
   """Create a transformation from ``draw(key, updates, count) -> updates``.
 
@@ -100,7 +74,7 @@ def transformation(
     key: Key; folded by the purpose, the step, and the worker or the example.
     axis_name: Axis, or axes, of the workers, each of which draws
       independently; None if all share the draw.
-    shards: Axes of sharded leaves, which `draw` passes to `map_leaves`.
+    layout: Which leaves are sharded; `draw` passes it to `map_leaves`.
 
   Raises:
     ValueError: While tracing, if a leaf is not floating, if `example_index` is
@@ -121,13 +95,13 @@ def transformation(
       if index.shape or not jnp.issubdtype(index.dtype, jnp.integer):
         raise ValueError(f'example_index={example_index!r}: must be one whole '
                          'number; map over the examples of a batch')
-      check_not_shared(updates, compat.varying_axes(index), shards,
+      check_not_shared(updates, compat.varying_axes(index), layout,
                        'example_index')
       step_key = jax.random.fold_in(
         jax.random.fold_in(step_key, _EXAMPLE_TAG), index)
     else:
       named = () if axis_name is None else workers.names_of(axis_name)
-      check_not_shared(updates, named, shards, f'axis_name={axis_name!r}')
+      check_not_shared(updates, named, layout, f'axis_name={axis_name!r}')
       if axis_name is not None:
         step_key = workers.worker_key(step_key, axis_name)
     return draw(step_key, updates, state.count), next_step(state)
@@ -157,13 +131,15 @@ def shard_key(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 def map_leaves(
   fn: Callable, key: jax.Array, tree: Any, *rest: Any,
-  shards: Shards = Shards(),
+  layout: layouts.Layout = _UNSHARDED,
 ) -> Any:
   """Apply ``fn(key, leaf, ...)`` to each leaf, with a different key each."""
   leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
   others = (treedef.flatten_up_to(other) for other in rest)
+  key_of_leaf = lambda i, path: shard_key(
+    jax.random.fold_in(key, i), layout.shard_names_of(path))
   return treedef.unflatten(
-    fn(shard_key(jax.random.fold_in(key, i), shards.names(path)), leaf, *each)
+    fn(key_of_leaf(i, path), leaf, *each)
     for i, ((path, leaf), *each) in enumerate(zip(leaves, *others)))
 
 
@@ -178,18 +154,18 @@ def round_up(key: jax.Array, chance: jax.Array) -> jax.Array:
 
 
 def check_not_shared(
-  updates: optax.Updates, apart: Any, shards: Shards, given: str
+  updates: optax.Updates, apart: Any, layout: layouts.Layout, given: str
 ) -> None:
   """Raise ValueError if updates vary along more axes than the draws do.
 
   Args:
     updates: The updates.
     apart: Axes along which draws differ.
-    shards: Axes along which draws of sharded leaves differ, too.
+    layout: Which leaves are sharded; draws differ along their axes, too.
     given: The argument to name in the error.
   """
   for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-    shared = compat.varying_axes(leaf) - {*apart, *shards.names(path)}
+    shared = compat.varying_axes(leaf) - {*apart, *layout.shard_names_of(path)}
     if shared:
       raise ValueError(
         f'{given}: update{jax.tree_util.keystr(path)} differs along '

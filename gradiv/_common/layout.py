@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 
 Grouping = Callable[[tuple], str]
 
@@ -75,6 +77,17 @@ class Layout:
     return self.sharded_over is not None and (
       self.is_sharded is None or bool(self.is_sharded(path)))
 
+  def shard_names_of(self, path: tuple) -> tuple[str, ...]:
+    """Names of the axes over which the leaf at a path is sharded."""
+    return self.shard_names if self.shards(path) else ()
+
+  def count_once(self, value: jax.Array, is_sharded: bool) -> jax.Array:
+    """Scale a value so that its sum over the shards is that of the worker.
+
+    Every shard holds the same copy of a leaf that is not sharded.
+    """
+    return value if is_sharded else value / self.num_shards
+
 
 def by_layer(path: tuple) -> str:
   """Name the layer of a leaf: its path without the last step.
@@ -113,6 +126,23 @@ def resolve(
   check_distinct(axis_name=axis_name, mean_over=layout.mean_over,
                  sharded_over=layout.sharded_over)
   return layout
+
+
+def sq_norm_of_shard(grads: Any, layout: Layout) -> jax.Array:
+  """Compute this shard's part of the squared norm of a worker's gradient."""
+  total = jnp.float32(0)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+    total += layout.count_once(trees.sq_norm(leaf), layout.shards(path))
+  return total
+
+
+def is_finite(grads: Any, layout: Layout) -> jax.Array:
+  """Return whether a worker's gradient is finite, in all of its shards."""
+  total = sq_norm_of_shard(grads, layout)
+  if layout.shard_names:
+    total = lax.psum(
+      workers.as_private(total, layout.shard_names), layout.shard_names)
+  return trees.is_usable(total)
 
 
 def check_distinct(**axes: workers.AxisName | None) -> None:

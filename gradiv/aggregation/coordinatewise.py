@@ -153,7 +153,7 @@ def _sum_masks(slices, masks):
     first = participants.index * mask.size
     is_real = first + jnp.arange(mask.size) < bucket.size
     total = jnp.where(is_real, mask.astype(jnp.float32), 0).sum()
-    sums.append(participants.count_once(total, bucket.is_sharded))
+    sums.append(participants.layout.count_once(total, bucket.is_sharded))
     num_shards = participants.layout.num_shards if bucket.is_sharded else 1
     sizes.append(bucket.size * num_shards)
   return participants.sum(jnp.stack(sums)), jnp.array(sizes, jnp.float32)

@@ -57,7 +57,7 @@ def aggregate_by_mean(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     workers.check_private(updates, axis_name)
-    is_finite = finite.is_finite(updates, participants)
+    is_finite = layouts.is_finite(updates, participants.layout)
     mean, count = finite.mean_of_finite(
       trees.keep_if(is_finite, updates), is_finite, participants.names)
     left_out = participants.count - count.astype(jnp.int32)

@@ -105,7 +105,7 @@ def aggregate_by_quantized_mean(
     drawn = draws.DrawState(state.count, state.rng_key)
     total, cross_terms = _sum_over_workers(
       own, draws.key_of(drawn, 'aggregate_by_quantized_mean'), packing)
-    squares = finite.sq_norm_of_shard(own.grads, participants).astype(
+    squares = layouts.sq_norm_of_shard(own.grads, participants.layout).astype(
       jnp.float32)
     # One all-reduce of n + 3 numbers.
     (squares, cross_terms), present, left_out = finite.sum_with_presence(
@@ -144,7 +144,7 @@ def _sum_over_workers(own, step_key, packing):
     rows = buckets.pack(leaves, bucket, participants.count)
     total, products = _exchange(
       rows.astype(jnp.float32), key, packing, participants)
-    cross_terms += participants.count_once(products, bucket.is_sharded)
+    cross_terms += participants.layout.count_once(products, bucket.is_sharded)
     sums.append(total)
   return buckets.unpack(plan, sums), cross_terms
 

@@ -93,7 +93,8 @@ def worker_moments(
   workers.check_private(grads, (*workers.names_of(axis_name),
                                 *layout.mean_names))
   batch, differs = _own_batch_size(batch_size, axis_name)
-  is_finite = _is_finite(grads, layout)
+  # By the operations of `aggregate_by_mean`, so that they are compiled once.
+  is_finite = layouts.is_finite(grads, layout)
   if reduction == 'sum':
     grads = jax.tree.map(lambda g: g / batch, trees.widen(grads))
   if layout.mean_names:
@@ -168,18 +169,6 @@ def _own_batch_size(batch_size, axis_name):
     raise ValueError(f'batch_size of shape {jnp.shape(batch_size)}: must be '
                      f'one number, or one for each of the {n} workers')
   return jnp.asarray(batch_size, jnp.float32)[lax.axis_index(axis_name)], True
-
-
-def _is_finite(grads, layout):
-  """Return whether this worker's gradient, in all of its shards, is usable."""
-  # By the very operations of `aggregate_by_mean`: they are compiled once.
-  if not layout.shard_names:
-    return trees.is_usable(trees.sq_norm(grads))
-  leaves = jax.tree.leaves(grads)
-  own = sum(trees.sq_norm(x) * once
-            for x, once in zip(leaves, _counted_once(grads, layout)))
-  own = workers.as_private(jnp.float32(own), layout.shard_names)
-  return trees.is_usable(lax.psum(own, layout.shard_names))
 
 
 def _counted_once(grads, layout):

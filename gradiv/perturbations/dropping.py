@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws, trees
+from gradiv._common import checks, draws, layout as layouts, trees
 
 
 def drop_updates(
@@ -64,14 +64,14 @@ def drop_updates(
   """
   if not callable(rate):
     checks.fraction('rate', rate)
-  shards = draws.Shards(sharded_over, is_sharded).check()
+  layout = layouts.Layout(sharded_over=sharded_over, is_sharded=is_sharded)
 
   def draw(key, updates, count):
     now = rate(count) if callable(rate) else rate
     return draws.map_leaves(
-      lambda key, g: _drop(key, g, now, rescale), key, updates, shards=shards)
+      lambda key, g: _drop(key, g, now, rescale), key, updates, layout=layout)
 
-  return draws.transformation('drop_updates', draw, key, axis_name, shards)
+  return draws.transformation('drop_updates', draw, key, axis_name, layout)
 
 
 def drop_connect(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws, trees
+from gradiv._common import checks, draws, layout as layouts, trees
 
 
 def add_langevin_noise(
@@ -67,15 +67,15 @@ def add_langevin_noise(
   The update was zero, so only the noise is left.
   """
   check_stddev(stddev)
-  shards = draws.Shards(sharded_over, is_sharded).check()
+  layout = layouts.Layout(sharded_over=sharded_over, is_sharded=is_sharded)
 
   def draw(key, updates, count):
     add = lambda key, g: (
       g + draw_noise(key, g, stddev, count)).astype(g.dtype)
-    return draws.map_leaves(add, key, updates, shards=shards)
+    return draws.map_leaves(add, key, updates, layout=layout)
 
   return draws.transformation(
-    'add_langevin_noise', draw, key, axis_name, shards)
+    'add_langevin_noise', draw, key, axis_name, layout)
 
 
 def langevin_stddev(

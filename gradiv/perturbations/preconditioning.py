@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws, trees
+from gradiv._common import checks, draws, layout as layouts, trees
 from gradiv.perturbations import langevin
 
 
@@ -71,7 +71,7 @@ def precondition_langevin(
   checks.key('key', key)
   checks.positive('eps', eps)
   checks.fraction('decay', decay)
-  shards = draws.Shards(sharded_over, is_sharded).check()
+  layout = layouts.Layout(sharded_over=sharded_over, is_sharded=is_sharded)
 
   def init_fn(params):
     return PreconditionLangevinState(
@@ -80,7 +80,7 @@ def precondition_langevin(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     trees.check_floating(updates, 'update')
-    draws.check_not_shared(updates, (), shards, 'after the aggregation')
+    draws.check_not_shared(updates, (), layout, 'after the aggregation')
     drawn = draws.DrawState(state.count, state.rng_key)
     nu = jax.tree.map(
       lambda nu, g: _decayed(nu, g, decay), state.nu, updates)
@@ -92,7 +92,7 @@ def precondition_langevin(
 
     updates = draws.map_leaves(
       precondition, draws.key_of(drawn, 'precondition_langevin'), updates, nu,
-      shards=shards)
+      layout=layout)
     return updates, PreconditionLangevinState(*draws.next_step(drawn), nu)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import layout as layouts, trees
 from gradiv.aggregation._exchange import membership
 
 Participants = membership.Participants
@@ -50,7 +50,7 @@ def exclude_non_finite(
   layout = participants.layout
   workers.check_private(grads, (*participants.names, *layout.mean_names))
   trees.check_floating(grads)
-  finite = is_finite(grads, participants)
+  finite = layouts.is_finite(grads, layout)
   grads = trees.keep_if(finite, grads)
   if not layout.mean_names:
     num_left_out = 1 - finite.astype(jnp.float32)
@@ -58,26 +58,6 @@ def exclude_non_finite(
   mean, count = mean_of_finite(grads, finite, layout.mean_names)
   num_left_out = workers.num_workers(layout.mean_names) - count
   return Contribution(participants, mean, count > 0, num_left_out)
-
-
-def is_finite(grads: optax.Updates, participants: Participants) -> jax.Array:
-  """Return whether this worker's gradient is finite, in all of its shards."""
-  total = sq_norm_of_shard(grads, participants)
-  names = participants.layout.shard_names
-  if names:
-    total = lax.psum(workers.as_private(total, names), names)
-  return trees.is_usable(total)
-
-
-def sq_norm_of_shard(
-  grads: optax.Updates, participants: Participants
-) -> jax.Array:
-  """Compute this shard's part of the squared norm of a worker's gradient."""
-  total = jnp.float32(0)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-    total += participants.count_once(
-      trees.sq_norm(leaf), participants.layout.shards(path))
-  return total
 
 
 def mean_of_finite(
@@ -120,7 +100,7 @@ def sum_with_presence(
   places = jnp.arange(participants.count)
   own = contribution.is_finite & (places == participants.index)
   record = (own.astype(jnp.float32), contribution.num_left_out)
-  record = jax.tree.map(
-    lambda x: participants.count_once(x, is_sharded=False), record)
+  record = jax.tree.map(lambda x: participants.layout.count_once(
+    x, is_sharded=False), record)
   total, (present, num_left_out) = participants.sum((tree, record))
   return total, present > 0.5, jnp.round(num_left_out).astype(jnp.int32)

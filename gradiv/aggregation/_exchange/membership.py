@@ -60,13 +60,6 @@ class Participants:
     names = (*self.names, *self.layout.shard_names)
     return lax.psum(workers.as_private(tree, names), names)
 
-  def count_once(self, value: jax.Array, is_sharded: bool) -> jax.Array:
-    """Scale a value so that its sum over the shards is that of the worker.
-
-    Every shard holds the same copy of a leaf that is not sharded.
-    """
-    return value if is_sharded else value / self.layout.num_shards
-
   def group_of_leaves(self, tree: Any) -> np.ndarray:
     """Return the index of each leaf's group; zeros without groups."""
     if self.layout.groups is None:

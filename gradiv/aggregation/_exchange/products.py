@@ -46,7 +46,7 @@ def gram_matrices(
            for _ in range(slices.plan.num_groups)]
   for bucket, rows, extra in zip(
       slices.plan.buckets, slices.rows, slices.extra):
-    grams[bucket.group] += participants.count_once(
+    grams[bucket.group] += participants.layout.count_once(
       _gram_of_slice(rows, extra, centered), bucket.is_sharded)
   grams, present, num_left_out = finite.sum_with_presence(
     slices.contribution, tuple(grams))
@@ -78,7 +78,7 @@ def gram_matrices_of_pair(
   for (path, g), s, group in leaves:
     # Elementwise, as in `trees.sq_norm`.
     dots = jnp.stack([trees.sq_norm(g), jnp.sum(g * (s - g))])
-    rows[group] += participants.count_once(
+    rows[group] += participants.layout.count_once(
       dots, participants.layout.shards(path))
   own_rows = tuple(jnp.zeros((2, 2), jnp.float32).at[participants.index].set(
     row) for row in rows)

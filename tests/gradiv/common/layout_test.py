@@ -28,7 +28,7 @@ class LayoutTest(parameterized.TestCase):
     self.assertIs(layouts.resolve(layout, 'w'), layout)
     self.assertEqual(layouts.resolve(None, 'w'), gradiv.Layout())
 
-  @parameterized.parameters('x', ('w', 'x'))
+  @parameterized.parameters(('x',), (('w', 'x'),))
   def test_an_axis_is_named_once(self, axis):
     with self.assertRaisesRegex(ValueError, 'axis_name'):
       layouts.resolve(gradiv.Layout(mean_over='x'), axis)
