@@ -179,7 +179,9 @@ def batch_size_at_least(
 
   1/B_S may be any p that a one-sided test does not find too large. From p = 1
   downwards, these begin at a root of Fieller's quadratic, unless p = 1 itself
-  is one of them.
+  is one of them. In simulations the bound holds in 92.5 to 96 % of the cases
+  at a nominal 95 %: estimates of G that are too small come with variances that
+  are too small.
   """
   freedom = _freedom(averages.count, decay)
   a, b, c, q = _fieller(averages, _student(freedom, 2 * level - 1))

@@ -68,7 +68,7 @@ def track_moments(
     (`accumulate_moments`). It must be the same on all workers.
 
   A step whose statistics are not finite changes nothing but `num_skipped`.
-  With one worker nothing can be estimated, and everything stays NaN.
+  With one worker, or no parameters, everything stays NaN.
 
   Args:
     axis_name: Axis, or axes, of the workers; None if each update is given
@@ -139,7 +139,8 @@ def track_moments(
     if moments is None:
       if axis_name is not None:
         workers.check_private(updates, axis_name)
-        if workers.num_workers(axis_name) == 1:
+        nothing = not jax.tree.leaves(updates)
+        if nothing or workers.num_workers(axis_name) == 1:
           return updates, state
       moments = measure(updates, batch_size)
     if groups is not None:

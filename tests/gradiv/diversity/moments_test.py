@@ -51,15 +51,16 @@ class WorkerMomentsTest(parameterized.TestCase):
     helpers.assert_close(moments, naive(grads, batches), 1e-5)
 
   def test_centered_where_the_difference_of_squares_cancels(self):
-    grads = 1e4 + RNG.normal(0, 1e-2, (8, 100)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    grads = 1e4 + rng.normal(0, 1e-2, (8, 100)).astype(np.float32)
     moments = helpers.on_workers(
       lambda g, _: gradiv.worker_moments(g, 'workers'), grads)
     np.testing.assert_allclose(
       moments.mean_sq_deviation, naive(grads).mean_sq_deviation, 1e-2)
     g = np.float32(grads)
-    uncentred = np.mean(np.sum(g**2, 1)) - np.sum(g.mean(0)**2)
+    uncentered = np.mean(np.sum(g**2, 1)) - np.sum(g.mean(0)**2)
     self.assertGreater(  # the formula that is not used
-      abs(uncentred / naive(grads).mean_sq_deviation - 1), 1)
+      abs(uncentered / naive(grads).mean_sq_deviation - 1), 1)
 
   def test_bfloat16_is_summed_in_float32(self):
     grads = sample(8, dtype=jnp.bfloat16)
