@@ -13,46 +13,46 @@ All rules run inside `jax.jit`, in float32, for any n.
 >>> weightings.agreement(0.9)(gram).tolist()  # The third one is left out.
 [0.5, 0.5, 0.0]
 
-The tables list when to use which rule, its cost (operations after the Gram
-matrix is known), and what one bad gradient, of any size and direction, does to
-the update. f is the largest number of bad gradients.
+The tables list when to use which rule, what it costs (operations once the Gram
+matrix is known), and what a bad gradient of any size and direction does to the
+update. f is the largest number of bad gradients.
 
 Averages, and rules that resist bad workers:
 
-  rule                     use it when                  cost      a bad gradient
-  -----------------------  ---------------------------  --------  --------------
-  mean                     as the baseline              n         moves it freely
-  norm_clipping            lengths are heavy-tailed     n         adds at most C/n
-  krum                     f < n/2 - 1 is known         n² log n  is not selected
-  minimum_diameter         f is known and n is small    C(n,f)n²  barely moves it
-  geometric_median         a minority is bad            100 n²    barely moves it
-  centered_clipping        bad workers coordinate over  n²        adds at most τ/n
-                           time; needs the last update
-  nearest_neighbor_mixing  workers' data differ; before n² log n  is for the next
-                           another robust rule                    rule to handle
+  rule                    use it when                  cost     a bad gradient
+  ----------------------- ---------------------------- -------- ----------------
+  mean                    as the baseline              n        moves it freely
+  norm_clipping           lengths are heavy-tailed     n        adds C/n at most
+  krum                    f < n/2 - 1 is known         n² log n is not selected
+  minimum_diameter        f is known and n is small    C(n,f)n² moves it little
+  geometric_median        an unknown minority is bad   100 n²   moves it little
+  centered_clipping       bad workers coordinate over  n²       adds τ/n at most
+                          time; needs the last update
+  nearest_neighbor_mixing workers' data differ; before n² log n is left to the
+                          another robust rule                   next rule
 
 Rules that go by direction, for noisy labels and large numbers of workers:
 
-  agreement                labels are noisy; skips the  n³        is left out if
-                           step if too few agree                  not the anchor
-  max_neighbors            the same, in any order       n²        is left out
-  adasum                   n grows, the learning rate   n³        moves it freely
-                           should not
-  adacons                  lengths vary, directions     n²        can set the
-                           can be trusted                         direction
+  agreement               labels are noisy; skips the  n³       is left out, if
+                          step if too few agree                 not the anchor
+  max_neighbors           the same, without an order   n²       is left out
+  adasum                  n grows and the learning     n³       moves it freely
+                          rate should stay
+  adacons                 lengths vary, directions can n²       can turn it
+                          be trusted
 
 Rules for conflicting losses (multi-task learning), g_i the gradient of loss i:
 
-  pcgrad                   conflicts should cost little n³        moves it freely
-  gradvac                  the tasks usually agree      n⁴        moves it freely
-  upgrad                   no loss should increase      n⁵        moves it freely
-  dual_proj                the same, close to the mean  n⁴        moves it freely
-  mgda                     the worst loss matters most  n⁴        stops it if zero
-  cagrad                   the same, close to the mean  n⁴        moves it freely
-  nash_mtl                 scales of losses vary        n³        can turn it
-  imtl_g                   losses should progress alike n³        can turn it
-  conflict_free            the same; long if they agree n³        moves it freely
-  aligned_mtl              some losses dominate         n³        can turn it
+  pcgrad                  conflicts should cost little n³       moves it freely
+  gradvac                 the tasks usually agree      n⁴       moves it freely
+  upgrad                  no loss should increase      n⁵       moves it freely
+  dual_proj               the same, nearest the mean   n⁴       moves it freely
+  mgda                    the worst loss matters most  n⁴       stops it if zero
+  cagrad                  the same, near the mean      n⁴       moves it freely
+  nash_mtl                scales of losses vary        n³       can turn it
+  imtl_g                  losses should progress alike n³       can turn it
+  conflict_free           the same; long if they agree n³       moves it freely
+  aligned_mtl             some losses dominate         n³       can turn it
 
 Adding a weighting. A rule without memory is a function of the Gram matrix and
 of which gradients are present; absent ones have rows and columns of zeros:
@@ -80,10 +80,11 @@ to (weights, state), and of the state before the first step:
 ...     return shrink * weightings.uniform(present), usual
 ...   return weightings.Weighting(step, init=lambda n: jnp.zeros(()))
 >>> rule = clip_to_usual(0.9)
->>> gram, present = jnp.diag(jnp.array([1., 9.])), jnp.ones(2, bool)
+>>> gram, present = jnp.diag(jnp.array([4., 36.])), jnp.ones(2, bool)
 >>> weights, state = rule.step(gram, present, rule.init(2), None)
->>> weights.round(2).tolist(), state.item()  # Lengths 1 and 3; the mean is 2.
-([0.5, 0.33000001311302185], 2.0)
+>>> # Lengths 2 and 6 with a mean of 4, to which the second one is clipped.
+>>> [round(w, 3) for w in weights.tolist()], state.item()
+([0.5, 0.333], 4.0)
 
 Both kinds go into an optimizer in the same way:
 ``optax.chain(gradiv.aggregate_by_weights(rule, 'workers'), optax.sgd(0.1))``.

@@ -20,8 +20,8 @@ def adasum() -> weighting.Weighting:
   a binary tree: (0, 1), (2, 3), …, then the results of these in the same way;
   an odd one out moves up unchanged.
 
-  >>> adasum()(jnp.eye(3)).tolist()  # Orthogonal: their sum.
-  [1.0, 1.0, 1.0]
+  >>> adasum()(jnp.eye(2)).tolist()  # Orthogonal: their sum.
+  [1.0, 1.0]
   >>> adasum()(jnp.ones((2, 2))).tolist()  # Equal: their mean.
   [0.5, 0.5]
 

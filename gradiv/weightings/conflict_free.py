@@ -1,4 +1,4 @@
-"""ConFIG: equal cosines with all gradients, as long as the projections on it."""
+"""ConFIG: equal cosines with all gradients, and the length of their sum."""
 
 import jax.numpy as jnp
 

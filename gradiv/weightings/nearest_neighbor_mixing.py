@@ -19,9 +19,10 @@ def nearest_neighbor_mixing(
   w', the weights of the gradients are Mᵀ w'. Extra rows that `then` has are
   not mixed.
 
+  >>> from gradiv import weightings
   >>> gram = jnp.outer(jnp.array([0., 2., 99.]), jnp.array([0., 2., 99.]))
-  >>> # Krum selects the mean of the first two.
-  >>> nearest_neighbor_mixing(1, krum(0))(gram).tolist()
+  >>> # The first two are near each other; Krum selects their mean.
+  >>> nearest_neighbor_mixing(1, weightings.krum(0))(gram).tolist()
   [0.5, 0.5, 0.0]
 
   Args:

@@ -1,7 +1,5 @@
 """AdaCons, against its definition on the gradients, over several steps."""
 
-import functools
-
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -10,8 +8,8 @@ from gradiv import weightings
 from tests.gradiv.weightings import inputs, rules
 from tests.gradiv.weightings.inputs import EPS
 
-compiled_step = functools.lru_cache(
-  lambda decay: jax.jit(weightings.adacons(decay).step))
+step = jax.jit(lambda decay, gram, present, state: weightings.adacons(
+  decay).step(gram, present, state, None))
 
 
 def adacons(steps, decay):
@@ -56,7 +54,8 @@ class AdaConsTest(parameterized.TestCase):
         self._check_definition(kind, n, decay)
 
   def _check_definition(self, kind, n, decay):
-    step, state = compiled_step(decay), weightings.adacons(decay).init(n)
+    # Traced, so that one program does for all.
+    decay, state = np.float32(decay), weightings.adacons(decay).init(n)
     given = np.random.default_rng(n).random((8, n)) < .7
     given[1::3], given[::5] = True, False
     steps = list(zip(inputs.several(kind, n, 8), given))
@@ -64,9 +63,9 @@ class AdaConsTest(parameterized.TestCase):
     # Coefficients may tie, and which then comes first is rounding.
     match = np.sort if kind in ('line', 'duplicates') else np.asarray
     for (x, present), (fractions, error, positive) in zip(
-        steps, adacons(steps, decay)):
+        steps, adacons(steps, float(decay))):
       x = np.where(present[:, None], x, 0)
-      w, state = step(inputs.gram_of(x), present, state, None)
+      w, state = step(decay, inputs.gram_of(x), present, state)
       norms = np.linalg.norm(x, axis=1)
       undecided += np.isinf(error)
       if np.isfinite(error):

@@ -45,7 +45,9 @@ class CAGradTest(parameterized.TestCase):
 
   @parameterized.product(n=inputs.SIZES, name=tuple(C))
   def test_definition(self, n, name):
-    for kind in inputs.LOSS_KINDS:
+    # SciPy is slow at this.
+    kinds = inputs.LOSS_KINDS if n < 16 else ('random', 'rank deficient')
+    for kind in kinds:
       with self.subTest(kind):
         rows = inputs.losses(kind, n)
         d, best = rules.update(name, rows), cagrad(rows, C[name])
@@ -67,8 +69,7 @@ class CAGradTest(parameterized.TestCase):
       lengths = np.linalg.norm(rows, axis=1) * max(np.linalg.norm(d), 1e-30)
       self.assertGreater((rows @ d / lengths).min(), -2e-3)
 
-  @parameterized.parameters(2, 5)
-  def test_a_ball_of_no_size_holds_the_mean(self, n):
+  def test_a_ball_of_no_size_holds_the_mean(self, n=5):
     rows = inputs.losses('conflicting', n)
     np.testing.assert_allclose(
       rules.compiled(weightings.cagrad, 0.)(inputs.gram_of(rows)),
@@ -85,15 +86,17 @@ class CAGradTest(parameterized.TestCase):
   @parameterized.parameters(
     ([[1, 0], [-1, 0], [0, 1]], [0, 1 / 3]),
     ([[1, 0], [0, 0]], [.5, 0]),
-    # The mean conflicts with the last: the nearest that does not.
-    ([[1, 0, 0], [-1, 0, 0], [0, 2, 1], [0, 0, -1], [0, 0, -.2]],
+    # The mean conflicts with the last two: the nearest that does not.
+    ([[1, 0, 0], [-1, 0, 0], [0, 2, 1], [0, 0, -.2], [0, 0, -.2]],
      [0, .4, 0]))
   def test_if_the_smallest_gain_is_zero_the_nearest_to_the_mean(
       self, rows, expected):
-    rows = np.array(rows, float)
-    np.testing.assert_allclose(
-      rules.update('cagrad', rows), expected, atol=1e-4)
-    self.assertFalse(rules.weigh('wide cagrad', rows @ rows.T).any())
+    # Those up to five are absent.
+    rows, present = np.array(rows, float), np.arange(5) < len(rows)
+    rows = np.pad(rows, ((0, 5 - len(rows)), (0, 0)))
+    weights = rules.weigh('cagrad', rows @ rows.T, present)
+    np.testing.assert_allclose(weights @ rows, expected, atol=1e-4)
+    self.assertFalse(rules.weigh('wide cagrad', rows @ rows.T, present).any())
 
   @parameterized.product(n=(2, 5), name=tuple(C))
   def test_the_update_stays_in_the_ball(self, n, name):
