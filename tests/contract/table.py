@@ -75,6 +75,8 @@ RULES = (
 WEIGHED = (
   weighed('weights_of_a_function', lambda: lambda gram: jnp.ones(
     len(gram)) / len(gram), leaves_out=False, formula_only=False),
+  weighed('stateless', w.stateless, kwargs={
+    'fn': lambda gram, present: w.uniform(present)}),
   weighed('mean_weights', w.mean, options={'num_workers': WORKERS},
           leaves_out=False),  # declared to be eight
   weighed('agreement_weights', w.agreement, {
@@ -195,6 +197,10 @@ ALONE = (
   Row('scale_by_staleness', staleness.scale_by_staleness,
       {'rule': staleness.divide_by_staleness}, kind='alone',
       needs=lambda params: {'staleness': 3}),
+  Row('with_staleness', staleness.with_staleness, {
+    'delay': gradiv.delay_updates(2), 'inner': optax.chain(
+      staleness.scale_by_staleness(staleness.divide_by_staleness),
+      optax.adam(0.1))}, kind='alone'),
   Row('keep_top_k', gradiv.keep_top_k, {'fraction': 0.5},
       fixed=('fraction',), kind='alone'),
   Row('keep_signs', gradiv.keep_signs, kind='alone'),
@@ -208,11 +214,13 @@ def named(rows=TABLE):
   return [(row.name, row) for row in rows]
 
 
-# Those that differ in more than a formula from all rows before.
-DISTINCT = tuple(row for row in TABLE if not row.formula_only)
-
-
 def first_of_each_function(rows):
   """List the first row of each public function that makes a transformation."""
-  return list({(row.covers or (row.factory,))[0]: row
-               for row in reversed(rows)}.values())[::-1]
+  return tuple({(row.covers or (row.factory,))[0]: row
+                for row in reversed(rows)}.values())[::-1]
+
+
+# Those that differ in more than a formula from all rows before, and one row of
+# each function: the dearer a test is, the fewer rows take it in each run.
+DISTINCT = tuple(row for row in TABLE if not row.formula_only)
+FUNCTIONS = first_of_each_function(DISTINCT)

@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 
 from tests.contract import drive, table
 
-ROWS = table.first_of_each_function(table.DISTINCT)
+ROWS = table.FUNCTIONS
 COMPOSING = [row for row in ROWS if row.composes]
 # optax.lookahead hands no extra arguments on.
 WITHOUT_EXTRA_ARGUMENTS = [
