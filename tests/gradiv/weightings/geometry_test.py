@@ -9,7 +9,6 @@ from gradiv.weightings import geometry
 from tests.gradiv.weightings import inputs
 from tests.gradiv.weightings.inputs import EPS
 
-
 cosines = jax.jit(geometry.cosines)
 
 
