@@ -3,8 +3,9 @@
 Yin et al. (2018) raise gradient diversity on purpose, so that larger batches
 pay off. Put `drop_updates`, `add_langevin_noise` or `quantize_updates` in
 front of `aggregate_by_*`, with `axis_name`, so that each worker draws on its
-own. `precondition_langevin` follows the aggregation and samples from a
-posterior; `drop_connect` masks weights instead of gradients.
+own. The `*_batch_size_bound` functions predict the B_S that each leads to.
+`precondition_langevin` follows the aggregation and samples from a posterior;
+`drop_connect` masks weights instead of gradients.
 """
 
 from gradiv.perturbations.bounds import (
