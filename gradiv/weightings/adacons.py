@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 # A sum of coefficients below this fraction of their magnitudes is rounding.
 _CANCELED = 1e-6
@@ -57,7 +57,7 @@ def adacons(decay: jax.typing.ArrayLike = 0.99) -> weighting.Weighting:
   <https://arxiv.org/abs/2411.03742>`_, 2024.
   """
   checks.fraction('decay', decay)
-  decay = _enough.as_float(decay)
+  decay = _numbers.as_float(decay)
 
   def step(gram, present, state, key):
     del key

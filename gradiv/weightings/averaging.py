@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, weighting
+from gradiv.weightings import _numbers, weighting
 
 
 def mean() -> weighting.Weighting:
@@ -38,7 +38,7 @@ def norm_clipping(max_norm: jax.typing.ArrayLike) -> weighting.Weighting:
     max_norm: C, positive and finite.
   """
   checks.positive('max_norm', max_norm)
-  max_norm = _enough.as_float(max_norm)
+  max_norm = _numbers.as_float(max_norm)
 
   def weigh(gram, present):
     norms = jnp.sqrt(jnp.diagonal(gram))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, _solvers, geometry, weighting
+from gradiv.weightings import _numbers, _solvers, geometry, weighting
 
 
 def cagrad(c: jax.typing.ArrayLike = 0.5) -> weighting.Weighting:
@@ -36,7 +36,7 @@ def cagrad(c: jax.typing.ArrayLike = 0.5) -> weighting.Weighting:
   <https://arxiv.org/abs/2110.14048>`_, 2021.
   """
   checks.within('c', c, 0, float(np.finfo(np.float32).max))
-  c = _enough.as_float(c)
+  c = _numbers.as_float(c)
 
   def weigh(gram, present):
     gram = geometry.normalized(gram)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 
 def centered_clipping(
@@ -34,7 +34,7 @@ def centered_clipping(
   """
   checks.positive('radius', radius)
   checks.count('num_steps', num_steps, 1)
-  radius = _enough.as_float(radius)
+  radius = _numbers.as_float(radius)
 
   def weigh(gram, present):
     fraction = jnp.pad(weighting.uniform(present), (0, 1))

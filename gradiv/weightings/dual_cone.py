@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, _solvers, geometry, weighting
+from gradiv.weightings import _numbers, _solvers, geometry, weighting
 
 
 def upgrad(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
@@ -38,7 +38,7 @@ def upgrad(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
   <https://arxiv.org/abs/2406.16232>`_, 2024.
   """
   checks.positive('ridge', ridge)
-  ridge = _enough.as_float(ridge)
+  ridge = _numbers.as_float(ridge)
 
   def weigh(gram, present):
     h = _regularized(gram, ridge)
@@ -73,7 +73,7 @@ def dual_proj(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
   <https://arxiv.org/abs/1706.08840>`_, 2017.
   """
   checks.positive('ridge', ridge)
-  ridge = _enough.as_float(ridge)
+  ridge = _numbers.as_float(ridge)
 
   def weigh(gram, present):
     mean = weighting.uniform(present)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from gradiv._common import checks
 from gradiv.weightings import (
-  _enough,
   _filter_passes,
+  _numbers,
   joining,
   weighting,
 )
@@ -103,7 +103,7 @@ def agreement(
   """
   _check(max_cosine_distance, combine, num_anchors, min_agreed, fallback,
          window, num_stddevs)
-  num_stddevs = _enough.as_float(num_stddevs)
+  num_stddevs = _numbers.as_float(num_stddevs)
 
   def step(gram, present, state, key):
     n = len(present)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 # Stop once no weight moves by more than this fraction of itself.
 _TOLERANCE = 1e-5
@@ -42,7 +42,7 @@ def geometric_median(
   """
   checks.count('num_steps', num_steps, 1)
   checks.positive('smoothing', smoothing)
-  smoothing = _enough.as_float(smoothing)
+  smoothing = _numbers.as_float(smoothing)
 
   def weigh(gram, present):
     gram = geometry.normalized(gram)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 # A target cosine of one would ask for an infinite correction; see `gradvac`.
 _MAX_COSINE = 1 - 1e-5
@@ -92,7 +92,7 @@ def gradvac(
   """
   checks.choice('reduction', reduction, ('sum', 'mean'))
   checks.within('decay', decay, 0, 1)
-  decay = _enough.as_float(decay)
+  decay = _numbers.as_float(decay)
 
   def step(gram, present, targets, key):
     gram = geometry.normalized(gram)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 
 def krum(
@@ -55,11 +55,11 @@ def krum(
   if num_neighbors is not None:
     checks.count('num_neighbors', num_neighbors, 1)
   checks.positive('power', power)
-  power = _enough.as_float(power)
+  power = _numbers.as_float(power)
   least = max(num_selected, (num_neighbors or num_byzantine + 2) + 1)
 
   def weigh(gram, present):
-    _enough.check_enough(
+    _numbers.check_enough(
       len(gram), least, num_byzantine=num_byzantine,
       num_selected=num_selected, num_neighbors=num_neighbors)
     near = num_neighbors or present.sum() - num_byzantine - 2

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 
 def max_neighbors(
@@ -34,7 +34,7 @@ def max_neighbors(
   Optimization <https://arxiv.org/abs/2412.18052>`_, 2024.
   """
   checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
-  max_cosine_distance = _enough.as_float(max_cosine_distance)
+  max_cosine_distance = _numbers.as_float(max_cosine_distance)
 
   def weigh(gram, present):
     squares = jnp.diagonal(gram)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, geometry, weighting
+from gradiv.weightings import _numbers, geometry, weighting
 
 # Largest number of subsets times pairs to compare.
 _MAX_COMPARISONS = 10 ** 7
@@ -53,7 +53,7 @@ def minimum_diameter(num_byzantine: int) -> weighting.Weighting:
 
 def _subsets(n, num_left_out):
   """List masks [subsets, n], in lexicographic order of what they keep."""
-  _enough.check_enough(n, num_left_out + 1, num_byzantine=num_left_out)
+  _numbers.check_enough(n, num_left_out + 1, num_byzantine=num_left_out)
   if math.comb(n, num_left_out) * n ** 2 > _MAX_COMPARISONS:
     raise ValueError(
       f'num_byzantine={num_left_out} with n={n} gradients: must have '

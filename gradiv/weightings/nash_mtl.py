@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, _solvers, geometry, weighting
+from gradiv.weightings import _numbers, _solvers, geometry, weighting
 
 
 def nash_mtl(
@@ -38,7 +38,7 @@ def nash_mtl(
   """
   if max_norm is not None:
     checks.positive('max_norm', max_norm)
-    max_norm = _enough.as_float(max_norm)
+    max_norm = _numbers.as_float(max_norm)
 
   def weigh(gram, present):
     del present

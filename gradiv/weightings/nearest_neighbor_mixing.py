@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.weightings import _enough, averaging, geometry, weighting
+from gradiv.weightings import _numbers, averaging, geometry, weighting
 
 
 def nearest_neighbor_mixing(
@@ -37,7 +37,7 @@ def nearest_neighbor_mixing(
 
   def step(gram, present, state, key):
     n = len(present)
-    _enough.check_enough(
+    _numbers.check_enough(
       n, num_byzantine + 1, num_byzantine=num_byzantine)
     size = present.sum() - num_byzantine
     present &= size > 0

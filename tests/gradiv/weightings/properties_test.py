@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 
 import gradiv
 from gradiv import weightings
-from gradiv.weightings import _enough
+from gradiv.weightings import _numbers
 from tests.gradiv.weightings import inputs, rules
 from tests.gradiv.weightings.rules import RANDOM, RULES
 
@@ -218,11 +218,11 @@ class ArrayArgumentsTest(parameterized.TestCase):
       make(np.float32(value))
 
   def test_numbers_stay_numbers_and_arrays_become_float32(self):
-    self.assertIsInstance(_enough.as_float(2), float)
-    self.assertIsInstance(_enough.as_float(np.float64(2)), float)
+    self.assertIsInstance(_numbers.as_float(2), float)
+    self.assertIsInstance(_numbers.as_float(np.float64(2)), float)
     for dtype in ('bfloat16', 'int32'):
       value = jax.numpy.ones((), dtype)
-      self.assertEqual(_enough.as_float(value).dtype, np.float32)
+      self.assertEqual(_numbers.as_float(value).dtype, np.float32)
 
 
 if __name__ == '__main__':
