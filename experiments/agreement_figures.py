@@ -39,14 +39,14 @@ def draw_accuracy(config, summary):
   control, rate = config.control_threshold, config.learning_rates[-1]
   for quantity, axes in zip(QUANTITIES, grid):
     for ax, arms in zip(axes, (rules, CONTROLS)):
-      for name, colour, marker in zip(arms, plots.COLOURS, plots.MARKERS):
+      for name, color, marker in zip(arms, plots.COLORS, plots.MARKERS):
         tuned = ax is grid[0, 0]
         one = name not in weightings.COMBINE or tuned
         cells = agreement_report.find_cells(
           summary, name, None if one else control)
         mean, error = _percent(cells, quantity)
         ax.errorbar([100 * c['noise'] for c in cells], mean, error,
-                    color=colour, marker=marker, capsize=3, label=NAMES[name],
+                    color=color, marker=marker, capsize=3, label=NAMES[name],
                     ls='--' if name == 'mean' else '-')
       ax.set(xlabel='wrong labels (%)')
   grid[0, 0].set(ylabel='test accuracy (%)', title='Rules; rate and τ tuned')
@@ -66,7 +66,7 @@ def draw_distances(config, summary):
   """
   del summary
   figure, ((left, middle, right),) = plots.subplots(3, 4.6, 4.2)
-  colours = plots.shades(len(config.noise_rates))
+  colors = plots.shades(len(config.noise_rates))
   for name, style in (('mean', '--'), (agreement_report.FILTER, '-')):
     arm = agreement_report.find(config, name)
     run = agreement_report.load(config, arm)
@@ -78,8 +78,8 @@ def draw_distances(config, summary):
     skipped = agreement_report.by_stage(
       pick(run['sizes'][..., 0])) / config.every
     memorized = pick(run['memorized'])[:, 1:]
-    for i, (noise, colour) in enumerate(zip(config.noise_rates, colours)):
-      line = dict(color=colour, ls=style,
+    for i, (noise, color) in enumerate(zip(config.noise_rates, colors)):
+      line = dict(color=color, ls=style,
                   label=f'{NAMES[name]}, {noise:.0%} wrong')
       left.plot(steps, distance[i], **line)
       middle.plot(steps, 100 * skipped[i], **line)
@@ -103,12 +103,12 @@ def draw_thresholds(config, summary):
   figure, grid = plots.subplots(len(config.noise_rates), 3.4, 3.2, rows=2)
   for quantity, axes in zip(QUANTITIES, grid):
     for ax, noise in zip(axes, config.noise_rates):
-      for name, colour, marker in zip(
-          config.combines, plots.COLOURS, plots.MARKERS):
+      for name, color, marker in zip(
+          config.combines, plots.COLORS, plots.MARKERS):
         cells = [c for c in summary['cells']
                  if (c['arm'], c['noise']) == (name, noise)]
         mean, error = _percent(cells, quantity)
-        ax.errorbar([c['threshold'] for c in cells], mean, error, color=colour,
+        ax.errorbar([c['threshold'] for c in cells], mean, error, color=color,
                     marker=marker, capsize=3, label=NAMES[name])
       plain, = (c for c in summary['cells']
                 if (c['arm'], c['noise']) == ('mean', noise))

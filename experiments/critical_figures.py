@@ -64,19 +64,19 @@ def _contour(ax, config, d):
   delays = np.log2(np.array(config.stalenesses) + 1)
   wanted = (d + 1) / np.array(config.batch_sizes)
   y = np.interp(np.log2(wanted + 1), delays, range(len(delays)))
-  ax.plot(x, y, color=plots.COLOURS[1], ls='--', label='τ = M/b')
+  ax.plot(x, y, color=plots.COLORS[1], ls='--', label='τ = M/b')
   ax.legend(fontsize=8, loc='upper right')
 
 
 def _scatter(ax, cells, slowness, labels):
   """Draw the steps of cells on what they should go with."""
-  for name, colour, marker in zip(
-      dict.fromkeys(labels), plots.COLOURS, plots.MARKERS):
+  for name, color, marker in zip(
+      dict.fromkeys(labels), plots.COLORS, plots.MARKERS):
     own = [i for i, label in enumerate(labels) if label == name]
     spread = [critical_tuning.interval(cells[i]['steps']) for i in own]
     mean, low, high = np.array(spread).T
     ax.errorbar([slowness[i] for i in own], mean, [mean - low, high - mean],
-                color=colour, marker=marker, ls='none', capsize=2, label=name)
+                color=color, marker=marker, ls='none', capsize=2, label=name)
   ax.set_xscale('log')
   plots.log_scale(ax)
 
@@ -108,12 +108,12 @@ def draw_sparse(config):
               f for f in found if f['support'] > 1]}
   for ax, place in zip(axes, (lambda f: 1 / f['density'],
                               lambda f: 1 + f['noise_ratio'])):
-    for (name, own), colour, marker in zip(
-        groups.items(), plots.COLOURS, plots.MARKERS):
+    for (name, own), color, marker in zip(
+        groups.items(), plots.COLORS, plots.MARKERS):
       mean, low, high = np.array(
         [critical_tuning.interval(f['delay']) for f in own]).T
       ax.errorbar([place(f) for f in own], mean, [mean - low, high - mean],
-                  color=colour, marker=marker, capsize=3, ls='none',
+                  color=color, marker=marker, capsize=3, ls='none',
                   label=name)
       if ax is axes[0] and own[0]['support'] > 1:
         for f, y in zip(own, mean):
@@ -139,7 +139,7 @@ def draw_network(config):
   cells = {cell: critical_network.load(config, cell)['steps']
            for cell in critical_network.cells(config)}
   sizes, taus = config.network_batch_sizes, (0, *config.network_stalenesses)
-  _lines(left, sizes, [cells[b, 0] for b in sizes], plots.COLOURS[0], 'o',
+  _lines(left, sizes, [cells[b, 0] for b in sizes], plots.COLORS[0], 'o',
          'measured')
   batch = critical_tuning.interval(found['batch'])[0]
   least = cells[sizes[-1], 0].mean() / (1 + batch / sizes[-1])
@@ -151,11 +151,11 @@ def draw_network(config):
   plots.plain_numbers(plots.log_scale(left)).set(
     xlabel='batch size b', ylabel=f'steps to a loss of {config.target_loss:g}',
     title='Without delay')
-  for b, colour, marker in zip(sizes[:2], plots.COLOURS, plots.MARKERS):
+  for b, color, marker in zip(sizes[:2], plots.COLORS, plots.MARKERS):
     base = cells[b, 0].mean()
-    _lines(middle, taus, [cells[b, tau] / base for tau in taus], colour,
+    _lines(middle, taus, [cells[b, tau] / base for tau in taus], color,
            marker, f'b = {b}')
-    middle.plot(taus, 1 + np.array(taus) / (1 + batch / b), color=colour, lw=1,
+    middle.plot(taus, 1 + np.array(taus) / (1 + batch / b), color=color, lw=1,
                 ls=':')
   middle.axhline(2, color='black', lw=1, ls=':')
   middle.set(xlabel='delay τ', ylabel='steps, over those without delay',
@@ -163,13 +163,13 @@ def draw_network(config):
   share = critical_network.tracked_noise(config)[1]
   steps = config.every * np.arange(1, share.shape[1] + 1)
   with np.errstate(divide='ignore'):
-    right.plot(steps, np.median(1 / share - 1, 0), color=plots.COLOURS[0],
+    right.plot(steps, np.median(1 / share - 1, 0), color=plots.COLORS[0],
                label='M, median over seeds')
-  for name, colour, text in (
-      ('batch', plots.COLOURS[1], 'critical batch'),
-      ('delay', plots.COLOURS[2], f'{sizes[0]} · critical delay'),
-      ('tracked', plots.COLOURS[3], 'mean M on the way')):
-    right.axhline(critical_tuning.interval(found[name])[0], color=colour,
+  for name, color, text in (
+      ('batch', plots.COLORS[1], 'critical batch'),
+      ('delay', plots.COLORS[2], f'{sizes[0]} · critical delay'),
+      ('tracked', plots.COLORS[3], 'mean M on the way')):
+    right.axhline(critical_tuning.interval(found[name])[0], color=color,
                   ls='--', label=text)
   right.axvline(cells[sizes[0], 0].mean(), color='black', lw=1, ls=':')
   plots.plain_numbers(plots.log_scale(right)).set(
@@ -180,9 +180,9 @@ def draw_network(config):
   return figure
 
 
-def _lines(ax, x, runs, colour, marker, label):
+def _lines(ax, x, runs, color, marker, label):
   mean, low, high = np.array([critical_tuning.interval(r) for r in runs]).T
-  ax.errorbar(x, mean, [mean - low, high - mean], color=colour, marker=marker,
+  ax.errorbar(x, mean, [mean - low, high - mean], color=color, marker=marker,
               capsize=3, label=label)
 
 
@@ -193,17 +193,17 @@ def draw_rates(config):
   sizes = sorted({c['batch_size'] for c in cells})
   delays = np.geomspace(1, config.stalenesses[-2] + 1, 40).round() - 1
   for d, style, fill in zip(config.dimensions, ('-', '--'), (True, False)):
-    for b, colour, marker in zip(sizes, plots.COLOURS, plots.MARKERS):
+    for b, color, marker in zip(sizes, plots.COLORS, plots.MARKERS):
       own = [c for c in cells if (c['dimension'], c['batch_size']) == (d, b)]
       tau = np.array([c['staleness'] for c in own])
       m = (d + 1) / b
       mean, low, high = np.array([critical_tuning.interval(
         c['steps'] * c['slowness']) for c in own]).T
-      ax.errorbar(tau + 1, mean, [mean - low, high - mean], color=colour,
-                  marker=marker, mfc=colour if fill else 'white', capsize=2,
+      ax.errorbar(tau + 1, mean, [mean - low, high - mean], color=color,
+                  marker=marker, mfc=color if fill else 'white', capsize=2,
                   ls='none', label=f'M = {d + 1}, b = {b}')
       ax.plot(delays + 1, [(t + 1 + m) * critical_theory.mean_square_limit(
-        m, int(t)) for t in delays], color=colour, ls=style, lw=1)
+        m, int(t)) for t in delays], color=color, ls=style, lw=1)
   for limit in (np.pi / 2, 2):
     ax.axhline(limit, color='black', lw=1, ls=':')
   ax.set_xscale('log', base=2)

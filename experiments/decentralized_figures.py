@@ -7,7 +7,7 @@ import numpy as np
 from experiments import decentralized_arms, decentralized_report, plots
 from experiments.decentralized_tables import name_of
 
-FIRST = 'ssgd', 'ssgd_noise', 'imposed'  # in the order of colours
+FIRST = 'ssgd', 'ssgd_noise', 'imposed'  # in the order of colors
 
 
 def draw_all(config, summary) -> list[pathlib.Path]:
@@ -30,13 +30,13 @@ def draw_success(config, summary):
     c['arm'], c['batch_size']) == (name, size)]
   four = *FIRST, main
   for i, name in enumerate(four):
-    _draw_counts(left, pick(name), i, len(four), color=colour_of(name),
+    _draw_counts(left, pick(name), i, len(four), color=color_of(name),
                  marker=plots.MARKERS[i], label=name_of(name))
   pairs = [(name, size) for size in config.batch_sizes
            for name in ('ssgd', main)]
   for i, (name, size) in enumerate(pairs):
     _draw_counts(
-      middle, pick(name, size), i, len(pairs), color=colour_of(name),
+      middle, pick(name, size), i, len(pairs), color=color_of(name),
       marker=plots.MARKERS[config.batch_sizes.index(size) % len(
         plots.MARKERS)], mfc=None if size == first else 'white',
       label=f'{name_of(name)}, batch {size}')
@@ -51,9 +51,9 @@ def draw_success(config, summary):
     c['learning_rate'] == config.focus_rate, c['successes']))
     for arm in decentralized_arms.list_arms(config)
     if (arm.domain, arm.batch_size) == ('images', first)]
-  rows.sort(key=lambda c: plots.COLOURS.index(colour_of(c['arm'])))
+  rows.sort(key=lambda c: plots.COLORS.index(color_of(c['arm'])))
   for i, cell in enumerate(reversed(rows)):
-    _errorbar(right, [cell], [i], 'x', color=colour_of(cell['arm']),
+    _errorbar(right, [cell], [i], 'x', color=color_of(cell['arm']),
               marker='o')
   right.set_yticks(range(len(rows)), [
     name_of(c['arm']) + (f', {c["learning_rate"]:g}' if c['arm'] == 'lamb'
@@ -63,10 +63,10 @@ def draw_success(config, summary):
   return figure
 
 
-def colour_of(arm: str) -> str:
-  """Choose the colour of an arm: the same for every graph."""
+def color_of(arm: str) -> str:
+  """Choose the color of an arm: the same for every graph."""
   names = *FIRST, 'dpsgd', 'lamb'
-  return plots.COLOURS[names.index(
+  return plots.COLORS[names.index(
     'dpsgd' if arm.startswith('dpsgd') else arm)]
 
 
@@ -78,7 +78,7 @@ def draw_along(config, summary):
   find = lambda name: decentralized_report.find(config, name)
   for name in ('ssgd', 'ssgd_noise', main):
     _draw_series(left, config, find(name), 'ratio', rate,
-                 color=colour_of(name), label=name_of(name))
+                 color=color_of(name), label=name_of(name))
   lane = config.learning_rates.index(rate) * config.num_seeds
   left.plot(decentralized_report.imposed_ratio(config, find('imposed'))[lane],
             color='black', lw=1.2, ls='--', label='smoothed, to impose')
@@ -90,11 +90,11 @@ def draw_along(config, summary):
       (main, 'across_batch', '-', 'Δ_S of DPSGD: batches'),
       (main, 'across_spread', '--', 'Δ_2 of DPSGD: disagreement')):
     _draw_series(middle, config, find(name), quantity, rate,
-                 color=colour_of(name), ls=style, label=label)
+                 color=color_of(name), ls=style, label=label)
   middle.set(ylabel='α²‖noise across g‖²', title='Noise across the gradient')
-  for topology, colour in zip(config.topologies, plots.COLOURS[3:]):
+  for topology, color in zip(config.topologies, plots.COLORS[3:]):
     _draw_series(right, config, find(f'dpsgd_{topology}'), 'spread', rate,
-                 color=colour, label=topology)
+                 color=color, label=topology)
   right.set(ylabel='σ_w²', title='Spread of the workers, by graph')
   for ax in (middle, right):
     plots.log_scale(ax)
@@ -108,16 +108,16 @@ def draw_text(config, summary):
   """Draw successes by rate, and the loss along the training."""
   figure, ((left, right),) = plots.subplots(2, 5.4, 4.2)
   main = decentralized_report.main_arm(config)
-  colours = plots.shades(len(config.text_learning_rates))
+  colors = plots.shades(len(config.text_learning_rates))
   for i, (name, style) in enumerate((('ssgd', '--'), (main, '-'))):
     cells = [c for c in summary['cells']
              if (c['domain'], c['arm']) == ('text', name)]
-    _draw_counts(left, cells, i, 2, color=colour_of(name),
+    _draw_counts(left, cells, i, 2, color=color_of(name),
                  marker=plots.MARKERS[i], label=name_of(name))
     arm = decentralized_report.find(config, name, 'text')
     run = decentralized_report.load(config, arm)
-    for rate, loss, colour in zip(arm.learning_rates, run['loss'], colours):
-      right.plot(run['step'], np.median(loss, 0), color=colour, ls=style,
+    for rate, loss, color in zip(arm.learning_rates, run['loss'], colors):
+      right.plot(run['step'], np.median(loss, 0), color=color, ls=style,
                  label=f'{name_of(name)}, rate {rate:g}')
   left.set(xlabel='learning rate', ylim=(-0.04, 1.04),
            title='LSTM, next character',

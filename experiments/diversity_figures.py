@@ -19,7 +19,7 @@ def draw_all(config, summary) -> list[pathlib.Path]:
 
 def _by_replication(config):
   return zip(range(len(config.replications)), config.replications,
-             plots.COLOURS, plots.MARKERS)
+             plots.COLORS, plots.MARKERS)
 
 
 def draw_diversity(config, summary):
@@ -29,10 +29,10 @@ def draw_diversity(config, summary):
   figure, axes = plots.mosaic(
     [f'bound {i}' for i in range(len(config.replications))],
     ['examples', 'diversity', 'noise', 'layers'], width=15.0)
-  for i, r, colour, marker in _by_replication(config):
-    _draw_bound(axes[f'bound {i}'], config, run, i, colour)
+  for i, r, color, marker in _by_replication(config):
+    _draw_bound(axes[f'bound {i}'], config, run, i, color)
     axes[f'bound {i}'].set_title(f'r = {r:g}')
-    style = dict(color=colour, label=f'r = {r:g}')
+    style = dict(color=color, label=f'r = {r:g}')
     if config.exact:
       mean = 1 / (1 / run['diversity'][i]).mean(0)
       axes['diversity'].plot(run['passes'], mean, marker=marker, markevery=8,
@@ -40,10 +40,10 @@ def draw_diversity(config, summary):
     signal, noise = (run[k][i].mean(0) for k in ('sq_norm', 'variance'))
     axes['noise'].plot(run['passes'], noise, **style)
     axes['noise'].plot(run['passes'], np.where(signal > 0, signal, np.nan),
-                       color=colour, ls='--', lw=1)
+                       color=color, ls='--', lw=1)
   first, examples = axes['bound 0'], axes['examples']
   first.legend(fontsize=8, loc='lower right')
-  _draw_bound(examples, config, run, 0, plots.COLOURS[0], 'example_')
+  _draw_bound(examples, config, run, 0, plots.COLORS[0], 'example_')
   examples.set_title(f'r = 1, of the {config.reference_batch_size} examples')
   for ax in (first, examples):
     ax.set_ylabel('batch-size bound B_S (examples)')
@@ -63,13 +63,13 @@ def draw_diversity(config, summary):
 def _draw_layers(ax, run):
   """Draw B_S of each layer over the whole set, as it is."""
   bounds = diversity_report.layer_bounds(run)
-  for (layer, bound), colour in zip(
+  for (layer, bound), color in zip(
       bounds.items(), [*plots.shades(max(1, len(bounds) - 1)), 'black']):
-    ax.plot(run['passes'], bound[0], color=colour, label=layer)
+    ax.plot(run['passes'], bound[0], color=color, label=layer)
   ax.set(ylabel='B_S (r = 1)', title='Whole set, each layer')
 
 
-def _draw_bound(ax, config, run, i, colour, prefix=''):
+def _draw_bound(ax, config, run, i, color, prefix=''):
   """Draw one seed's B_S: as tracked, its band, and over the whole set.
 
   On a scale of 1/B_S, so that infinity, where ‖∇F‖² is not resolved, has a
@@ -79,9 +79,9 @@ def _draw_bound(ax, config, run, i, colour, prefix=''):
   signal, noise, low, high = (
     run[prefix + name][i, seed]
     for name in ('sq_norm', 'variance', 'inverse_low', 'inverse_high'))
-  ax.fill_between(passes[1:], low[1:], high[1:], color=colour, alpha=0.15,
+  ax.fill_between(passes[1:], low[1:], high[1:], color=color, alpha=0.15,
                   lw=0, label='95 % band')
-  ax.plot(passes, np.clip(signal / (signal + noise), 0, 1), color=colour,
+  ax.plot(passes, np.clip(signal / (signal + noise), 0, 1), color=color,
           lw=1.2, label=f'tracked, {config.num_workers} workers')
   if config.exact:
     exact = run['diversity'][i, seed] * config.train_examples
@@ -99,10 +99,10 @@ def draw_loss_ratio(config, summary):
   """Draw loss(B)/loss(smallest B) by batch size, a line for each r."""
   figure, ((ax,),) = plots.subplots(1, 5.4)
   base = config.batch_sizes[0]
-  for _, r, colour, marker in _by_replication(config):
+  for _, r, color, marker in _by_replication(config):
     cells = _cells(summary, r)
     mean, error = _mean_and_error(cells, 'loss_ratio')
-    ax.errorbar([c['batch_size'] for c in cells], mean, error, color=colour,
+    ax.errorbar([c['batch_size'] for c in cells], mean, error, color=color,
                 marker=marker, capsize=3, label=f'r = {r:g}')
   ax.axhline(1, color='black', lw=1, ls=':')
   plots.label_sizes(ax, config.batch_sizes)
@@ -162,16 +162,16 @@ def draw_stability(config, summary):
   """Draw how far twin runs part, along training and at its end."""
   figure, ((left, right),) = plots.subplots(2)
   far = diversity_report.stability(config)
-  colours = plots.shades(len(config.batch_sizes))
-  for (size, distance), colour in zip(far.items(), colours):
+  colors = plots.shades(len(config.batch_sizes))
+  for (size, distance), color in zip(far.items(), colors):
     passes = np.linspace(0, config.passes, len(distance))
-    left.plot(passes, distance.mean(1), color=colour, label=f'B = {size}')
+    left.plot(passes, distance.mean(1), color=color, label=f'B = {size}')
   sizes = [int(size) for size in summary['distance']]
   mean = np.array([d[0] for d in summary['distance'].values()])
   error = np.array([d[1] or 0. for d in summary['distance'].values()])
   right.errorbar(sizes, mean, error, marker='o', capsize=3)
   plots.label_sizes(right, sizes)
-  left.set(xlabel='data passes', ylabel='normalised distance (0 to √2)',
+  left.set(xlabel='data passes', ylabel='normalized distance (0 to √2)',
            title='Two sets that differ in one example')
   right.set(xlabel='batch size B (examples)', ylim=(0, None),
             ylabel=f'distance after {config.passes} passes',

@@ -33,12 +33,12 @@ def draw_bounds(config, summary):
     strengths = sorted({c['strength'] for c in cells})
     for i, draws in enumerate(dict.fromkeys(c['draws'] for c in cells)):
       own = [c for c in cells if c['draws'] == draws]
-      style = dict(color=plots.COLOURS[i], marker=plots.MARKERS[i], ls='none',
+      style = dict(color=plots.COLORS[i], marker=plots.MARKERS[i], ls='none',
                    label=draws)
       places = np.array([strengths.index(c['strength']) for c in own])
       measured, error, predicted = (np.array([c[k] for c in own]) for k in (
         'inverse', 'error', 'predicted'))
-      top.plot(places, predicted, color=plots.COLOURS[i], lw=1.3)
+      top.plot(places, predicted, color=plots.COLORS[i], lw=1.3)
       top.plot(places, 1 / measured, **style)
       # Of the inverses, whose errors are even.
       bottom.errorbar(
@@ -66,14 +66,14 @@ def draw_bounds(config, summary):
 
 
 def draw_rounds(config, summary):
-  """Draw steps and modelled time by batch, and time by communication."""
+  """Draw steps and modeled time by batch, and time by communication."""
   figure, grid = plots.subplots(2, 5.6, 4.0, rows=2)
   cells, target = summary['cells'], summary['target']
   fits = summary['fitting_costs'] or list(mechanism_report.COMMUNICATION)
   cost = mechanism_report.middle(fits)
   shown = _strongest(config)
-  for arm, colour, marker in zip(shown, plots.COLOURS, plots.MARKERS):
-    style = dict(color=colour, marker=marker, capsize=3,
+  for arm, color, marker in zip(shown, plots.COLORS, plots.MARKERS):
+    style = dict(color=color, marker=marker, capsize=3,
                  label=mechanisms.describe(*arm))
     steps = mechanism_report.find(cells, arm, target)
     for ax, unit in zip(grid[0], (lambda b: 1, lambda b: b)):
@@ -98,7 +98,7 @@ def draw_rounds(config, summary):
   grid[0, 1].set(ylabel=f'gradient evaluations {to}', title='Evaluations')
   grid[1, 0].set(
     ylabel=f'time {to} (example gradients)',
-    title=f'Modelled time: steps × ({cost} + B/{config.num_workers})')
+    title=f'Modeled time: steps × ({cost} + B/{config.num_workers})')
   ax.set(xlabel='communication of a step (example gradients)',
          ylim=(0.7, 1.8), ylabel='time, over that of the plain mean',
          title='Best time of each, by the price of communication')
@@ -121,7 +121,7 @@ def _draw_gain(ax, config, cells, plain, arm, target, style):
 def draw_bits(config, summary):
   """Draw test error and training loss by bits a number."""
   figure, (axes,) = plots.subplots(2, 6.0, 4.4)
-  colours = len(plots.COLOURS)
+  colors = len(plots.COLORS)
   for ax, name in zip(axes, ('test', 'loss')):
     for i, row in enumerate(summary['bits']):
       mean, error = row[name]
@@ -129,11 +129,11 @@ def draw_bits(config, summary):
         continue
       if name == 'test':
         mean, error = 100 * (1 - mean), 100 * (error or 0)
-      colour = plots.COLOURS[i % colours]
+      color = plots.COLORS[i % colors]
       ax.errorbar(
-        row['bits'], mean, error or 0, color=colour, capsize=3, ls='none',
-        marker=plots.MARKERS[(i + i // colours) % len(plots.MARKERS)],
-        mfc=colour if row['is_sent'] else 'white', label=row['label'])
+        row['bits'], mean, error or 0, color=color, capsize=3, ls='none',
+        marker=plots.MARKERS[(i + i // colors) % len(plots.MARKERS)],
+        mfc=color if row['is_sent'] else 'white', label=row['label'])
     ax.set_xscale('log', base=2)
     ax.set(xlabel='bits a number (filled: counted in the program; open: as '
                   'coded by its paper)')

@@ -39,7 +39,7 @@ class Mlp(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-  """conv · pool · conv · pool · dense layers, no normalisation."""
+  """conv · pool · conv · pool · dense layers, no normalization."""
 
   def __init__(self, input_shape, num_classes, *, rngs, size, pool, channels,
                hidden):
@@ -63,7 +63,7 @@ cnn = functools.partial(
     pool=functools.partial(nnx.avg_pool, window_shape=(2, 2)))
 
 # Yin et al. name "cuda-convnet" and give no sizes; these are common ones,
-# without the normalisation of local responses.
+# without the normalization of local responses.
 cuda_convnet = functools.partial(
     ConvNet, size=5,
     pool=functools.partial(nnx.max_pool, window_shape=(3, 3)))
@@ -100,13 +100,13 @@ class Resnet18(nnx.Module):
   """The residual network for small images: stem 3x3 without pooling.
 
   He et al., `Deep Residual Learning <https://arxiv.org/abs/1512.03385>`_,
-  2015, with the normalisation of Wu and He, `Group Normalization
+  2015, with the normalization of Wu and He, `Group Normalization
   <https://arxiv.org/abs/1803.08494>`_, 2018, in 32 groups at width 64.
   """
 
   def __init__(self, input_shape, num_classes, *, rngs, width):
     # At least two channels a group: with one, a feature map that has shrunk
-    # to a single pixel would be normalised to zero.
+    # to a single pixel would be normalized to zero.
     groups = math.gcd(width // 2, 32)
     self.stem = ConvNorm(input_shape[-1], width, 3, 1, groups, rngs=rngs)
     before = width
@@ -207,7 +207,7 @@ class Transformer(nnx.Module):
   """Embeddings · layers of attention · norm · dense: the next token.
 
   Vaswani et al., `Attention Is All You Need
-  <https://arxiv.org/abs/1706.03762>`_, 2017, normalised before each step as in
+  <https://arxiv.org/abs/1706.03762>`_, 2017, normalized before each step as in
   Xiong et al., `On Layer Normalization in the Transformer Architecture
   <https://arxiv.org/abs/2002.04745>`_, 2020; its positions are learned.
   """

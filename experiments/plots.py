@@ -1,4 +1,4 @@
-"""How figures look: one style, and a palette for colour-blind readers too.
+"""How figures look: one style, and a palette for color-blind readers too.
 
 Figures are drawn from records alone. Every function takes axes and returns
 them; `save` writes the file whole or not at all.
@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, dark enough on white.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 STYLE = {
   'axes.grid': True,
-  'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
+  'axes.prop_cycle': matplotlib.cycler(color=COLORS),
   'axes.spines.right': False,
   'axes.spines.top': False,
   'axes.titlesize': 11,
@@ -53,7 +53,7 @@ def mosaic(top: list[str], bottom: list[str], width: float = 13.0,
 
 
 def shades(count: int):
-  """Pick colours in an order that is seen as one, dark to light."""
+  """Pick colors in an order that is seen as one, dark to light."""
   return matplotlib.colormaps['viridis'](np.linspace(0.0, 0.88, count))
 
 

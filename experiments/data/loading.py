@@ -37,7 +37,7 @@ def load(
     data_dir: else TFDS_DATA_DIR, else ~/tensorflow_datasets.
     download: False: never touch the network. The embedded sets need none.
     max_bytes_in_memory: a split that decodes to more is streamed.
-    image_size: scale the shorter side to this (bilinear) and crop the centre;
+    image_size: scale the shorter side to this (bilinear) and crop the center;
       needed where images differ in size.
     label_key: which class label, where there are several.
 

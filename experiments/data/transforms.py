@@ -35,7 +35,7 @@ def replicate(num_examples: int, factor: float, seed: int) -> np.ndarray:
                      f'{num_examples}, got {factor!r}')
   shuffled = streams.permutation(seed, 'replicate', num_examples)
   subset = shuffled[:max(1, round(num_examples / factor))]
-  # Sorted last: were it first, the remainder would favour low indices.
+  # Sorted last: were it first, the remainder would favor low indices.
   return np.sort(np.resize(subset, num_examples))
 
 

@@ -44,7 +44,7 @@ class FakeMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """JPEGs of three sizes and three colour spaces, with two labels."""
+  """JPEGs of three sizes and three color spaces, with two labels."""
 
   name = 'imagenet2012'
   VERSION = tfds.core.Version('5.1.0')
@@ -64,7 +64,7 @@ class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self):
     for key in range(12):
       height, width = ((300, 400), (500, 200), (160, 160))[key % 3]
-      # Left to right from dark to light: a crop of the centre is symmetric.
+      # Left to right from dark to light: a crop of the center is symmetric.
       ramp = np.linspace(0, 255, width).astype(np.uint8)
       grey = np.repeat(ramp[None], height, axis=0)
       pixels = grey if key == 4 else np.stack([grey] * 3, axis=-1)

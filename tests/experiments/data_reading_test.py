@@ -102,7 +102,7 @@ class ReadingTest(data_fakes.Folder):
     self.assertEqual(streamed.num_classes, 1000)
     np.testing.assert_array_equal(
         batch['image'], load(image_size=128).arrays['image'])
-    # The centre is cut out of the ramp: a quarter from each side of 400.
+    # The center is cut out of the ramp: a quarter from each side of 400.
     middle = batch['image'].astype(int).mean((1, 3))
     np.testing.assert_allclose(middle[:, 0] + middle[:, -1], 255, atol=8)
     np.testing.assert_allclose(middle[0, 0], 255 / 8, atol=4)

@@ -83,7 +83,7 @@ class OrderTest(parameterized.TestCase):
     counts = np.bincount(read.reshape(-1), minlength=n)
     error = math.sqrt(total * (1 / n) * (1 - 1 / n))
     self.assertLess(np.abs(counts - total / n).max(), 4 * error)
-    # Neighbours coincide as often as independent draws do.
+    # Neighbors coincide as often as independent draws do.
     flat = read.reshape(-1)
     same = (flat[1:] == flat[:-1]).mean()
     error = math.sqrt((1 / n) * (1 - 1 / n) / total)

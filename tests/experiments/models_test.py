@@ -25,7 +25,7 @@ TINY = (
     ('transformer', (6,), 5, {'width': 4, 'heads': 2, 'layers': 2},
      (5 + 6) * 4 + 2 * (2 * 8 + 5 * 12 + 5 * 4 + 5 * 16 + 17 * 4) + 8 + 5 * 5),
 )
-# Compiled once and run once: optimised code would cost more than it saves.
+# Compiled once and run once: optimized code would cost more than it saves.
 jit = functools.partial(
     jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 tiny = parameterized.named_parameters((row[0], *row) for row in TINY)

@@ -101,7 +101,7 @@ class MatricesTest(parameterized.TestCase):
         last, c = np.trace(c), c / np.trace(c)
       self.assertAlmostEqual(
         topology.isotropic_rate(w, rate, noise), 1 - last, places=7)
-    # Neighbours act as a batch: η = n/(n + M) is best, and removes as much.
+    # Neighbors act as a batch: η = n/(n + M) is best, and removes as much.
     self.assertAlmostEqual(
       topology.isotropic_rate(topology.complete(8), 8 / 29, 21), 8 / 29)
 

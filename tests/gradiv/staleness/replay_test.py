@@ -14,13 +14,13 @@ from tests.gradiv.staleness.servers import MEANS, RULES, trace_of, weights_of
 RNG = np.random.default_rng(12)
 STEPS, RATE, DECAY = 60, 0.05, 0.7
 MATRICES = RNG.normal(size=(len(MEANS), 3, 3))
-CENTRES = RNG.normal(size=(40, 3))
+CENTERS = RNG.normal(size=(40, 3))
 START = RNG.normal(size=3)
 
 
 def gradient(x, worker, index, xp=jnp):
   """Of a loss of the worker's own, on the sample of the arrival; not linear."""
-  a, c = xp.asarray(MATRICES)[worker], xp.asarray(CENTRES)[index % 40]
+  a, c = xp.asarray(MATRICES)[worker], xp.asarray(CENTERS)[index % 40]
   return a.T @ xp.tanh(a @ x - c)
 
 
