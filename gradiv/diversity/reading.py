@@ -29,9 +29,9 @@ class Reading(NamedTuple):
       `Interval.of`.
     window: int32, the number of steps that the reading averages over; 0 if B_S
       is not known to within a factor of two.
-    batch_size_at_least: One-sided lower confidence bound on B_S, at the `level`
-      of `track_moments` (95 %). It can be informative even if `interval` is
-      not.
+    batch_size_at_least: Lower confidence bound on B_S, at the `level` of
+      `track_moments` (95 %): the lower end of the interval if that is bounded,
+      and possibly informative if not.
     average: Averages of ‖∇F‖² and tr Σ over past steps; NaN before the first.
     whole: With groups, the `Reading` of the whole gradient; otherwise None.
     encoded_names: Names of the groups, as an array; see `names`.
