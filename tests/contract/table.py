@@ -8,6 +8,8 @@ import gradiv
 from gradiv import (
   aggregation,
   compression,
+  decentralized,
+  diversity,
   perturbations,
   staleness,
   topology,
@@ -19,13 +21,13 @@ WORKERS = 8
 KEY = jax.random.key(7)
 RING = topology.ring(WORKERS)
 BY_LAYER = gradiv.Layout(groups=gradiv.by_layer)
-HALF = gradiv.keep_top_k(0.5)
+HALF = compression.keep_top_k(0.5)
 
 
 def agreed(name, numbers=None, **options):
   """Make a row of `aggregate_by_agreement`."""
   return Row(
-    f'agreement_{name}', gradiv.aggregate_by_agreement, options,
+    f'agreement_{name}', aggregation.aggregate_by_agreement, options,
     {'max_cosine_distance': 1.0, 'num_stddevs': 2.0},
     formula_only=name not in (
       'running_mean', 'shuffled', 'by_layer', 'windowed'),
@@ -36,12 +38,12 @@ def agreed(name, numbers=None, **options):
 
 def mixes(name, *args, **kwargs):
   """Make a row of a decentralized step over the ring."""
-  return Row(name, getattr(gradiv, name), *args, kind='own', **kwargs)
+  return Row(name, getattr(decentralized, name), *args, kind='own', **kwargs)
 
 
 RULES = (
-  Row('aggregate_by_mean', gradiv.aggregate_by_mean),
-  *(Row(f'quantized_mean_{bits}', gradiv.aggregate_by_quantized_mean,
+  Row('aggregate_by_mean', aggregation.aggregate_by_mean),
+  *(Row(f'quantized_mean_{bits}', compression.aggregate_by_quantized_mean,
         {'num_bits': bits, 'key': KEY}, {'batch_size': 2.0},
         formula_only=bits == 4,
         # Rounded by draws of the worker and of the place.
@@ -55,12 +57,13 @@ RULES = (
   agreed('mean_else', fallback='mean'),
   agreed('by_layer', layout=BY_LAYER),
   agreed('windowed', window=20),
-  Row('median', gradiv.aggregate_by_median),
-  Row('trimmed_mean', gradiv.aggregate_by_trimmed_mean, {'num_trimmed': 2}),
+  Row('median', aggregation.aggregate_by_median),
+  Row('trimmed_mean', aggregation.aggregate_by_trimmed_mean,
+      {'num_trimmed': 2}),
   Row('bulyan', aggregation.aggregate_by_bulyan, {'num_byzantine': 0}),
-  Row('sign_agreement', gradiv.aggregate_by_sign_agreement, {},
+  Row('sign_agreement', aggregation.aggregate_by_sign_agreement, {},
       {'threshold': 0.4}),
-  Row('sign_agreement_normalized', gradiv.aggregate_by_sign_agreement,
+  Row('sign_agreement_normalized', aggregation.aggregate_by_sign_agreement,
       {'normalize': True}, {'threshold': 0.4}),
   Row('smooth_sign_agreement', aggregation.aggregate_by_smooth_sign_agreement,
     {},
@@ -125,31 +128,33 @@ WEIGHED = (
 )
 
 BEFORE_THE_WIRE = (
-  Row('track_moments', gradiv.track_moments, {},
+  Row('track_moments', diversity.track_moments, {},
       {'batch_size': 4.0, 'decay': 0.9, 'level': 0.9, 'num_examples': 1e4},
       kind='before'),
-  Row('track_moments_by_layer', gradiv.track_moments,
+  Row('track_moments_by_layer', diversity.track_moments,
       {'groups': gradiv.by_layer},
       {'batch_size': 4.0, 'decay': 0.9, 'level': 0.9, 'num_examples': 1e4},
       kind='before'),
-  Row('drop_updates', gradiv.drop_updates, {'key': KEY}, {'rate': 0.3},
+  Row('drop_updates', perturbations.drop_updates, {'key': KEY}, {'rate': 0.3},
       kind='before', permutes=False),
-  Row('langevin_noise', gradiv.add_langevin_noise, {'key': KEY},
+  Row('langevin_noise', perturbations.add_langevin_noise, {'key': KEY},
       {'stddev': 0.1}, kind='before', permutes=False),
-  Row('quantize_updates', gradiv.quantize_updates,
+  Row('quantize_updates', perturbations.quantize_updates,
       {'num_levels': 2, 'key': KEY}, kind='before', permutes=False),
 )
 
 OWN = (
-  Row('delay_by_worker', gradiv.delay_updates,
+  Row('delay_by_worker', staleness.delay_updates,
       {'staleness': (0, 1, 2, 3) * 2}, kind='own'),
-  Row('delay_drawn', gradiv.delay_updates,
+  Row('delay_drawn', staleness.delay_updates,
       {'staleness': staleness.Drawn((0.5, 0.5)), 'key': KEY}, kind='own'),
-  Row('feedback_of_top_k', gradiv.with_error_feedback, {'compressor': HALF},
-      kind='own'),
-  Row('feedback_of_low_rank', lambda axis_name: gradiv.with_error_feedback(
-    compression.aggregate_by_low_rank(1, axis_name, key=KEY)), kind='own',
-      covers=(gradiv.with_error_feedback, compression.aggregate_by_low_rank)),
+  Row('feedback_of_top_k', compression.with_error_feedback,
+      {'compressor': HALF}, kind='own'),
+  Row('feedback_of_low_rank',
+      lambda axis_name: compression.with_error_feedback(
+        compression.aggregate_by_low_rank(1, axis_name, key=KEY)),
+      kind='own', covers=(compression.with_error_feedback,
+                          compression.aggregate_by_low_rank)),
   mixes('mix_by_gossip', {'mixing_matrix': RING, 'order': 'cta'}),
   mixes('mix_by_choco', {'mixing_matrix': RING, 'compressor': HALF},
         {'consensus_step': 0.5}),
@@ -171,21 +176,21 @@ OWN = (
 )
 
 ALONE = (
-  Row('accumulate_by_agreement', gradiv.accumulate_by_agreement,
+  Row('accumulate_by_agreement', aggregation.accumulate_by_agreement,
       {'num_micro_steps': 3}, {'max_cosine_distance': 1.0}, kind='alone'),
-  Row('accumulate_first', gradiv.accumulate_by_agreement,
+  Row('accumulate_first', aggregation.accumulate_by_agreement,
       {'num_micro_steps': 3, 'combine': 'first'},
       {'max_cosine_distance': 1.0}, kind='alone', formula_only=True),
-  Row('accumulate_moments', gradiv.accumulate_moments,
+  Row('accumulate_moments', diversity.accumulate_moments,
       {'num_micro_steps': 3, 'inner': optax.adam(0.1)}, {'batch_size': 2.0},
       kind='alone'),
-  Row('skip_zero_updates', gradiv.skip_zero_updates,
+  Row('skip_zero_updates', aggregation.skip_zero_updates,
       {'inner': optax.adam(0.1)}, kind='alone'),
   Row('precondition_langevin', perturbations.precondition_langevin,
     {'key': KEY},
       {'stddev': 0.1, 'decay': 0.9, 'eps': 1e-5}, kind='alone'),
-  Row('delay_updates', gradiv.delay_updates, {'staleness': 2}, kind='alone'),
-  Row('delay_by_leaf', gradiv.delay_updates,
+  Row('delay_updates', staleness.delay_updates, {'staleness': 2}, kind='alone'),
+  Row('delay_by_leaf', staleness.delay_updates,
       {'staleness': lambda path: len(path)}, kind='alone'),
   Row('compensate_delay', staleness.compensate_delay, {}, {'strength': 0.1},
       kind='alone', composes=False, fixed=('decay', 'eps'),
@@ -198,12 +203,12 @@ ALONE = (
       {'rule': staleness.divide_by_staleness}, kind='alone',
       needs=lambda params: {'staleness': 3}),
   Row('with_staleness', staleness.with_staleness, {
-    'delay': gradiv.delay_updates(2), 'inner': optax.chain(
+    'delay': staleness.delay_updates(2), 'inner': optax.chain(
       staleness.scale_by_staleness(staleness.divide_by_staleness),
       optax.adam(0.1))}, kind='alone'),
-  Row('keep_top_k', gradiv.keep_top_k, {'fraction': 0.5},
+  Row('keep_top_k', compression.keep_top_k, {'fraction': 0.5},
       fixed=('fraction',), kind='alone'),
-  Row('keep_signs', gradiv.keep_signs, kind='alone'),
+  Row('keep_signs', compression.keep_signs, kind='alone'),
 )
 
 TABLE = RULES + WEIGHED + BEFORE_THE_WIRE + OWN + ALONE
