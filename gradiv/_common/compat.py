@@ -16,7 +16,10 @@ def varying_axes(x: Any) -> frozenset[str]:
   """Return the mapped axes over which the type of `x` varies."""
   aval = x if isinstance(x, jax.core.AbstractValue) else jax.typeof(x)
   tracked = getattr(aval, 'mat', None)  # since jax 0.10
-  return frozenset(tracked.varying if tracked is not None else aval.vma)
+  if tracked is not None:
+    return frozenset(tracked.varying)
+  assert hasattr(aval, 'vma')
+  return frozenset(aval.vma)
 
 
 def is_tracked(axis: str) -> bool:
@@ -32,6 +35,7 @@ def to_varying(x: jax.Array, axis: str) -> jax.Array:
   """Mark `x` as varying over `axis`; its values do not change."""
   if hasattr(lax, 'pcast'):  # since jax 0.8
     return lax.pcast(x, axis, to='varying')
+  assert hasattr(lax, 'pvary')
   return lax.pvary(x, axis)
 
 

@@ -23,7 +23,13 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, compat, layout as layouts, trees
+from gradiv._common import (
+  checks,
+  compat,
+  counting,
+  layout as layouts,
+  trees,
+)
 
 # Tags keep these streams apart from those of workers and `jax.random.split`.
 _EXAMPLE_TAG = 0x65786D70
@@ -118,7 +124,7 @@ def key_of(state: DrawState, purpose: str) -> jax.Array:
 
 def next_step(state: DrawState) -> DrawState:
   """Count one more step."""
-  return state._replace(count=optax.safe_increment(state.count))
+  return state._replace(count=counting.increment(state.count))
 
 
 def shard_key(key: jax.Array, names: tuple[str, ...]) -> jax.Array:

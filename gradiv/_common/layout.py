@@ -75,7 +75,7 @@ class Layout:
   def shards(self, path: tuple) -> bool:
     """Return whether the leaf at a path is sharded."""
     return self.sharded_over is not None and (
-      self.is_sharded is None or bool(self.is_sharded(path)))
+      self.is_sharded is None or self.is_sharded(path))
 
   def shard_names_of(self, path: tuple) -> tuple[str, ...]:
     """Names of the axes over which the leaf at a path is sharded."""

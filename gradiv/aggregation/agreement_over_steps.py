@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import weightings
-from gradiv._common import checks, trees
+from gradiv._common import checks, counting, trees
 
 
 class AccumulateByAgreementState(NamedTuple):
@@ -134,7 +134,7 @@ def _join_if_close(state, updates, limit, combine, count_aware):
       lambda a, x: jnp.where(agrees & (size == 0), x, a), anchor, g)
   return state._replace(
     num_agreed=size + agrees,
-    num_left_out=state.num_left_out + ~finite,
+    num_left_out=counting.increment(state.num_left_out, ~finite),
     aggregate=jax.tree.map(
       lambda m, x: jnp.where(agrees, keep * m + add * x, m),
       state.aggregate, g),
@@ -160,7 +160,7 @@ def _end_if_last(state, num_micro_steps, min_agreed):
   ends = state.micro_step + 1 == num_micro_steps
   ready = ends & (state.num_agreed >= min_agreed)
   return state._replace(
-    count=state.count + ends,
+    count=counting.increment(state.count, ends),
     micro_step=jnp.where(ends, 0, state.micro_step + 1),
     ready=ready,
-    num_empty=state.num_empty + (ends & ~ready))
+    num_empty=counting.increment(state.num_empty, ends & ~ready))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import draws, layout as layouts, trees
+from gradiv._common import counting, draws, layout as layouts, trees
 from gradiv.aggregation._exchange import (
   finite,
   membership,
@@ -90,13 +90,7 @@ class _Rule:
       fraction_kept=jnp.zeros((), jnp.float32),
       rng_key=() if self.key is None else draws.copy_key(self.key))
 
-  def update(
-    self,
-    updates: optax.Updates,
-    state: AggregateByCoordinateState,
-    params: optax.Params | None = None,
-    **extra_args: Any,
-  ) -> tuple[optax.Updates, AggregateByCoordinateState]:
+  def update(self, updates, state, params=None, **extra_args):
     del params, extra_args
     slices = slices_lib.all_to_all(
       finite.exclude_non_finite(updates, self.participants),
@@ -116,7 +110,8 @@ class _Rule:
         values = [value / (1e-10 + sums[i] / sizes[i])
                   for i, value in enumerate(values)]
     return slices_lib.all_gather(slices, values), AggregateByCoordinateState(
-      optax.safe_increment(state.count), state.num_left_out + num_left_out,
+      counting.increment(state.count),
+      counting.increment(state.num_left_out, num_left_out),
       fraction_kept, state.rng_key)
 
   def _key_of_bucket(self, state, slices, i):

@@ -37,13 +37,13 @@ def as_aggregator(
 
   names = workers.names_of(axis_name)
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_fn(per_elt_updates, state, params=None, **extra_args):
     def one(g):
       return optax.with_extra_args_support(tx).update(
         g, state, params, **extra_args)
 
     for name in reversed(names):
       one = jax.vmap(one, axis_name=name, out_axes=None)
-    return one(updates)
+    return one(per_elt_updates)
 
   return aggregating.Aggregator(tx.init, update_fn)

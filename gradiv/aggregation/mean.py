@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import layout as layouts, trees
+from gradiv._common import counting, layout as layouts, trees
 from gradiv.aggregation._exchange import finite, membership
 
 
@@ -61,6 +61,7 @@ def aggregate_by_mean(
     mean, count = finite.mean_of_finite(
       trees.keep_if(is_finite, updates), is_finite, participants.names)
     left_out = participants.count - count.astype(jnp.int32)
-    return mean, AggregateByMeanState(state.num_left_out + left_out)
+    return mean, AggregateByMeanState(
+      counting.increment(state.num_left_out, left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import weightings, workers
-from gradiv._common import checks, draws, layout as layouts
+from gradiv._common import checks, counting, draws, layout as layouts
 from gradiv.aggregation import _decisions
 from gradiv.aggregation._exchange import collecting, finite, membership
 
@@ -147,13 +147,7 @@ class _Aggregation:
       rule=jax.tree.map(spread, self.rule.init(self.num_workers)),
       last=optax.tree.zeros_like(params) if 'last' in self.extra else ())
 
-  def update(
-    self,
-    updates: optax.Updates,
-    state: AggregateState,
-    params: optax.Params | None = None,
-    **extra_args: Any,
-  ) -> tuple[optax.Updates, AggregateState]:
+  def update(self, updates, state, params=None, **extra_args):
     del params
     extra = self._find_extra(updates, extra_args | {'last': state.last})
     _check_num_workers(self.participants.count, self.num_workers)
@@ -168,12 +162,15 @@ class _Aggregation:
                         state.last) if 'last' in self.extra else ()
     ready = jnp.any(decision.num_agreed > 0)
     return updates, AggregateState(
-      count=optax.safe_increment(state.count),
-      num_left_out=state.num_left_out + collected.num_left_out,
-      num_empty=state.num_empty + jnp.where(ready, 0, 1),
+      count=counting.increment(state.count),
+      num_left_out=counting.increment(
+        state.num_left_out, collected.num_left_out),
+      num_empty=counting.increment(state.num_empty, ~ready),
       ready=ready,
-      **decision._replace(
-        weights=() if self.num_workers is None else weights)._asdict(),
+      num_agreed=decision.num_agreed,
+      effective_size=decision.effective_size,
+      mean_cosine=decision.mean_cosine,
+      weights=() if self.num_workers is None else weights,
       rng_key=state.rng_key, rule=rule_state, last=last)
 
   def _find_extra(self, updates, known):

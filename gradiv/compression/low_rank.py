@@ -18,7 +18,13 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws, layout as layouts, trees
+from gradiv._common import (
+  checks,
+  counting,
+  draws,
+  layout as layouts,
+  trees,
+)
 from gradiv.aggregation._exchange import finite, membership
 from gradiv.compression import error_feedback
 
@@ -114,7 +120,7 @@ def aggregate_by_low_rank(
       lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
     new_state = AggregateByLowRankState(
       _stack([q for q in factors if q is not None], rank),
-      state.num_left_out + left_out)
+      counting.increment(state.num_left_out, left_out))
     return shaped(means), shaped(parts), new_state
 
   return optax.GradientTransformationExtraArgs(

@@ -13,7 +13,13 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, draws, layout as layouts, trees
+from gradiv._common import (
+  checks,
+  counting,
+  draws,
+  layout as layouts,
+  trees,
+)
 from gradiv.aggregation._exchange import buckets, finite, membership, slices
 from gradiv.compression import _packing
 from gradiv.diversity import moments
@@ -120,7 +126,8 @@ def aggregate_by_quantized_mean(
       jnp.float32(n), jnp.asarray(batch_size, jnp.float32), sq_norm_of_mean,
       squares / n - sq_norm_of_mean)
     return mean, AggregateByQuantizedMeanState(
-      *draws.next_step(drawn), state.num_left_out + left_out, seen)
+      *draws.next_step(drawn),
+      counting.increment(state.num_left_out, left_out), seen)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -86,14 +86,14 @@ def mean(tree: Any, axis_name: workers.AxisName) -> Any:
 def _map_by_dtype(fn, tree):
   """Apply `fn` to one vector per dtype, so that each hop is one message."""
   leaves, treedef = jax.tree.flatten(tree)
-  results = [None] * len(leaves)
+  results = {}
   for dtype in dict.fromkeys(x.dtype for x in leaves):
     places = [i for i, x in enumerate(leaves) if x.dtype == dtype]
     flat = fn(jnp.concatenate([leaves[i].ravel() for i in places]))
     ends = np.cumsum([leaves[i].size for i in places])
     for i, part in zip(places, jnp.split(flat, ends[:-1])):
       results[i] = part.reshape(leaves[i].shape)
-  return treedef.unflatten(results)
+  return treedef.unflatten(results[i] for i in range(len(leaves)))
 
 
 def _apply(plan, rows, name):

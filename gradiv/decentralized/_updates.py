@@ -51,7 +51,8 @@ def rescale(
   """
   if schedule is None:
     return tree
-  now, last = schedule(count), schedule(jnp.maximum(count - 1, 0))
+  now = jnp.asarray(schedule(count))
+  last = jnp.asarray(schedule(jnp.maximum(count - 1, 0)))
   same = jnp.abs(now - last) <= 4 * jnp.finfo(jnp.float32).eps * jnp.abs(last)
   ratio = jnp.where(same | (last == 0), 1.0, now / last)
   return jax.tree.map(lambda x: (ratio * x).astype(x.dtype), tree)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -161,7 +161,7 @@ def _corrected(step, axis_name, schedule):
     c = _updates.rescale(state.correction, schedule, state.count)
     moved, c = step(params, updates, c)
     return jax.tree.map(jnp.subtract, moved, params), MixByCorrectionState(
-      optax.safe_increment(state.count), c)
+      counting.increment(state.count), c)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

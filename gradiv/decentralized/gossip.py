@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks
+from gradiv._common import checks, counting
 from gradiv.decentralized import _pulls, _updates, topology
 
 ORDERS = ('awc', 'atc', 'cta')
@@ -97,6 +97,6 @@ def mix_by_gossip(
     else:
       result = _updates.step_and_pull(params, updates, lambda stepped: pull(
         stepped, state.count + (order == 'cta')))
-    return result, MixByGossipState(optax.safe_increment(state.count))
+    return result, MixByGossipState(counting.increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

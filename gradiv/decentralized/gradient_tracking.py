@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -78,6 +78,6 @@ def mix_by_gradient_tracking(
     tracked = _updates.add(trees.widen(updates), state.offset)
     offset = _updates.add(state.offset, pull(tracked, state.count))
     return optax.tree.cast_like(tracked, updates), MixByGradientTrackingState(
-      optax.safe_increment(state.count), offset)
+      counting.increment(state.count), offset)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, trees
+from gradiv._common import checks, counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -96,7 +96,7 @@ def mix_by_quasi_global_momentum(
       params, heavy, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: ((1 - newest) * m + newest * d).astype(m.dtype), m, moved)
-    return moved, MixByMomentumState(optax.safe_increment(state.count), m)
+    return moved, MixByMomentumState(counting.increment(state.count), m)
 
   return optax.GradientTransformationExtraArgs(_init, update_fn)
 
@@ -152,8 +152,8 @@ def mix_by_decentlam(
     m = jax.tree.map(
       lambda m, d: (momentum * m + d).astype(m.dtype),
       _updates.rescale(state.momentum, schedule, state.count), moved)
-    return optax.tree.cast_like(m, params), MixByMomentumState(
-      optax.safe_increment(state.count), m)
+    return optax.tree.cast_like(m, moved), MixByMomentumState(
+      counting.increment(state.count), m)
 
   return optax.GradientTransformationExtraArgs(_init, update_fn)
 

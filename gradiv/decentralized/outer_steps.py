@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, trees
+from gradiv._common import checks, counting, trees
 from gradiv.decentralized import _fragments, _pulls, _updates
 
 
@@ -113,7 +113,7 @@ def mix_by_outer_step(
 
   def update_fn(updates, state, params=None, **extra_args):
     _updates.check_given(params)
-    count = optax.safe_increment(state.count)
+    count = counting.increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
     join = lambda parts: _fragments.join(params, owners, parts)
     x = jax.tree.map(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -91,6 +91,6 @@ def mix_by_push_sum(
     moved = jax.tree.map(
       lambda s, z: (s / weight - z).astype(z.dtype), pushed, params)
     return moved, MixByPushSumState(
-      optax.safe_increment(state.count), weight.astype(state.weight.dtype))
+      counting.increment(state.count), weight.astype(state.weight.dtype))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import counting, trees
 from gradiv.decentralized import _pulls, _updates
 
 
@@ -101,7 +101,7 @@ def mix_by_relay(
     moved = jax.tree.map(lambda x, s: (s / n - x).astype(x.dtype), params,
                          _sum(stepped, arrived))
     return moved, MixByRelayState(
-      optax.safe_increment(state.count), tuple(arrived))
+      counting.increment(state.count), tuple(arrived))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -143,7 +143,7 @@ def _walk(tree):
     raise ValueError(f'tree of shape {tree.shape}: must be [n, n]')
   n = len(tree)
   edges = (tree != 0) & ~np.eye(n, dtype=bool)
-  parents, order = {0: None}, [0]
+  parents, order = {0: 0}, [0]  # The root is its own parent.
   for v in order:
     for w in np.flatnonzero(edges[v]):
       if w not in parents:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv._common import checks, compat, trees
+from gradiv._common import checks, compat, counting, trees
 from gradiv.diversity.moments import Moments, merge_moments
 
 Scalar = jax.typing.ArrayLike
@@ -103,10 +103,8 @@ def accumulate_moments(
   def update_fn(updates, state, params=None, *, batch_size=batch_size,
                 **extra_args):
     is_first = state.micro_step == 0
-    so_far = jax.tree.map(
-      lambda x: jnp.where(is_first, jnp.zeros_like(x), x),
-      (state.running, state.mean))
-    (running, mean), is_finite = _add(*so_far, updates, batch_size)
+    running, mean = trees.keep_if(~is_first, (state.running, state.mean))
+    (running, mean), is_finite = _add(running, mean, updates, batch_size)
     ends = state.micro_step + 1 == num_micro_steps
     some = running.num_gradients > 0
     finished = jax.tree.map(lambda x: jnp.where(some, x, jnp.nan), running)
@@ -120,7 +118,7 @@ def accumulate_moments(
     return result, AccumulateMomentsState(
       micro_step=jnp.where(ends, 0, state.micro_step + 1),
       ready=ends,
-      num_left_out=state.num_left_out + ~is_finite,
+      num_left_out=counting.increment(state.num_left_out, ~is_finite),
       moments=jax.tree.map(
         lambda new, old: jnp.where(ends, new, old), finished, state.moments),
       running=running,
@@ -144,8 +142,9 @@ def _add(running, mean, updates, batch_size):
   fraction = batch_size / (seen + batch_size)
   new_mean = jax.tree.map(
     lambda m, d: m + fraction.astype(m.dtype) * d, mean, gap)
+  one = jnp.float32(1)
   merged = merge_moments(
-    running, Moments(1, batch_size, square, 0.),
+    running, Moments(one, one * batch_size, square, jnp.float32(0)),
     sq_distance=trees.sq_norm(gap))
   # The merged ‖ḡ‖² would cancel where gradients do.
   merged = merged._replace(sq_norm_of_mean=trees.sq_norm(new_mean))

@@ -107,11 +107,11 @@ def update(averages: Averages, sample: Estimate, decay: Scalar) -> Averages:
   )
   ones = jnp.ones(1, jnp.float32)
   # Everything seen so far moves one step back: j becomes j + 1.
-  square = decay * (square + 2 * sums[1, 0] + sums[0, 0])
-  sums = decay * jnp.stack([sums[0], sums[0] + sums[1]])
-  spread = decay**2 * jnp.stack([
+  square = (square + 2 * sums[1, 0] + sums[0, 0]) * decay
+  sums = jnp.stack([sums[0], sums[0] + sums[1]]) * decay
+  spread = jnp.stack([
     spread[0], spread[0] + spread[1], spread[0] + 2 * spread[1] + spread[2]
-  ])
+  ]) * decay**2
   return Averages(
     count=count + 1,
     sums=sums.at[0].add(jnp.concatenate([ones, x])),

@@ -100,7 +100,7 @@ def batch_size_bound_without_replacement(
     num_examples: Number N of examples in the set.
   """
   left = jnp.maximum(num_examples - jnp.asarray(bound, jnp.float32), 0)
-  return (num_examples - 1) * bound / left
+  return jnp.divide((num_examples - 1) * bound, left)
 
 
 def batch_penalty(estimate: Estimate, batch_size: Scalar) -> jax.Array:
@@ -109,7 +109,7 @@ def batch_penalty(estimate: Estimate, batch_size: Scalar) -> jax.Array:
   In one step on B examples the noise term of serial SGD grows by the factor
   1 + δ. Yin et al. 2018, Lemma 1.
   """
-  return (batch_size - 1) * inverse_batch_size_bound(estimate)
+  return inverse_batch_size_bound(estimate) * (batch_size - 1)
 
 
 def steps_factor(estimate: Estimate, batch_size: Scalar) -> jax.Array:

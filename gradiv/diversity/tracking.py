@@ -13,7 +13,12 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, groups as groups_lib, layout as layouts
+from gradiv._common import (
+  checks,
+  counting,
+  groups as groups_lib,
+  layout as layouts,
+)
 from gradiv.diversity import estimates, intervals, moments as moments_lib
 
 Scalar = jax.typing.ArrayLike
@@ -201,7 +206,7 @@ def _add(state, sample, decay, level):
   averages = jax.tree.map(
     lambda new, old: jnp.where(is_finite, new, old),
     update(state.averages, sample, decay), state.averages)
-  skipped = optax.safe_increment(state.num_skipped)
+  skipped = counting.increment(state.num_skipped)
   return state._replace(
     num_skipped=jnp.where(is_finite, state.num_skipped, skipped),
     averages=averages,

@@ -110,7 +110,7 @@ def drop_connect(
   checks.fraction('rate', rate)
   checks.key('key', key)
   takes_part = jax.tree_util.tree_map_with_path(
-    lambda path, x: mask is None or bool(mask(path)), params)
+    lambda path, x: mask is None or mask(path), params)
   return draws.map_leaves(
     lambda key, w, drops: _drop(key, w, rate, True) if drops else w,
     key, params, takes_part)

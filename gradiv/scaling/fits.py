@@ -38,9 +38,9 @@ def fit_noise(points: Estimate) -> NoiseModel:
   # A smaller spread is rounding: all points have the same ‖∇f‖².
   if spread > 1e-24 * square:
     slope = (g - mean) @ v / spread
-    line = NoiseModel(slope, v.mean() - slope * mean)
-    if min(line) >= 0:
-      found = [line]
+    offset = v.mean() - slope * mean
+    if min(slope, offset) >= 0:
+      found = [NoiseModel(slope, offset)]
   # The problem is convex: if the line is infeasible, the optimum lies on a
   # bound.
   miss = lambda m: np.sum((m.relative * g + m.absolute - v)**2)
@@ -119,7 +119,7 @@ def _known(points):
 
 def _upper_hull(corners):
   """Walk over the corners from left to right, turning right only."""
-  hull = []
+  hull: list[tuple[float, float]] = []
   for x, y in corners[np.lexsort(corners.T[::-1])]:
     if hull and hull[-1][0] == x:
       hull.pop()  # below, on the same line

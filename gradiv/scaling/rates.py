@@ -111,7 +111,7 @@ def online_rate(
   checks.at_least('staleness', staleness, 0)
   signal = inverse_batch_size_bound(estimate)
   noise = 1 - signal
-  return reference_rate * (signal + noise / reference_batch_size) / (
+  return (signal + noise / reference_batch_size) * reference_rate / (
     signal * (staleness + 1) + noise / batch_size)
 
 

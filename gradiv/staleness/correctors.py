@@ -76,10 +76,10 @@ def compensate_delay(
       return CompensateDelayState(())
     return CompensateDelayState(trees.zeros_wide(params))
 
-  def hessian(g, nu=None):
+  def hessian(g, *nu):
     if curvature == 'averaged':
-      return strength * nu
-    scale = 1 if nu is None else 1 / jnp.sqrt(nu + eps)
+      return strength * nu[0]
+    scale = 1 / jnp.sqrt(nu[0] + eps) if nu else 1
     return strength * g**2 * scale
 
   def update_fn(updates, state, params=None, *, stale_params=None,
@@ -88,18 +88,21 @@ def compensate_delay(
     if params is None or stale_params is None:
       raise ValueError('params and stale_params: both must be passed')
     wide = trees.widen(updates)
-    averages = ()
+    averages = []
     if curvature != 'squared':
-      averages = (jax.tree.map(
-        lambda v, g: (decay * v + (1 - decay) * g**2).astype(v.dtype),
-        state.nu, wide),)
+      averages = [_average_squares(state.nu, wide, decay)]
     drift = jax.tree.map(lambda x, old: trees.widen(x) - trees.widen(old),
                          params, stale_params)
     correct = lambda g, u, d, *v: (u + hessian(u, *v) * d).astype(g.dtype)
     corrected = jax.tree.map(correct, updates, wide, drift, *averages)
-    return corrected, CompensateDelayState(*(averages or ((),)))
+    return corrected, CompensateDelayState(averages[0] if averages else ())
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _average_squares(nu, grads, decay):
+  return jax.tree.map(
+    lambda v, g: (decay * v + (1 - decay) * g**2).astype(v.dtype), nu, grads)
 
 
 def predict_params(

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import counting, draws, trees
 from gradiv.staleness import models
 
 
@@ -19,7 +19,7 @@ class DelayUpdatesState(NamedTuple):
     count: Number of steps so far.
     staleness: τ of the last update returned: one number, or a tree with one
       per leaf. A constant staleness shows from `init` on; others start at 0.
-    rng_key: The key of a drawn staleness, otherwise None.
+    rng_key: The key of a drawn staleness; else ().
     buffer: Per leaf, the last updates, [largest τ + 1, ...], with that of step
       t in row t mod (τ + 1); () for a leaf that is never stale. One entry per
       leaf in the order of the tree: the rows are not shaped like parameters, so
@@ -28,7 +28,7 @@ class DelayUpdatesState(NamedTuple):
 
   count: jax.Array
   staleness: Any
-  rng_key: jax.Array | None
+  rng_key: jax.Array | tuple[()]
   buffer: Any
 
 
@@ -81,7 +81,7 @@ def delay_updates(
     return DelayUpdatesState(
       jnp.zeros((), jnp.int32),
       by_leaf(start) if model.is_by_leaf else start(()),
-      None if key is None else jnp.array(key, copy=True),
+      () if key is None else draws.copy_key(key),
       trees.per_leaf(params, lambda path, x: _rows(x, model.most(path))))
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -94,7 +94,7 @@ def delay_updates(
         _exchange(update, rows, now, state.count)
         for update, rows in zip(leaves, buffer, strict=True)))
     return treedef.unflatten(leaves), DelayUpdatesState(
-      optax.safe_increment(state.count),
+      counting.increment(state.count),
       state.staleness if now is None else now, state.rng_key, buffer)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

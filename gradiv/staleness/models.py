@@ -134,21 +134,34 @@ def check(staleness: Staleness, axis_name, key) -> Model:
   if isinstance(staleness, Recorded):
     return _listed('trace', staleness.trace, names)
   if callable(staleness):
-    def at(path):
-      steps = staleness(path)
-      checks.count(f'staleness{jax.tree_util.keystr(path)}', steps, 0)
-      return int(steps)
-    return Model(at, at, is_by_leaf=True)
+    return _by_leaf(staleness)
   if np.ndim(staleness):
-    if not len(staleness):
-      raise ValueError(
-        f'staleness={staleness!r}: expected one entry per worker, got none')
-    for steps in staleness:
-      checks.count('staleness', steps, 0)
-    return _listed('staleness', np.asarray(staleness)[None], names)
+    return _by_worker(staleness, names)
+  return _constant(staleness)
+
+
+def _constant(staleness):
   checks.count('staleness', staleness, 0)
   same = lambda path: int(staleness)
   return Model(same, same)
+
+
+def _by_leaf(staleness):
+  def at(path):
+    steps = staleness(path)
+    checks.count(f'staleness{jax.tree_util.keystr(path)}', steps, 0)
+    return int(steps)
+
+  return Model(at, at, is_by_leaf=True)
+
+
+def _by_worker(staleness, names):
+  if not len(staleness):
+    raise ValueError(
+      f'staleness={staleness!r}: must have one entry per worker')
+  for steps in staleness:
+    checks.count('staleness', steps, 0)
+  return _listed('staleness', np.asarray(staleness)[None], names)
 
 
 def _drawn(staleness, names):

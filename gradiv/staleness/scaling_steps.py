@@ -102,6 +102,7 @@ def with_staleness(
 
   def update_fn(updates, state, params=None, **extra_args):
     updates, delayed = delay.update(updates, state.delay, params, **extra_args)
+    assert hasattr(delayed, 'staleness')  # as `init` has checked
     updates, rest = inner.update(
       updates, state.inner, params,
       **(extra_args | {'staleness': delayed.staleness}))

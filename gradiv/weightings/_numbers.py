@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def as_float(value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+def as_float(value: jax.typing.ArrayLike) -> float | jax.Array:
   """Convert an argument to a number for arithmetic in float32.
 
   A Python or NumPy number becomes a Python float, so that arithmetic among

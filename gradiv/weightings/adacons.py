@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradiv._common import checks
+from gradiv._common import checks, counting
 from gradiv.weightings import _numbers, geometry, weighting
 
 # A sum of coefficients below this fraction of their magnitudes is rounding.
@@ -98,7 +98,7 @@ def _smooth(alphas, present, state, decay):
     given > 0, blend(state.averages, stretched), state.averages)
   averages = averages.astype(state.averages.dtype)
   return jnp.where(present, smooth, 0), AdaConsState(
-    state.count + (given > 0), averages)
+    counting.increment(state.count, given > 0), averages)
 
 
 def _interpolate(values, places):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradiv._common import checks
+from gradiv._common import checks, counting
 from gradiv.weightings import (
   _filter_passes,
   _numbers,
@@ -120,7 +120,7 @@ def agreement(
     weights = jnp.where(
       size < min_agreed, _FALLBACKS[fallback](gram, present), weights)
     recent = _remember(state.distances, distances) if window else ()
-    return weights, AgreementState(state.count + 1, recent)
+    return weights, AgreementState(counting.increment(state.count), recent)
 
   def init(num_gradients):
     del num_gradients

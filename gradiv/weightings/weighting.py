@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 
-def _no_state(num_gradients: int) -> tuple[()]:
+def _no_state(num_gradients: int | None) -> tuple[()]:
   del num_gradients
   return ()
 
@@ -59,7 +59,7 @@ class Weighting:
   """
 
   step: Callable[..., tuple[jax.Array, Any]]
-  init: Callable[[int], Any] = _no_state
+  init: Callable[..., Any] = _no_state
   _: dataclasses.KW_ONLY
   of_differences: bool = False
   num_extra: int = 0

@@ -26,13 +26,14 @@ class Collected(NamedTuple):
     grams: Gram matrix of each group.
     present: Which workers take part, [n].
     num_left_out: Number of gradients left out.
-    weighted_sum: Function from the weights of each group to the update.
+    weighted_sum: Function from the weights of each group, as a list or along
+      the first axis of an array, to the update.
   """
 
   grams: products.Grams
   present: jax.Array
   num_left_out: jax.Array
-  weighted_sum: Callable[[Sequence[jax.Array]], optax.Updates]
+  weighted_sum: Callable[[Sequence[jax.Array] | jax.Array], optax.Updates]
 
 
 def collect(

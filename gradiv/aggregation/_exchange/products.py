@@ -100,7 +100,7 @@ def is_pair(contribution: finite.Contribution) -> bool:
 
 
 def weighted_sums(
-  slices: slices_lib.Slices, weights: Sequence[jax.Array]
+  slices: slices_lib.Slices, weights: Sequence[jax.Array] | jax.Array
 ) -> Sequence[jax.Array]:
   """Sum the rows of each slice with the weights of its group, in float32."""
   def weighted_sum(bucket, rows, extra):

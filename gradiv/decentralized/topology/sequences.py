@@ -1,7 +1,5 @@
 """Sequences of mixing matrices that are used in turn: [t, n, n]."""
 
-import functools
-
 import numpy as np
 
 from gradiv._common import checks
@@ -38,9 +36,11 @@ def finite_time(n: int, max_degree: int = 1) -> np.ndarray:
   first, with weight m/n, and holds the mean of all. Last, the first spread what
   they received, again digit by digit.
 
-  >>> w = finite_time(5)
-  >>> np.allclose(functools.reduce(lambda x, y: y @ x, w), 1 / 5)
-  True
+  >>> x = np.arange(5.)
+  >>> for w in finite_time(5):
+  ...   x = w @ x
+  >>> x.round(6).tolist()  # the mean of 0 to 4
+  [2.0, 2.0, 2.0, 2.0, 2.0]
 
   This follows Takezawa et al., `Beyond Exponential Graph
   <https://arxiv.org/abs/2305.11420>`_, 2023, whose base-(k + 1) graphs need
@@ -105,9 +105,10 @@ def _digits(m, base):
     shape.append(rest)
   steps = []
   for place in range(len(shape)):
-    parts = [graphs.complete(s) if i == place else np.eye(s)
-             for i, s in enumerate(shape)]
-    steps.append(functools.reduce(np.kron, parts))
+    step = np.eye(1)
+    for i, s in enumerate(shape):
+      step = np.kron(step, graphs.complete(s) if i == place else np.eye(s))
+    steps.append(step)
   return steps or [np.eye(1)]
 
 

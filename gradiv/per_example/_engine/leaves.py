@@ -44,7 +44,7 @@ class Leaf:
     self.value, self.num_examples = value, num_examples
     self.shape, self.dtype = value.aval.shape, value.aval.dtype
     self.size = math.prod(self.shape)
-    self.terms = cutter.terms(value) if self.size else []
+    self.terms = cutter.terms(value) if self.size > 0 else []
     # A small parameter may have large products behind it: the gain of a weight
     # normalization is the norm of one.
     self.width = max([self.size, *(

@@ -116,8 +116,9 @@ def simulate(
   checks.count('num_steps', num_steps, 1)
   if not callable(law):
     checks.choice('law', law, LAWS)
+    law = LAWS[law]
   server = servers.make(rule, n, threshold, batch_size)
-  workers = _Workers(service_times, LAWS.get(law, law), seed)
+  workers = _Workers(service_times, law, seed)
   arrivals, version = [], 0
   while version < num_steps:
     time, worker = workers.wait()
