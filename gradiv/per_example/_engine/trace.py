@@ -140,17 +140,17 @@ class Trace:
       The losses [n], the leaves of the auxiliary output, and `Data`.
     """
     rows = [jnp.asarray(x) for x in jax.tree.leaves(batch)]
-    fixed = self.fixed if fixed is None else fixed
-    common = self.program.run([*fixed, *[None] * len(rows)], self.common)
+    constants: list[Any] = self.fixed if fixed is None else fixed
+    common = self.program.run([*constants, *[None] * len(rows)], self.common)
     values = self._run_all(
-      fixed, [*self._results, *self.batched], rows, effects)
+      constants, [*self._results, *self.batched], rows, effects)
     losses, *aux = values[:len(self._results)]
     batched = values[len(self._results):]
     if mask is None:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_of.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, fixed))
+    return losses, aux, self.pack((batched, common, rows, mask, constants))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of the arrays that `unpack` returns."""

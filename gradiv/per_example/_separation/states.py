@@ -80,8 +80,9 @@ class Step:
     self.params, self.twin_params = eqn.params, twin.params
     self.shapes, self.outs = _shapes(eqn.invars), _shapes(eqn.outvars)
     self.twins, self.twin_outs = _shapes(twin.invars), _shapes(twin.outvars)
-    self.dtypes = [getattr(v.aval, 'dtype', None)
-                   for v in (*eqn.invars, *eqn.outvars)]
+    # Tokens, which order effects, have no dtype; no rule asks for it.
+    self.dtypes: list[Any] = [getattr(v.aval, 'dtype', None)
+                              for v in (*eqn.invars, *eqn.outvars)]
     # Functions of jax are traced once, and remember who called them first.
     self._source = None if of_jax and caller else eqn.source_info
     self._caller = caller
