@@ -182,9 +182,9 @@ def batch_size_at_least(
   is one of them.
 
   Student's t is that of the two-sided interval, with which the bound holds in
-  94 to 97 % of simulations at a nominal 95 %. With the one-sided t it would in
-  90 to 95 %, as estimates of G that are too small come with variances that are
-  too small.
+  at least 93 % of simulations at a nominal 95 %. With the one-sided t it would
+  in as few as 90 %, because estimates of G that are too small come with
+  variances that are too small.
   """
   freedom = _freedom(averages.count, decay)
   a, b, c, q = _fieller(averages, _student(freedom, level))
