@@ -86,7 +86,9 @@ class Layout:
 
     Every shard holds the same copy of a leaf that is not sharded.
     """
-    return value if is_sharded else value / self.num_shards
+    if is_sharded or self.sharded_over is None:
+      return value
+    return value / self.num_shards
 
 
 def by_layer(path: tuple) -> str:

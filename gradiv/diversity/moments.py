@@ -100,8 +100,8 @@ def worker_moments(
   if layout.mean_names:
     grads, batch, is_finite = _mean_first(
       grads, batch, differs, is_finite, layout.mean_names)
-  mean, mean_batch, num_finite = _mean(
-    grads, batch, differs, is_finite, axis_name)
+  mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
+  num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
   of_mean, deviation = _compare(
     grads, mean, is_finite, batch / mean_batch if differs else None, layout)
   n = workers.num_workers(axis_name)
@@ -194,22 +194,21 @@ def _mean_first(grads, batch, differs, is_finite, names):
 
 
 def _mean(grads, batch, differs, is_finite, axis_name):
-  """Average over the workers; return also their batch size and their number.
+  """Average over the workers; return also their mean batch size.
 
   A gradient that is not finite is taken as zero, as in `aggregate_by_mean`:
-  the two then share an all-reduce.
+  the two then share an all-reduce. The number of finite gradients is not
+  waited for, as the moments are unknown unless all of them are.
   """
   kept = trees.widen(trees.keep_if(is_finite, grads))
-  count = lax.psum(is_finite.astype(jnp.float32), axis_name)
-  if not differs:
-    mean = jax.tree.map(
-      lambda g: lax.psum(g, axis_name) / jnp.maximum(count, 1), kept)
-    return mean, batch, count
   n = workers.num_workers(axis_name)
+  if not differs:
+    return jax.tree.map(
+      lambda g: lax.psum(g, axis_name) / n, kept), batch
   mean_batch = lax.psum(batch, axis_name) / n
   weight = batch / mean_batch
   mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n, kept)
-  return mean, mean_batch, count
+  return mean, mean_batch
 
 
 def _compare(grads, mean, is_finite, weight, layout):

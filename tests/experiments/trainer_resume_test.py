@@ -95,7 +95,8 @@ class KillTest(ResumeCase):
   def start(self, name, pause=0.15):
     environment = os.environ | {'PYTHONPATH': str(ROOT)}
     process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.tiny_run', str(self.folder / name),
+      [sys.executable, '-m', 'tests.experiments.tiny_run',
+       str(self.folder / name),
        str(pause)], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, text=True)
     self.addCleanup(process.kill)

@@ -6,7 +6,7 @@ import sys
 
 from absl.testing import absltest, parameterized
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 PROGRAM = """
 import sys
 
