@@ -18,7 +18,6 @@ class DonationTest(parameterized.TestCase):
     if row.kind == 'own':
       state, moving = gradiv.replicate((state, moving), table.WORKERS)
     _, state, moving = step(grads, state, moving)
-    state = jax.device_put(state, jax.devices()[0])
     seen = len(traces)
     for _ in range(9):
       updates, state, moving = step(grads, state, moving)

@@ -29,9 +29,12 @@ class FreshStateTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*table.named())
   def test_holds_arrays_alone_and_none_without_elements(self, row):
-    for leaf in jax.tree.leaves(row.make().init(drive.params())):
+    state = row.make().init(drive.params())
+    for leaf in jax.tree.leaves(state):
       self.assertIsInstance(leaf, jax.Array)
       self.assertGreater(leaf.size, 0)  # no checkpoint can hold such a leaf
+    placed = jax.device_put(state, jax.devices()[-1])
+    self.assertEqual(drive.specs(placed), drive.specs(state))
 
   @parameterized.named_parameters(*table.named())
   def test_init_takes_shapes_and_can_be_traced(self, row):
