@@ -17,8 +17,8 @@ class DelayUpdatesState(NamedTuple):
 
   Attributes:
     count: Number of steps so far.
-    staleness: τ of the last update returned: one number, or a tree with one
-      per leaf. A constant staleness shows from `init` on; others start at 0.
+    staleness: τ of the last update returned: one number, or a tuple with one
+      per leaf in the order of the leaves. A constant staleness shows from `init` on; others start at 0.
     rng_key: The key of a drawn staleness; else ().
     buffer: Per leaf, the last updates, [largest τ + 1, ...], with that of step
       t in row t mod (τ + 1); () for a leaf that is never stale. One entry per
@@ -76,11 +76,10 @@ def delay_updates(
   model = models.check(staleness, axis_name, key)
 
   def init_fn(params):
-    by_leaf = lambda fn: jax.tree_util.tree_map_with_path(fn, params)
     start = lambda path, x=None: jnp.int32(model.at_start(path))
     return DelayUpdatesState(
       jnp.zeros((), jnp.int32),
-      by_leaf(start) if model.is_by_leaf else start(()),
+      trees.per_leaf(params, start) if model.is_by_leaf else start(()),
       () if key is None else draws.copy_key(key),
       trees.per_leaf(params, lambda path, x: _rows(x, model.most(path))))
 

@@ -114,7 +114,16 @@ def with_staleness(
 def map_with_staleness(
   fn: Callable[..., Any], staleness: Any, tree: Any, *rest: Any
 ) -> Any:
-  """Map ``fn(*leaves, τ)``, with one staleness for all leaves or one each."""
+  """Map ``fn(*leaves, τ)``, with one staleness for all leaves or one each.
+
+  Those of the leaves are matched in order, so that a tree will do as well as
+  the tuple that `delay_updates` keeps.
+  """
   if jax.tree.structure(staleness) == jax.tree.structure(0):
     return jax.tree.map(lambda *xs: fn(*xs, staleness), tree, *rest)
-  return jax.tree.map(fn, tree, *rest, staleness)
+  treedef, steps = jax.tree.structure(tree), jax.tree.leaves(staleness)
+  if len(steps) != treedef.num_leaves:
+    raise ValueError(
+      f'staleness of {len(steps)} leaves: must be one number, or one for each '
+      f'of the {treedef.num_leaves} leaves')
+  return jax.tree.map(fn, tree, *rest, treedef.unflatten(steps))

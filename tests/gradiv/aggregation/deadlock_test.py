@@ -22,7 +22,7 @@ RULES = [
   gradiv.aggregate_by_weights(
     gradiv.weightings.geometric_median(), 'workers'),
   gradiv.aggregate_by_median('workers'),
-  aggregation.aggregate_by_bulyan(1, 'workers'),
+  gradiv.aggregation.aggregate_by_bulyan(1, 'workers'),
 ]
 grads = np.random.default_rng(0).normal(size=(8, 500)).astype('f')
 grads[3, 7], grads[5, 0] = np.nan, np.inf

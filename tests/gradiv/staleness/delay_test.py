@@ -92,6 +92,7 @@ class DelayTest(parameterized.TestCase):
     tx = staleness.delay_updates(lambda path: steps[path[0].key])
     grads = gradients()
     updates, taus = run(tx, grads)
+    taus = dict(zip(['half', 'kernel', 'scale'], taus, strict=True))
     for name, tau in steps.items():
       np.testing.assert_array_equal(taus[name], np.full((N, T), tau))
       np.testing.assert_array_equal(
