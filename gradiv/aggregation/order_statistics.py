@@ -47,7 +47,7 @@ def aggregate_by_trimmed_mean(
   """Average each coordinate without its b largest and b smallest values.
 
   Use it if up to b workers may send anything at all; it averages more of the
-  others than the median does. If so many workers are left out that at most 2b
+  others than the median does. If workers are left out and at most 2b
   remain, it is their median.
 
   *Yin et al., `Byzantine-Robust Distributed Learning: Towards Optimal

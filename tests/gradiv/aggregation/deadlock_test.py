@@ -13,6 +13,7 @@ import sys
 import tests.conftest
 import jax, jax.numpy as jnp, numpy as np, optax
 import gradiv
+from gradiv import aggregation
 
 KEY = jax.random.key(0)
 RULES = [

@@ -1,4 +1,4 @@
-"""What the tests of the wire share: gradients, and compiled programs."""
+"""Gradients and compiled programs for the tests of exchanges."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(5)
 
 
 def stacked(tree):
-  """All leaves of all workers as one float64 matrix [n, D]."""
+  """Stack all leaves of all workers into one float64 matrix, [n, D]."""
   return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1)
                          for x in jax.tree.leaves(tree)], 1)
 
@@ -25,13 +25,13 @@ def sample(workers, dtype=np.float32, scale=1.0):
 
 
 def gram_error(actual, rows):
-  """The largest error, as a share of ‖g_i‖‖g_j‖."""
+  """Return the largest error, relative to ‖g_i‖‖g_j‖."""
   norms = np.linalg.norm(rows, axis=1)
   return np.max(np.abs(actual - rows @ rows.T) / np.outer(norms, norms))
 
 
 def compiled(tx, params, workers=8):
-  """One step for so many devices, as XLA has it."""
+  """Compile one step for a number of devices."""
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:workers]), ('workers',))
   step = jax.jit(jax.shard_map(
     lambda g, s: tx.update(jax.tree.map(lambda x: x[0], g), s), mesh=mesh,

@@ -24,17 +24,17 @@ class SignDropoutTest(parameterized.TestCase):
     up, down = np.maximum(rows, 0).sum(0), np.minimum(rows, 0).sum(0)
     near = lambda x: np.isclose(seen, x, 1e-5, 1e-6)
     self.assertTrue((near(up) | near(down)).all())
-    share = (1 + rows.sum(0) / np.where(
+    chance = (1 + rows.sum(0) / np.where(
       rows.any(0), np.abs(rows).sum(0), 1)) / 2
     drawn = (near(up) & (up != 0)).mean(0)
     sure = (up == 0) | (down == 0)
     np.testing.assert_array_equal(drawn[sure], (up > 0)[sure])
     # Where both are drawn often enough for the errors to be normal.
-    open_ = (share > 0.05) & (share < 0.95) & ~sure
-    error = np.sqrt(share * (1 - share) / 600)
-    self.assertLess(np.max(np.abs(drawn - share)[open_] / error[open_]), 4.5)
+    open_ = (chance > 0.05) & (chance < 0.95) & ~sure
+    error = np.sqrt(chance * (1 - chance) / 600)
+    self.assertLess(np.max(np.abs(drawn - chance)[open_] / error[open_]), 4.5)
     helpers.assert_mean(
-      seen[:, open_], (share * up + (1 - share) * down)[open_])
+      seen[:, open_], (chance * up + (1 - chance) * down)[open_])
 
   def test_workers_and_steps_draw_apart(self):
     grads = np.tile(np.float32([[1.], [-1.]]), (1, 1000))

@@ -121,7 +121,7 @@ class StatesTest(parameterized.TestCase):
 
 
 class InjectTest(parameterized.TestCase):
-  """Numbers may be injected and scheduled; what is static is named."""
+  """Numbers can be injected and scheduled; static arguments are named."""
 
   @parameterized.named_parameters(
     ('agreement', gradiv.aggregate_by_agreement,

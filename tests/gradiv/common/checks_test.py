@@ -1,4 +1,4 @@
-"""Checks name the argument, and let pass what is not known yet."""
+"""Checks name the argument, and accept values that are still traced."""
 
 import jax
 import jax.numpy as jnp
