@@ -18,7 +18,8 @@ class DelayUpdatesState(NamedTuple):
   Attributes:
     count: Number of steps so far.
     staleness: τ of the last update returned: one number, or a tuple with one
-      per leaf in the order of the leaves. A constant staleness shows from `init` on; others start at 0.
+      per leaf in the order of the leaves. A constant staleness shows from
+      `init` on; others start at 0.
     rng_key: The key of a drawn staleness; else ().
     buffer: Per leaf, the last updates, [largest τ + 1, ...], with that of step
       t in row t mod (τ + 1); () for a leaf that is never stale. One entry per
