@@ -47,8 +47,8 @@ def aggregate_by_trimmed_mean(
   """Average each coordinate without its b largest and b smallest values.
 
   Use it if up to b workers may send anything at all; it averages more of the
-  others than the median does. If at most 2b workers remain after others are left
-  out, it is their median.
+  others than the median does. If only 2b or fewer workers are finite, it is
+  their median.
 
   *Yin et al., `Byzantine-Robust Distributed Learning: Towards Optimal
   Statistical Rates <https://arxiv.org/abs/1803.01498>`_, 2018*.

@@ -54,7 +54,7 @@ def critical_batch_size(
     noise: The pair (M, σ²), for example from `fit_noise`.
     sq_norm: ε, the squared gradient norm that training aims at.
     staleness: τ, the age of the gradients in steps. With a delay, b(τ + 1)
-      gradients are under way at once, and the critical number is for all of them.
+      gradients are under way at once, and the bound is for all of them.
   """
   checks.at_least('staleness', staleness, 0)
   return _critical(noise, sq_norm) / (staleness + 1)
