@@ -110,7 +110,7 @@ def resolve(
   """Return a checked layout; None is the default one.
 
   Args:
-    layout: What the caller passed.
+    layout: The layout that the caller passed.
     axis_name: The axis of the workers; must differ from the layout's axes.
     unsupported: Fields that this function cannot honor, and must be unset.
 

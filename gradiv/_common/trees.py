@@ -39,7 +39,7 @@ def widen(tree: Any) -> Any:
 
 
 def zeros_wide(tree: Any) -> Any:
-  """Make zeros like a tree, in at least float32, laid out on the same devices.
+  """Create zeros like a tree, in at least float32, on the same devices.
 
   The leaves may be `jax.ShapeDtypeStruct`s, as in a checkpoint's template.
   """
@@ -50,6 +50,11 @@ def zeros_wide(tree: Any) -> Any:
 def keep_if(keep: jax.Array, tree: Any) -> Any:
   """Return the tree, or zeros unless `keep`; a product would keep NaN."""
   return jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), tree)
+
+
+def select(is_new: jax.Array, new: Any, old: Any) -> Any:
+  """Return the tree `new` where `is_new`, else `old`."""
+  return jax.tree.map(lambda x, y: jnp.where(is_new, x, y), new, old)
 
 
 def is_usable(square: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Aggregation rules: what stands where the mean would, in an optax chain.
+"""Aggregation rules, which replace the mean of gradients in an optax chain.
 
 Under a named axis, a rule maps each worker's gradient to one update that is
 the same on all workers: the same tree in, the same tree out.

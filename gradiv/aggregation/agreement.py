@@ -48,12 +48,12 @@ def aggregate_by_agreement(
     axis_name: Axis, or axes, of the workers.
     combine: How gradients join: 'running_mean', 'halving', 'first' or
       'leave_one_out'. See `weightings.agreement`, also for the arguments
-      below that it shares.
+      below that it has as well.
     key: Key to draw the order of the workers, and with it the anchor, anew in
       each step; by default they are taken in their own order.
     num_anchors: Number of anchors to try until one finds agreement.
     min_agreed: Number of workers that must agree. With fewer workers, none do.
-    fallback: What to do otherwise: 'zero', 'mean' or 'closest_pair'.
+    fallback: Update if fewer agree: 'zero', 'mean' or 'closest_pair'.
     count_aware: Whether to be stricter with a mean of many gradients than with
       a single one.
     window: Number of steps of distances to adapt τ to; by default it is fixed.

@@ -1,8 +1,8 @@
 """Rules that decide coordinate by coordinate, on exchanged slices.
 
-No Gram matrix can tell a median. But each worker holds a slice of all
-gradients after the exchange, and can apply any rule to its coordinates, for
-the traffic of the Gram rules.
+A median cannot be computed from a Gram matrix. After the exchange, however,
+each worker holds a slice of all gradients and can apply any rule to its
+coordinates, for the traffic of the Gram rules.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
+from gradiv._common import trees
 
 
 def skip_zero_updates(
@@ -48,7 +49,6 @@ def skip_zero_updates(
         any_not_zero.astype(jnp.int32), axis_name), axis_name) > 0
     moved = inner.update(updates, state, params, **extra_args)
     skipped = optax.tree.zeros_like(moved[0]), state
-    return jax.tree.map(lambda new, old: jnp.where(any_not_zero, new, old),
-                        moved, skipped)
+    return trees.select(any_not_zero, moved, skipped)
 
   return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -5,8 +5,8 @@ the workers: the first sends 8 or 4 bits per number, without bias; the second
 sends two thin matrices per weight matrix, as PowerSGD does. `keep_top_k` and
 `keep_signs` compress one worker's gradient in front of the mean.
 
-Everything but the quantized mean is biased. Wrap it in `with_error_feedback`,
-which sends later what was left out now.
+All except the quantized mean are biased. Wrap them in `with_error_feedback`,
+which sends the part that was left out later.
 """
 
 from gradiv.compression.error_feedback import (

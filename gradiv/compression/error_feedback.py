@@ -57,7 +57,7 @@ def with_error_feedback(
 
   Use it around every biased compressor. It compresses and sends p = g + e, and
   keeps e ← p − C(p). At any time the sum of the gradients equals the sum of
-  what was sent, plus e, so nothing is lost, only delayed.
+  everything sent, plus e, so nothing is lost, only delayed.
 
   Args:
     compressor: Compressor of one worker's gradient, such as `keep_top_k`, in

@@ -99,24 +99,9 @@ def aggregate_by_low_rank(
   def mean_and_own_part(updates, state):
     own = finite.exclude_non_finite(updates, participants)
     grads, treedef = jax.tree.flatten(own.grads)
-    factors = _split(state.factors, grads, rank)
-    each = lambda fn, *lists: [fn(*parts) for parts in zip(*lists)]
-    matrices = each(_as_matrix, grads, factors)
-    sums, present, left_out = finite.sum_with_presence(
-      own, each(lambda m, q: m if q is None else _dot(m, q),
-                matrices, factors))
-    count = jnp.maximum(present.sum(), 1)
-    bases = each(lambda s, q: None if q is None else jnp.linalg.qr(s)[0],
-                 sums, factors)
-    turned = each(lambda m, p: None if p is None else _dot(m.T, p),
-                  matrices, bases)
-    factors = each(lambda t: None if t is None else (t / count).astype(
-      state.factors.dtype), participants.sum(turned))
-    means = each(lambda s, p, q: s / count if p is None else _dot(p, q.T),
-                 sums, bases, factors)
-    parts = each(lambda g, p, t: g if p is None else _dot(p, t.T),
-                 grads, bases, turned)
-    shaped = lambda found: treedef.unflatten(each(
+    means, parts, factors, left_out = _iterate(
+      own, _split(state.factors, grads, rank), state.factors.dtype)
+    shaped = lambda found: treedef.unflatten(_each(
       lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
     new_state = AggregateByLowRankState(
       _stack([q for q in factors if q is not None], rank),
@@ -125,6 +110,42 @@ def aggregate_by_low_rank(
 
   return optax.GradientTransformationExtraArgs(
     init_fn, error_feedback.AveragingUpdate(mean_and_own_part))
+
+
+def _iterate(own, factors, dtype):
+  """Take one step of the power iteration on all leaves.
+
+  Args:
+    own: Contribution of this worker.
+    factors: Q of each leaf, or None if the leaf is averaged as it is.
+    dtype: Dtype of the next Q.
+
+  Returns:
+    The leaves of the mean, those of this worker's part of it, the next Q, and
+    the number of gradients left out.
+  """
+  grads = jax.tree.leaves(own.grads)
+  matrices = _each(_as_matrix, grads, factors)
+  sums, present, left_out = finite.sum_with_presence(
+    own, _each(lambda m, q: m if q is None else _dot(m, q),
+               matrices, factors))
+  count = jnp.maximum(present.sum(), 1)
+  bases = _each(lambda s, q: None if q is None else jnp.linalg.qr(s)[0],
+                sums, factors)
+  turned = _each(lambda m, p: None if p is None else _dot(m.T, p),
+                 matrices, bases)
+  factors = _each(
+    lambda t: None if t is None else (t / count).astype(dtype),
+    own.participants.sum(turned))
+  means = _each(lambda s, p, q: s / count if p is None else _dot(p, q.T),
+                sums, bases, factors)
+  parts = _each(lambda g, p, t: g if p is None else _dot(p, t.T),
+                grads, bases, turned)
+  return means, parts, factors, left_out
+
+
+def _each(fn, *lists):
+  return [fn(*items) for items in zip(*lists)]
 
 
 def _columns(x, rank):

@@ -111,25 +111,35 @@ def aggregate_by_quantized_mean(
     drawn = draws.DrawState(state.count, state.rng_key)
     total, cross_terms = _sum_over_workers(
       own, draws.key_of(drawn, 'aggregate_by_quantized_mean'), packing)
-    squares = layouts.sq_norm_of_shard(own.grads, participants.layout).astype(
-      jnp.float32)
-    # One all-reduce of n + 3 numbers.
-    (squares, cross_terms), present, left_out = finite.sum_with_presence(
-      own, (squares, cross_terms))
-    count = jnp.maximum(present.sum(), 1)
+    seen, count, left_out = _measure(own, cross_terms, batch_size)
     mean = jax.tree.map(
       lambda t, g: (t / count).astype(g.dtype), total, own.grads)
-    n = participants.count
-    unknown = jnp.where(left_out > 0, jnp.nan, 0)
-    sq_norm_of_mean = (squares + cross_terms) / n**2 + unknown
-    seen = moments.Moments(
-      jnp.float32(n), jnp.asarray(batch_size, jnp.float32), sq_norm_of_mean,
-      squares / n - sq_norm_of_mean)
     return mean, AggregateByQuantizedMeanState(
       *draws.next_step(drawn),
       counting.increment(state.num_left_out, left_out), seen)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _measure(own, cross_terms, batch_size):
+  """Compute the moments before rounding from the norms and the cross terms.
+
+  Returns:
+    The `Moments`, the number of workers that take part, at least 1, and the
+    number of gradients left out.
+  """
+  squares = layouts.sq_norm_of_shard(
+    own.grads, own.participants.layout).astype(jnp.float32)
+  # One all-reduce of n + 3 numbers.
+  (squares, cross_terms), present, left_out = finite.sum_with_presence(
+    own, (squares, cross_terms))
+  n = own.participants.count
+  unknown = jnp.where(left_out > 0, jnp.nan, 0)
+  sq_norm_of_mean = (squares + cross_terms) / n**2 + unknown
+  seen = moments.Moments(
+    jnp.float32(n), jnp.asarray(batch_size, jnp.float32), sq_norm_of_mean,
+    squares / n - sq_norm_of_mean)
+  return seen, jnp.maximum(present.sum(), 1), left_out
 
 
 def _sum_over_workers(own, step_key, packing):

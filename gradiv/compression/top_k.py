@@ -8,7 +8,7 @@ from jax import lax
 
 from gradiv.compression import _leafwise
 
-# What a product such as 0.07 · 100 may be too large by.
+# Relative rounding error of a product such as 0.07 · 100.
 _ROUNDING = 1e-12
 
 

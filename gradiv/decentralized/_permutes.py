@@ -27,7 +27,7 @@ class Hop(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """A mixing matrix as what stays on each device and what is sent.
+  """A mixing matrix, split into weights within devices and permutes.
 
   Attributes:
     own: [devices, local, local], the weights among one device's own workers.

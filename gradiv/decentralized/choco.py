@@ -44,10 +44,10 @@ def mix_by_choco(
     x ← x + u,  q = C(x − x̂),  x̂ ← x̂ + q
     x ← x + γ Σ_j W_ij (x̂_j − x̂_i)
 
-  The mean over the workers moves by the mean of u, whatever C leaves out. Here
-  q travels as an array of full size (mostly zeros, or on a grid); packing it
-  into fewer bytes is up to the transport. A worker keeps the weighted sum of
-  its neighbors' x̂, not a copy of each.
+  The mean over the workers moves by the mean of u, no matter how much C leaves
+  out. Here q travels as an array of full size (mostly zeros, or on a grid);
+  packing it into fewer bytes is up to the transport. Each worker keeps the
+  weighted sum of its neighbors' x̂, not a copy of each.
 
   >>> import gradiv
   >>> import jax.numpy as jnp

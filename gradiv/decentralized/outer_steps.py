@@ -116,9 +116,7 @@ def mix_by_outer_step(
     count = counting.increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
     join = lambda parts: _fragments.join(params, owners, parts)
-    x = jax.tree.map(
-      lambda x, u, anchor: (x + u).astype(anchor.dtype), params, updates,
-      state.anchor)
+    x = jax.tree.map(_stepped, params, updates, state.anchor)
     mixed, anchors, pending, states = zip(*(_advance(
       _cut(x, state, owners, f, delay), is_due(count, f),
       is_due(count + delay, f) if delay else None,
@@ -138,6 +136,10 @@ class _Fragment(NamedTuple):
   anchor: Any
   pending: Any
   outer: Any
+
+
+def _stepped(x, u, anchor):
+  return (x + u).astype(anchor.dtype)
 
 
 def _cut(x, state, owners, fragment, delay):

@@ -119,8 +119,7 @@ def accumulate_moments(
       micro_step=jnp.where(ends, 0, state.micro_step + 1),
       ready=ends,
       num_left_out=counting.increment(state.num_left_out, ~is_finite),
-      moments=jax.tree.map(
-        lambda new, old: jnp.where(ends, new, old), finished, state.moments),
+      moments=trees.select(ends, finished, state.moments),
       running=running,
       mean=mean,
       inner=inner_state)
@@ -149,8 +148,7 @@ def _add(running, mean, updates, batch_size):
   # The merged ‖ḡ‖² would cancel where gradients do.
   merged = merged._replace(sq_norm_of_mean=trees.sq_norm(new_mean))
   merged = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), merged)
-  kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old),
-                      (merged, new_mean), (running, mean))
+  kept = trees.select(is_finite, (merged, new_mean), (running, mean))
   return kept, is_finite
 
 

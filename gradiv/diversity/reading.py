@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradiv._common import trees
 from gradiv.diversity import intervals, tracking
 from gradiv.diversity.estimates import Estimate
 
 
 class Reading(NamedTuple):
-  """What `track_moments` knows at the present step.
+  """The statistics that `track_moments` keeps, at the present step.
 
-  Everything but `average` is about *now*: `estimate` is a line fitted to the
+  Everything except `average` is about *now*: `estimate` is a line fitted to the
   tracked steps and evaluated at the present one, and `interval` is the
   confidence interval around it, so that the estimate of any ratio lies inside
   its interval. `average` has less than half of the variance of `estimate`, but
@@ -52,7 +53,7 @@ class Reading(NamedTuple):
 
 
 def read_moments(opt_state: Any) -> Reading:
-  """Read what `track_moments` knows from an optimizer's state.
+  """Read the statistics of `track_moments` from an optimizer's state.
 
   Works inside and outside of `jit`. For the states of several runs, stacked
   along a leading axis, use ``jax.vmap(read_moments)``.
@@ -103,8 +104,7 @@ def _read(averages, decay, level):
   average, present = intervals.average(averages), intervals.present(averages)
   early = averages.count < 3
   return Reading(
-    estimate=jax.tree.map(
-      lambda x, y: jnp.where(early, x, y), average, present),
+    estimate=trees.select(early, average, present),
     interval=intervals.interval(averages, decay, level=level),
     window=intervals.window(averages, decay, level=level),
     batch_size_at_least=intervals.batch_size_at_least(

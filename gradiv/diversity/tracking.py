@@ -18,6 +18,7 @@ from gradiv._common import (
   counting,
   groups as groups_lib,
   layout as layouts,
+  trees,
 )
 from gradiv.diversity import estimates, intervals, moments as moments_lib
 
@@ -34,8 +35,8 @@ class TrackMomentsState(NamedTuple):
       leading axis [groups + 1], whose last row is the whole gradient.
     decay: float32, the decay β of the last step.
     level: float32, the level of the confidence intervals.
-    encoded_names: uint8, the names of the groups. They are an array, so that
-      whatever carries a state carries them; () without groups.
+    encoded_names: uint8, the names of the groups. They are an array, because
+      jit and checkpoints carry no strings; () without groups.
   """
 
   num_skipped: jax.Array
@@ -72,7 +73,7 @@ def track_moments(
     examples of a batch (`example_moments`) or of micro-steps
     (`accumulate_moments`). It must be the same on all workers.
 
-  A step whose statistics are not finite changes nothing but `num_skipped`.
+  A step whose statistics are not finite only changes `num_skipped`.
   With one worker, or no parameters, everything stays NaN.
 
   Args:
@@ -105,29 +106,12 @@ def track_moments(
   >>> float(estimate.sq_norm), float(estimate.variance)  # 2² − 4/(2·2); 2·2
   (3.0, 4.0)
   """
-  if batch_size is not None:
-    checks.positive('batch_size', batch_size)
-  checks.choice('reduction', reduction, ('mean', 'sum'))
-  checks.between('decay', decay, 0, 1)
-  checks.between('level', level, 0, 1)
-  if num_examples is not None:
-    checks.at_least('num_examples', num_examples, 1)
+  _check(batch_size, reduction, decay, level, num_examples)
   if axis_name is not None:
     layout = moments_lib.resolve_layout(layout, groups, axis_name)
     groups = layout.groups
   elif layout is not None:
     raise ValueError('axis_name=None: must be given with layout')
-
-  def measure(updates, batch_size):
-    if axis_name is None:
-      raise ValueError(
-        'moments=None: without axis_name, update needs moments to track')
-    if batch_size is None:
-      raise ValueError(
-        'batch_size=None: must be given to track_moments or to update')
-    return moments_lib.worker_moments(
-      updates, axis_name, batch_size=batch_size, reduction=reduction,
-      layout=layout)
 
   def init_fn(params):
     names = None if groups is None else groups_lib.group_names(params, groups)
@@ -142,18 +126,43 @@ def track_moments(
                 batch_size=batch_size, **extra_args):
     del params, extra_args
     if moments is None:
-      if axis_name is not None:
-        workers.check_private(updates, axis_name)
-        nothing = not jax.tree.leaves(updates)
-        if nothing or workers.num_workers(axis_name) == 1:
-          return updates, state
-      moments = measure(updates, batch_size)
+      if axis_name is not None and _is_alone(updates, axis_name):
+        return updates, state
+      moments = _measure(updates, axis_name, batch_size, reduction, layout)
     if groups is not None:
       moments = _append_whole(moments, len(state.averages.count) - 1)
     sample = estimates.estimate(moments, num_examples=num_examples)
     return updates, _add(state, sample, decay, level)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check(batch_size, reduction, decay, level, num_examples):
+  if batch_size is not None:
+    checks.positive('batch_size', batch_size)
+  checks.choice('reduction', reduction, ('mean', 'sum'))
+  checks.between('decay', decay, 0, 1)
+  checks.between('level', level, 0, 1)
+  if num_examples is not None:
+    checks.at_least('num_examples', num_examples, 1)
+
+
+def _is_alone(updates, axis_name):
+  """Return whether there is nothing to compare an update with."""
+  workers.check_private(updates, axis_name)
+  return not jax.tree.leaves(updates) or workers.num_workers(axis_name) == 1
+
+
+def _measure(updates, axis_name, batch_size, reduction, layout):
+  if axis_name is None:
+    raise ValueError(
+      'moments=None: without axis_name, update needs moments to track')
+  if batch_size is None:
+    raise ValueError(
+      'batch_size=None: must be given to track_moments or to update')
+  return moments_lib.worker_moments(
+    updates, axis_name, batch_size=batch_size, reduction=reduction,
+    layout=layout)
 
 
 def decode_names(encoded_names: jax.Array | tuple[()]) -> tuple[str, ...]:
@@ -203,9 +212,8 @@ def _add(state, sample, decay, level):
     total = total[-1]
   is_finite = jnp.isfinite(total)
   # A select, not a cond: workers must not part before a collective.
-  averages = jax.tree.map(
-    lambda new, old: jnp.where(is_finite, new, old),
-    update(state.averages, sample, decay), state.averages)
+  averages = trees.select(
+    is_finite, update(state.averages, sample, decay), state.averages)
   skipped = counting.increment(state.num_skipped)
   return state._replace(
     num_skipped=jnp.where(is_finite, state.num_skipped, skipped),

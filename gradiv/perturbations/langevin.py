@@ -37,7 +37,7 @@ def add_langevin_noise(
   workers and raises gradient diversity; `langevin_noise_batch_size_bound`
   predicts by how much. After the aggregation, the noise is common to all
   workers, and turns SGD into a sampler (see `langevin_stddev`); it takes B_S
-  towards 1.
+  toward 1.
 
   Args:
     stddev: Standard deviation σ, or a schedule of it.

@@ -1,11 +1,11 @@
 """Predict how far a larger batch, or a longer delay, is free.
 
-  fit_noise, bound_noise      the noise model (M, σ²) of a run, from what was
-                              measured along it
+  fit_noise, bound_noise      the noise model (M, σ²) of a run, from its
+                              measurements
   critical_batch_size         the batch size beyond which examples are wasted
   critical_delay              the delay beyond which steps are lost
   largest_stable_rate, ...    learning rates for a batch size and a delay
-  speed_up, samples_factor    what a batch size buys, and what it costs
+  speed_up, samples_factor    gain and cost of a batch size
 """
 
 from gradiv.scaling.fits import (

@@ -3,7 +3,7 @@
 Everything here is NumPy and runs on the host. The points (‖∇f‖², tr Σ) come
 from `gradiv.estimate` or `gradiv.read_moments`, stacked into an `Estimate` of
 arrays. Estimates of single steps are so noisy that a fit through them is biased
-towards M = 0: average them first, or measure on large samples.
+toward M = 0: average them first, or measure on large samples.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""What batch size and delay cost, from the noise of one example's gradient.
+"""Costs of batch size and delay, from the noise of one example's gradient.
 
 Suppose the noise ξ of one example's gradient satisfies E‖ξ‖² ≤ M‖∇f‖² + σ².
 Then SGD with batch size b and gradients that are τ steps old needs on the
@@ -54,7 +54,7 @@ def critical_batch_size(
     noise: The pair (M, σ²), for example from `fit_noise`.
     sq_norm: ε, the squared gradient norm that training aims at.
     staleness: τ, the age of the gradients in steps. With a delay, b(τ + 1)
-      gradients are under way at once and share what is free.
+      gradients are under way at once, and the bound is for all of them.
   """
   checks.at_least('staleness', staleness, 0)
   return _critical(noise, sq_norm) / (staleness + 1)

@@ -6,8 +6,8 @@
   simulate, replay    asynchronous workers of different speed: simulate the
                       arrivals on the host, then train along them in one scan
   scale_by_staleness  take shorter steps along stale gradients
-  with_staleness      hand the staleness of a delay to what follows in a chain
-  compensate_delay    estimate what a stale gradient would be by now
+  with_staleness      pass the staleness of a delay to the rest of a chain
+  compensate_delay    estimate the present gradient from a stale one
 
 Delays below the critical one, `gradiv.critical_delay`, cost almost nothing.
 """

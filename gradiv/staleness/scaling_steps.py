@@ -84,8 +84,7 @@ def with_staleness(
   Args:
     delay: A transformation whose state has a field `staleness`, such as
       `delay_updates`.
-    inner: What follows: any transformation, a chain with the optimizer for
-      example.
+    inner: The transformation that follows, such as a chain with the optimizer.
 
   Raises:
     ValueError: At ``init``, if the state of `delay` has no field `staleness`.

@@ -36,8 +36,8 @@ def _pass(gram, present, allow, combine, order):
   unit = jnp.eye(len(gram), dtype=gram.dtype)
 
   def join(carry, i):
-    # Both are coefficients: of what gradients are compared with, and of the
-    # aggregate.
+    # Both are coefficients: of the reference that gradients are compared with,
+    # and of the aggregate.
     reference, weights, size = carry
     # Elementwise: a matrix product may run in reduced precision.
     dots = jnp.sum(gram * reference[None, :], 1)

@@ -22,7 +22,7 @@ _ROUNDING = 2e-6
 
 
 def ridged(cos: jax.Array) -> jax.Array:
-  """Make a matrix of cosines safe to factorize in float32.
+  """Regularize a matrix of cosines, so that it is safe to factorize in float32.
 
   As if each gradient had another component of its own, of √RIDGE = 0.2 % of
   its length.

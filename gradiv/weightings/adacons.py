@@ -29,8 +29,8 @@ def adacons(decay: jax.typing.ArrayLike = 0.99) -> weighting.Weighting:
 
   Use it when the lengths of gradients vary but their directions can be
   trusted. The update has length one or less if no gradient opposes the mean,
-  whatever the lengths; tune the learning rate for that. If some do oppose it,
-  the bound is Σ|α|/Σα.
+  regardless of the lengths; tune the learning rate for that. If some do oppose
+  it, the bound is Σ|α|/Σα.
 
   The coefficients α_i = g_i·ḡ/‖g_i‖ are sorted, then averaged over the steps
   rank by rank: m ← decay m + (1 − decay) sort(α), beginning with the first

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from gradiv.weightings import geometry, weighting
 
 # A sum has canceled if its square is below this fraction of the square that
-# its terms could reach: what is left in float32 is rounding.
+# its terms could reach: in float32, the rest is rounding.
 _CANCELED = 1e-6
 
 

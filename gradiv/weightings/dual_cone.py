@@ -33,8 +33,8 @@ def upgrad(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
       Positive; in float32, about 1e-6 is the smallest that works.
 
   The results are those of TorchJD up to rounding, except that TorchJD takes a
-  Gram matrix with a trace below 1e-4 for zero, whatever the scale of the loss.
-  Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization
+  Gram matrix with a trace below 1e-4 for zero, regardless of the scale of
+  the loss. Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization
   <https://arxiv.org/abs/2406.16232>`_, 2024.
   """
   checks.positive('ridge', ridge)

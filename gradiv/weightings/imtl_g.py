@@ -8,8 +8,8 @@ from gradiv.weightings import _spectrum, weighting
 def imtl_g() -> weighting.Weighting:
   """Find the update whose projections on all unit gradients are equal.
 
-  Use it to train on several losses that should progress alike, whatever the
-  lengths of their gradients. Weights may be negative. `conflict_free` gives
+  Use it to train on several losses that should progress alike, regardless of
+  the lengths of their gradients. Weights may be negative. `conflict_free` gives
   the same direction with another length.
 
   w = v/Σv with v = D⁻¹ C⁺ 1, where G = DCD, D the lengths and C the cosines:

@@ -41,7 +41,7 @@ class Weighting:
       * present: [n], bool. A gradient that is not present, such as one with a
         NaN, has a row and a column of zeros. Its weight is ignored; the other
         weights must be what they would be without it.
-      * state: What `init` or the last step returned.
+      * state: The state that `init` or the last step returned.
       * key: A `jax.random` key, different at each step; None unless the caller
         has one.
       * weights: [n + num_extra], float32.

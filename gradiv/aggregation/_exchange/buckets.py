@@ -1,8 +1,8 @@
-"""Which leaves travel together in one collective, and how they are packed.
+"""Assignment of leaves to buckets, each of which is one collective.
 
 A collective should move more than it costs to start, so small leaves share a
 bucket. A leaf that is a large part of the gradient is cut up instead, because
-what is being sent is held in memory twice.
+a bucket is held in memory twice while it is sent.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def plan(
   Args:
     grads: This worker's gradient.
     participants: The workers and the layout of their gradients.
-    leaf_by_leaf: Give each leaf a bucket of its own, whatever its size.
+    leaf_by_leaf: Give each leaf a bucket of its own, regardless of its size.
   """
   paths = jax.tree_util.tree_leaves_with_path(grads)
   groups = participants.group_of_leaves(grads)

@@ -20,7 +20,7 @@ from gradiv.aggregation._exchange import (
 
 
 class Collected(NamedTuple):
-  """What a worker knows after an exchange.
+  """Result of an exchange, on one worker.
 
   Attributes:
     grams: Gram matrix of each group.

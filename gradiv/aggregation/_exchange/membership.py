@@ -31,7 +31,7 @@ class Participants:
     *,
     unsupported: tuple[str, ...] = (),
   ) -> 'Participants':
-    """Check and bind what the caller of an aggregation passed.
+    """Check and bind the arguments of an aggregation.
 
     Args:
       axis_name: The axis, or axes, of the workers.

@@ -25,7 +25,7 @@ class Slices:
   """One worker's slice of the gradients of all workers.
 
   Attributes:
-    contribution: What this worker sent.
+    contribution: The gradient that this worker sent.
     plan: How the gradient is packed into buckets.
     rows: [n, d] for each bucket. Row i comes from worker i, and is zero if
       that worker's gradient is not finite.

@@ -1,4 +1,4 @@
-"""Checks of mixing matrices, and what their spectra promise."""
+"""Checks of mixing matrices, and properties that follow from their spectra."""
 
 import functools
 from collections.abc import Sequence

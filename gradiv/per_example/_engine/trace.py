@@ -125,7 +125,7 @@ class Trace:
 
   def run(
     self, batch: Any, mask: jax.Array | None, *, effects: bool = True,
-    fixed: list[jax.Array] | None = None,
+    fixed: list | None = None,
   ) -> tuple[jax.Array, list[jax.Array], Data]:
     """Run the program up to the cuts.
 

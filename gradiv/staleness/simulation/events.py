@@ -25,7 +25,7 @@ LAWS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
-  """The A gradients that arrived, in order, and what the server did with each.
+  """The A gradients that arrived, in order, and how the server handled each.
 
   The server keeps a table [banks, rows] of gradients. An arriving gradient g
   enters ``table[bank, row]`` by its weight w: entry ← (1 − w) entry + w g. If

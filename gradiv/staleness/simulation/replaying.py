@@ -62,10 +62,6 @@ def replay(
   tx = optax.with_extra_args_support(optimizer)
   # A discarded gradient took time and has no other effect.
   used = np.flatnonzero(trace.weight)
-  at = lambda column, dtype=jnp.int32: jnp.asarray(column[used], dtype)
-  arrivals = (at(trace.worker), jnp.asarray(used, jnp.int32),
-              at(trace.version), at(trace.staleness), at(trace.bank),
-              at(trace.row), at(trace.weight, float), at(trace.steps, bool))
 
   def step(params, state, direction, **extra_args):
     updates, state = tx.update(direction, state, params, **extra_args)
@@ -80,24 +76,15 @@ def replay(
       history.History(version + staleness - 1, rows), params)
     stale_params = history.read(past, staleness)
     grad = gradient(stale_params, worker, index)
-    entry = lambda x, g: (
-      (1 - weight) * x[bank, row] + weight * g.astype(x.dtype)).astype(x.dtype)
-    table = jax.tree.map(
-      lambda x, g: x.at[bank, row].set(entry(x, g)), table, grad)
+    table = _write(table, grad, bank, row, weight)
     params, state = lax.cond(
       steps,
       lambda: step(params, state, jax.tree.map(
         lambda x, g: x[bank].mean(0).astype(g.dtype), table, grad),
         staleness=staleness, stale_params=stale_params),
       lambda: (params, state))
-    return (params, state, past.rows, table), look(params, steps)
-
-  def look(params, steps):
-    if measure is None:
-      return None
-    empty = lambda: jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, params))
-    return lax.cond(steps, lambda: measure(params), empty)
+    seen = None if measure is None else _measure_if(steps, measure, params)
+    return (params, state, past.rows, table), seen
 
   depth = 1 + int(trace.staleness[used].max())
   table = jax.tree.map(
@@ -105,7 +92,30 @@ def replay(
       (*trace.table, *jnp.shape(x)), trees.wide_dtype(x.dtype)), params)
   rows = history.init(params, depth).rows
   (params, state, _, _), measured = lax.scan(
-    arrive, (params, tx.init(params), rows, table), arrivals)
+    arrive, (params, tx.init(params), rows, table), _columns(trace, used))
   places = np.flatnonzero(trace.steps[used])
   return Replay(params, state,
                 jax.tree.map(lambda x: x[places], measured))
+
+
+def _columns(trace, used):
+  """Return the columns of the used arrivals, for a scan."""
+  at = lambda column, dtype=jnp.int32: jnp.asarray(column[used], dtype)
+  return (at(trace.worker), jnp.asarray(used, jnp.int32),
+          at(trace.version), at(trace.staleness), at(trace.bank),
+          at(trace.row), at(trace.weight, float), at(trace.steps, bool))
+
+
+def _write(table, grad, bank, row, weight):
+  """Average a gradient into its row of the server's table."""
+  entry = lambda x, g: (
+    (1 - weight) * x[bank, row] + weight * g.astype(x.dtype)).astype(x.dtype)
+  return jax.tree.map(
+    lambda x, g: x.at[bank, row].set(entry(x, g)), table, grad)
+
+
+def _measure_if(steps, measure, params):
+  """Measure the parameters after a step; zeros if there was none."""
+  empty = lambda: jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, params))
+  return lax.cond(steps, lambda: measure(params), empty)

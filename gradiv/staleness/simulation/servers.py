@@ -1,4 +1,4 @@
-"""Rules of a server: what it does with a gradient that arrives.
+"""Rules by which a server handles a gradient that arrives.
 
 A rule sees which worker sent the gradient and how stale it is, and decides
 where the gradient goes; see `Trace` for the server's table.
