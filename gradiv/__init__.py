@@ -28,9 +28,9 @@ Send fewer bits  aggregate_by_quantized_mean, with_error_feedback,
                  keep_top_k, keep_signs
 Raise diversity  drop_updates, drop_connect, add_langevin_noise,
                  langevin_stddev, quantize_updates, stochastic_quantize
-Part ways        mix, mix_by_gossip (over a graph of gradiv.topology),
+Decentralized    mix, mix_by_gossip (over a graph of gradiv.topology),
                  consensus_distance, local_sgd, diloco
-Be late          delay_updates
+Stale            delay_updates
 Predict          critical_batch_size, critical_delay
 
 The submodules hold more: aggregation, compression, decentralized, diversity,

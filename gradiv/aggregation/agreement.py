@@ -32,16 +32,18 @@ def aggregate_by_agreement(
 ) -> optax.GradientTransformationExtraArgs:
   """Average the workers' gradients that agree, by their cosine distance.
 
-  Use it in place of the mean when labels are noisy or workers disagree. In
-  the order of the workers, g_i joins the aggregate m of those before it if
-  1 − ⟨m, g_i⟩/(‖m‖‖g_i‖) ≤ τ. The result is exact, and costs the traffic of
-  one all-reduce; `AggregateState` records what was decided.
+  Use it in place of the mean when labels are noisy or workers disagree. Worker
+  0 starts the aggregate m: it is the *anchor*. Each later worker joins if its
+  cosine distance 1 − ⟨m, g_i⟩/(‖m‖‖g_i‖) to the aggregate so far is at most τ.
+  If the anchor itself is the odd one out, nothing agrees: pass `num_anchors` or
+  a `key` to try others. The result is exact, and costs the traffic of one
+  all-reduce. The state, a `gradiv.aggregation.AggregateState`, records
+  `num_agreed` and the other decisions of the last step.
 
   If fewer than `min_agreed` workers agree, the update is zero. Wrap the
   optimizer in `skip_zero_updates`; otherwise momentum and weight decay still
-  move the parameters on skipped steps. The wrapper only acts if *all* groups
-  are zero: with `Layout.groups`, a single skipped layer keeps coasting on its
-  momentum.
+  move the parameters on skipped steps. With `Layout.groups`, a skipped layer
+  still moves by its momentum unless all layers are skipped.
 
   Args:
     max_cosine_distance: τ, from 0 to 2, or a schedule of it.
@@ -72,6 +74,9 @@ def aggregate_by_agreement(
   >>> jax.vmap(step, axis_name='workers', out_axes=None)(
   ...     jnp.array([[1., 2.], [2., 1.], [-3., 0.]])).tolist()
   [-1.5, -1.5]
+
+  The update is minus the mean of the first two gradients, as SGD descends; the
+  third points elsewhere and is left out.
 
   The third worker points the other way and is filtered out.
   """

@@ -76,12 +76,13 @@ def aggregate_by_weights(
     weighting: One of `gradiv.weightings`, or any function from a Gram matrix
       [n, n] to weights [n]. The function sees zeros for a worker that is left
       out, and the weight it returns for that worker is ignored.
-    axis_name: Axis, or axes, of the workers. Fast at two to eight workers per
-      ring; average over further axes first, with `Layout.mean_over`.
+    axis_name: Axis, or axes, of the workers. The exchange is fast for two to
+      eight workers; with more, average over some first (`Layout.mean_over`).
     key: Key for weightings that draw. It is folded by the step alone, so give
       each rule a key of its own: two rules with the same key draw alike.
-    num_workers: Number of workers. Required by stateful weightings such as
-      `weightings.adacons`; if given, the state also records the weights.
+    num_workers: Number of workers. Required by weightings whose state depends
+      on it, such as `weightings.adacons`; if given, the state also records the
+      weights.
     extra: Names of the extra arguments of `update` that hold the extra rows of
       a weighting: finite trees like the gradient, the same on all workers.
       'last' is the last update, and the default for a single extra row.
@@ -125,6 +126,15 @@ class _Aggregation:
   num_workers: int | None
   sharded: bool
 
+  def _rule_state(self) -> Any:
+    try:
+      return self.rule.init(self.num_workers)
+    except TypeError as error:
+      if self.num_workers is not None:
+        raise
+      raise ValueError('num_workers=None: the state of this weighting seems '
+                       'to depend on the number of workers') from error
+
   def init(self, params: optax.Params) -> AggregateState:
     groups = (() if self.participants.layout.groups is None
               else (self.participants.num_groups(params),))
@@ -144,7 +154,7 @@ class _Aggregation:
       weights=() if self.num_workers is None else per_group(
         self.num_workers + self.rule.num_extra),
       rng_key=() if self.key is None else draws.copy_key(self.key),
-      rule=jax.tree.map(spread, self.rule.init(self.num_workers)),
+      rule=jax.tree.map(spread, self._rule_state()),
       last=optax.tree.zeros_like(params) if 'last' in self.extra else ())
 
   def update(self, updates, state, params=None, **extra_args):

@@ -43,8 +43,9 @@ class Interval(NamedTuple):
   Attributes:
     lower: End with the smallest batch-size bound.
     upper: End with the largest batch-size bound; its ‖∇F‖² may be 0.
-    is_trusted: Whether B_S is known to within a factor of two and the
-      exponential average has not been left behind by a drift.
+    is_trusted: Whether B_S is known to within a factor of two and changes
+      slowly enough for the exponential average to keep up. While it is False,
+      the interval may miss the truth more often than its level says.
   """
 
   lower: Estimate
@@ -152,7 +153,8 @@ def interval(
   # At the drifts simulated, of 30 to 100 % over 1/(1 − β) steps, up to one run
   # in sixteen was both trusted and wrong, more than the nominal one in twenty.
   lags = jnp.abs(plain - (least + most) / 2) > 0.25 * (most - least)
-  known = bounded & (freedom >= _LEAST_FREEDOM) & (most <= 2 * least)
+  known = bounded & (freedom >= _LEAST_FREEDOM) & (
+    (0 < least) & (most <= 2 * least))
   end = lambda p: Estimate(p, 1 - p)
   return Interval(lower=end(most), upper=end(least), is_trusted=known & ~lags)
 
@@ -166,7 +168,8 @@ def window(
   """
   ends = interval(averages, decay, level=level)
   # The ends are p = 1/B_S, so that the lower end has the larger one.
-  known = (ends.lower.sq_norm <= 2 * ends.upper.sq_norm) & (
+  known = (0 < ends.upper.sq_norm) & (
+    ends.lower.sq_norm <= 2 * ends.upper.sq_norm) & (
     _freedom(averages.count, decay) >= _LEAST_FREEDOM)
   steps = jnp.round(averages.sums[0, 0]).astype(jnp.int32)
   return jnp.where(known, steps, 0)

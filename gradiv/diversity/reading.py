@@ -19,7 +19,8 @@ class Reading(NamedTuple):
   its interval. `average` has less than half of the variance of `estimate`, but
   it lags about 1/(1 − decay) steps behind. While G or S changes quickly, the
   two disagree, and `average` can lie outside the interval: then
-  ``interval.is_trusted`` is False.
+  ``interval.is_trusted`` is False. Plot `average`; decide by `estimate` and
+  `interval`, once it is trusted.
 
   With groups, every array has a leading axis [groups], in the order of `names`.
 
@@ -32,7 +33,8 @@ class Reading(NamedTuple):
       is not known to within a factor of two.
     batch_size_at_least: Lower confidence bound on B_S, at the `level` of
       `track_moments` (95 %): the lower end of the interval if that is bounded,
-      and possibly informative if not.
+      and possibly informative if not. It rests on the same line as the
+      interval: while G falls along a curve, early in training, both can miss.
     average: Averages of ‖∇F‖² and tr Σ over past steps; NaN before the first.
     whole: With groups, the `Reading` of the whole gradient; otherwise None.
     encoded_names: Names of the groups, as an array; see `names`.

@@ -61,8 +61,9 @@ def track_moments(
 
   Use it to follow the batch-size bound B_S during training. In each step, G
   and S are estimated without bias (see `estimate`); each is averaged over steps
-  by itself, Σ βʲ x_{t−j} / Σ βʲ, without being clipped. `read_moments` returns
-  the averages, with a confidence interval for every ratio of them.
+  by itself, Σ βʲ x_{t−j} / Σ βʲ, and negative estimates are kept. Pass the
+  state to `read_moments` for the present G and S, their averages, and a
+  confidence interval for every ratio of the two.
 
   ``update`` accepts two extra arguments:
 
@@ -73,7 +74,7 @@ def track_moments(
     examples of a batch (`example_moments`) or of micro-steps
     (`accumulate_moments`). It must be the same on all workers.
 
-  A step whose statistics are not finite only changes `num_skipped`.
+  A step whose statistics are not finite only adds to the state's `num_skipped`.
   With one worker, or no parameters, everything stays NaN.
 
   Args:

@@ -145,6 +145,15 @@ class OwnShardMapTest(parameterized.TestCase):
         lambda g, s: tx.update(g, s), grads, tx.init(like)),
       1e-5, of_largest=1e-6)
 
+  def test_a_state_that_depends_on_the_workers_asks_for_their_number(self):
+    # Such a weighting need not say that it needs_size.
+    rule = weightings.Weighting(
+      step=lambda gram, present, state, key: (state, state),
+      init=lambda num_gradients: jnp.ones(num_gradients))
+    tx = gradiv.aggregate_by_weights(rule, 'workers')
+    with self.assertRaisesRegex(ValueError, 'num_workers=None'):
+      tx.init(jnp.zeros(3))
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -96,6 +96,16 @@ class FindingTest(parameterized.TestCase):
         gradiv.read_moments(tx.init(PARAMS))
     gradiv.read_moments(optax.chain(track, track).init(PARAMS)[0])
 
+  def test_an_interval_at_infinity_knows_nothing(self):
+    """Where the signal is negative beyond doubt, both ends are infinite."""
+    rng = np.random.default_rng(0)
+    reading = gradiv.read_moments(follow(
+      rng.normal(-1, .01, 60), rng.normal(9, .01, 60)))
+    low, high = reading.interval.of(gradiv.batch_size_bound)
+    self.assertTrue(np.isinf([low, high]).all())
+    self.assertEqual(reading.window, 0)
+    self.assertFalse(reading.interval.is_trusted)
+
   def test_in_an_nnx_optimizer(self):
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.chain(
