@@ -71,7 +71,7 @@ def aggregate_by_agreement(
   >>> tx = optax.chain(aggregate_by_agreement(0.9, 'workers'),
   ...                  skip_zero_updates(optax.sgd(1., momentum=0.9)))
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 2.], [2., 1.], [-3., 0.]])).tolist()
   [-1.5, -1.5]
 

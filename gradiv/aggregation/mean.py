@@ -41,7 +41,7 @@ def aggregate_by_mean(
 
   >>> tx = optax.chain(aggregate_by_mean('workers'), optax.sgd(1.))
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 2.], [3., 6.], [jnp.inf, 0.]])).tolist()
   [-2.0, -4.0]
 

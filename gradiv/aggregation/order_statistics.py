@@ -29,7 +29,7 @@ def aggregate_by_median(
 
   >>> tx = aggregate_by_median('workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 5.], [2., -9.], [77., 6.]])).tolist()
   [2.0, 5.0]
   """
@@ -61,7 +61,7 @@ def aggregate_by_trimmed_mean(
 
   >>> tx = aggregate_by_trimmed_mean(1, 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1.], [2.], [4.], [99.]])).tolist()  # of 2 and 4
   [3.0]
   """
@@ -105,7 +105,7 @@ def aggregate_by_bulyan(
 
   >>> tx = aggregate_by_bulyan(1, 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1.], [2.], [2.], [2.], [3.], [4.], [99.]])).tolist()
   [2.0]
   """

@@ -33,7 +33,7 @@ def aggregate_by_sign_agreement(
 
   >>> tx = aggregate_by_sign_agreement(1.0, 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 5.], [3., -1.]])).tolist()
   [2.0, 0.0]
 
@@ -81,7 +81,7 @@ def aggregate_by_smooth_sign_agreement(
 
   >>> tx = aggregate_by_smooth_sign_agreement(0.5, 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 5.], [1., -1.]])).round(3).tolist()
   [2.0, 0.0]
 
@@ -127,7 +127,7 @@ def aggregate_by_sign_majority(
 
   >>> tx = aggregate_by_sign_majority('workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[7., 1.], [-1., 0.], [-2., 0.]])).tolist()
   [-1.0, 1.0]
   """
@@ -160,7 +160,7 @@ def aggregate_by_sign_dropout(
 
   >>> tx = aggregate_by_sign_dropout('workers', key=jax.random.key(0))
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., -1.], [3., 0.]])).tolist()
   [4.0, -1.0]
 

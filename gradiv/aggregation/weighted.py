@@ -97,7 +97,7 @@ def aggregate_by_weights(
 
   >>> tx = aggregate_by_weights(weightings.mean(), 'workers')
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> jax.vmap(step, axis_name='workers', out_axes=None)(
+  >>> jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(
   ...     jnp.array([[1., 2.], [3., 6.], [jnp.nan, 0.]])).tolist()
   [2.0, 4.0]
 

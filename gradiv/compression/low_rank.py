@@ -78,7 +78,7 @@ def aggregate_by_low_rank(
   >>> tx = aggregate_by_low_rank(1, 'workers', key=jax.random.key(0))
   >>> grads = jnp.arange(1., 3)[:, None, None] * jnp.ones((2, 3, 4))
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> mean = jax.vmap(step, axis_name='workers', out_axes=None)(grads)
+  >>> mean = jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(grads)
   >>> bool(jnp.allclose(mean, 1.5))
   True
 

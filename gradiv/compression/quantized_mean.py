@@ -84,7 +84,7 @@ def aggregate_by_quantized_mean(
   >>> tx = aggregate_by_quantized_mean(8, 'workers', key=jax.random.key(0))
   >>> grads = jnp.array([[1., -2.], [3., 6.]])
   >>> step = lambda g: tx.update(g, tx.init(g))[0]
-  >>> mean = jax.vmap(step, axis_name='workers', out_axes=None)(grads)
+  >>> mean = jax.jit(jax.vmap(step, axis_name='workers', out_axes=None))(grads)
   >>> bool(jnp.allclose(mean, jnp.array([2., 2.]), atol=0.1))
   True
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import tensorflow_datasets as tfds
 from absl.testing import absltest, parameterized
 from PIL import Image
@@ -32,6 +33,7 @@ SMALL = agreement_filtering.Config(
   num_seeds=2, num_workers=3, model_options='{"hidden": [8]}')
 
 
+@pytest.mark.slow
 class RunTest(absltest.TestCase):
 
   @classmethod

@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -38,6 +39,7 @@ def run(config):
     return critical_parameters.run(config), out.getvalue()
 
 
+@pytest.mark.slow
 class RunTest(absltest.TestCase):
 
   @classmethod

@@ -9,6 +9,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -50,6 +51,7 @@ class StopAtFirstLook(stopping.Stop):
     return True
 
 
+@pytest.mark.slow
 class RunTest(absltest.TestCase):
 
   @classmethod

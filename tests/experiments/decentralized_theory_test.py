@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -30,6 +31,7 @@ def spread_out(loss, center, offsets):
     center + jnp.asarray(offsets))
 
 
+@pytest.mark.slow
 class EffectiveRateTest(parameterized.TestCase):
 
   @parameterized.parameters((1., 0.5), (3., 0.3), (2., 1.))
@@ -129,6 +131,7 @@ class RecorderTest(absltest.TestCase):
       helpers.assert_close(found, mapped['vmap'], 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 class QuadraticTest(parameterized.TestCase):
 
   @parameterized.parameters('random', 'ring', 'complete')

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax import flatten_util
 
@@ -153,6 +154,7 @@ class ModelTest(parameterized.TestCase):
     self.assertEqual(init._cache_size(), 1)
 
   @tiny
+  @pytest.mark.slow
   def test_gradients_of_examples_average_to_that_of_the_batch(
       self, name, shape, classes, *_):
     _, params, loss = tiny_model(name)

@@ -9,6 +9,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh
 
@@ -39,6 +40,7 @@ class OverheadTest(parameterized.TestCase):
     seen = [float(step(grads)['a'][0, 0]) for _ in range(6)]
     self.assertEqual(seen, [0, 0, 0, 0, 1, 1])
 
+  @pytest.mark.slow
   def test_record_and_ratios(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config = overhead.Config(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -43,6 +44,7 @@ def program(workers, private=('opt_state',)):
     private=private)
 
 
+@pytest.mark.slow
 class PrivateTest(parameterized.TestCase):
 
   def train(self, folder, backend='vmap', steps=STEPS, stop=None, **kwargs):

@@ -13,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -89,6 +90,7 @@ class ResumeTest(ResumeCase):
     self.assertEqual(self.log('b'), self.log('a'))
 
 
+@pytest.mark.slow
 class KillTest(ResumeCase):
   """Processes that are killed, by each signal, at random moments."""
 
@@ -144,6 +146,7 @@ class KillTest(ResumeCase):
     self.assertLess(time.monotonic() - begin, 10)
 
 
+@pytest.mark.slow
 class WorkersTest(ResumeCase):
 
   def test_data_and_noise_to_the_bit_on_any_devices(self):

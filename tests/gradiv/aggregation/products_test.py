@@ -65,7 +65,8 @@ class PairTest(parameterized.TestCase):
       in_axes=(0,), out_axes=None)
     for _, grads in self.hard_pairs():
       fast, slow = step(jnp.float32(grads))
-      helpers.assert_close(fast, slow, 1e-5, of_largest=1e-6)
+      # A cosine is known to a part of one, also where it is near zero.
+      helpers.assert_close(fast, slow, 1e-5, 1e-8, of_largest=1e-6)
 
   def test_one_all_reduce_shared_with_the_moments(self):
     tx = optax.chain(gradiv.track_moments('workers', batch_size=4),

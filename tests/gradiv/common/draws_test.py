@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -64,6 +65,7 @@ class ExampleIndexTest(parameterized.TestCase):
     self.assertLen({row.tobytes() for row in seen}, 6)
 
   @parameterized.named_parameters(*EACH)
+  @pytest.mark.slow
   def test_all_conventions_on_every_backend(self, make):
     expected = None
     for name, backend, axis, workers in helpers.ON_ALL:

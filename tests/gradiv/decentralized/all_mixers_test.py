@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
@@ -57,6 +58,7 @@ class OptimumTest(parameterized.TestCase):
     np.testing.assert_allclose(x, CENTERS[:1] * (1 - (1 - RATE)**7), 1e-5)
 
 
+@pytest.mark.slow
 class BackendsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*ALL)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -134,6 +135,7 @@ class IntervalTest(absltest.TestCase):
     self.assertEqual(interval.of(gradiv.batch_size_bound), (2, np.inf))
     self.assertEqual(interval.of(gradiv.inverse_batch_size_bound), (0, .5))
 
+  @pytest.mark.slow
   def test_the_bound_inverts_a_one_sided_test(self):
     """The largest p that is not rejected, by search over a grid."""
     rng = np.random.default_rng(4)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -334,6 +335,7 @@ class WholeStepTest(parameterized.TestCase):
     return helpers.on_workers(
       fn, x, (params, tx.init(params)), axis, backend, devices=devices)
 
+  @pytest.mark.slow
   def test_64_workers_on_1_2_and_8_devices(self):
     reference = self.train('workers', 'vmap')
     for backend in ('pmap', 'shard_map'):

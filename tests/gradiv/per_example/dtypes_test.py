@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -67,6 +68,7 @@ class DtypesTest(absltest.TestCase):
     self.assertEqual(float(moments.sq_norm_of_mean), 6)
     self.assertLess(float(moments.mean_sq_deviation), 1e-5)
 
+  @pytest.mark.slow
   def test_double_precision(self):
     """To 1e-14, but for the Gram matrix, which is of float32."""
     with helpers.double_precision():
@@ -88,6 +90,7 @@ class DtypesTest(absltest.TestCase):
         gram = per_example.example_gram(penalized)(params, batch)[1]
       reference.Truth(losses, rows, 1e-6).check_gram(gram)
 
+  @pytest.mark.slow
   def test_numbers_of_numpy_are_cast_without_a_warning(self):
     params, batch = penalized_case(np.float64)
     with warnings.catch_warnings():

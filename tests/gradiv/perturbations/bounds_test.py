@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from gradiv import (
+from gradiv.perturbations import (
   drop_updates_batch_size_bound as dropped_bound,
   langevin_noise_batch_size_bound as noisy_bound,
   quantized_batch_size_bound as quantized_bound,

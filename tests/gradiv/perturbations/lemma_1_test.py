@@ -5,6 +5,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -71,6 +72,7 @@ class LemmaTest(parameterized.TestCase):
       delta * batch * gamma**2 * second,
       10 * distances.std() / np.sqrt(len(distances)))
 
+  @pytest.mark.slow
   def test_bound_is_that_of_the_definition(self):
     bound = EXAMPLES * np.sum(self.grads**2) / np.sum(self.grads.sum(0)**2)
     np.testing.assert_allclose(
