@@ -21,8 +21,10 @@ def count(name: str, value: Any, least: int) -> None:
   """
   if not isinstance(value, numbers.Integral) or isinstance(
       value, bool) or value < least:
-    raise ValueError(
-      f'{name}={value!r}: must be a whole number of at least {least}')
+    hint = ('; name it in static_args of optax.inject_hyperparams'
+            if isinstance(value, jax.Array) else '')
+    raise ValueError(f'{name}={value!r}: must be a whole number of at least '
+                     f'{least}{hint}')
 
 
 def positive(name: str, value: Any) -> None:
