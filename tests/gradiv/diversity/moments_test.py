@@ -33,6 +33,11 @@ def sample(workers, scale=1.0, dtype=np.float32):
 
 class WorkerMomentsTest(parameterized.TestCase):
 
+  def test_leaves_without_a_gradient_are_refused_by_name(self):
+    grads = {'w': jnp.ones((2, 3)), 'i': np.zeros((2, 3), jax.dtypes.float0)}
+    with self.assertRaisesRegex(ValueError, "gradient.'i'. has dtype"):
+      gradiv.worker_moments(grads, 'workers')
+
   @parameterized.named_parameters(*helpers.ON_ALL)
   def test_equals_numpy(self, backend, axis, workers):
     for scale in (1e-10, 1.0, 1e10):
