@@ -66,12 +66,15 @@ def is_usable(square: jax.Array) -> jax.Array:
   return jnp.isfinite((_ROOM * square).astype(jnp.float32))
 
 
-def check_floating(tree: Any, what: str = 'gradient') -> None:
-  """Raise ValueError if a leaf is not a floating-point array."""
+def check_floating(
+    tree: Any, what: str = 'gradient', *, or_complex: bool = False) -> None:
+  """Raise ValueError if a leaf is not a floating-point (or complex) array."""
+  allowed = jnp.inexact if or_complex else jnp.floating
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, allowed):
       raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
-                       f'{leaf.dtype}: must be floating')
+                       f'{leaf.dtype}: must be floating'
+                       + or_complex * ' or complex')
 
 
 def per_leaf(tree: Any, make: Any) -> Any:

@@ -90,7 +90,7 @@ def worker_moments(
   checks.positive('batch_size', batch_size)
   checks.choice('reduction', reduction, ('mean', 'sum'))
   layout = resolve_layout(layout, groups, axis_name)
-  trees.check_floating(grads)
+  trees.check_floating(grads, or_complex=True)
   workers.check_private(grads, (*workers.names_of(axis_name),
                                 *layout.mean_names))
   batch, differs = _own_batch_size(batch_size, axis_name)
