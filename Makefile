@@ -15,7 +15,7 @@ mechanisms: WORKDIR ?= runs/mechanisms
 mechanisms: $(VENV)/ready
 	@echo '== masks, noise and rounding of gradients, into $(WORKDIR)'
 	$(RUN) -m experiments.gradient_diversity --workdir=$(WORKDIR) \
-	  --flagfile=experiments/flags/gradient_diversity_digits_mechanisms.flags
+	  --flagfile=experiments/gradient_diversity/flags/digits_mechanisms.flags
 
 agreement: WORKDIR ?= runs/agreement_filtering
 agreement: $(VENV)/ready

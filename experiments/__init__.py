@@ -1,1 +1,5 @@
-"""The papers: each module reproduces one, and imports gradiv."""
+"""Experiments that reproduce four papers, and what they share.
+
+`data`, `models` and `cost` know nothing of the rest; `engine` trains anything;
+`common` holds what papers share; each paper is a folder.
+"""

@@ -8,12 +8,13 @@ import pathlib
 
 import numpy as np
 
-from experiments import agreement_arms, records
+from experiments.agreement_filtering import arms
+from experiments.engine import records
 
-FILTER = agreement_arms.FILTER
+FILTER = arms.FILTER
 
 
-def load(config, arm: agreement_arms.Arm) -> dict[str, np.ndarray]:
+def load(config, arm: arms.Arm) -> dict[str, np.ndarray]:
   """Read an arm: name -> [noise, threshold, rate, seed, record, ...]."""
   rows = records.read(pathlib.Path(config.workdir) / arm.name / 'metrics.jsonl')
   names = set.intersection(*(set(row) for row in rows))
@@ -32,7 +33,7 @@ def by_stage(cumulative: np.ndarray, axis: int = -1) -> np.ndarray:
   return np.diff(cumulative, axis=axis)
 
 
-def partner_sizes(config, arm: agreement_arms.Arm) -> np.ndarray:
+def partner_sizes(config, arm: arms.Arm) -> np.ndarray:
   """Count what the filter let through: [lanes of `arm`, stages, k + 1].
 
   At the control's threshold, and at the same noise, rate and seed.
@@ -43,13 +44,13 @@ def partner_sizes(config, arm: agreement_arms.Arm) -> np.ndarray:
   return sizes.reshape(len(config.settings(arm)), *sizes.shape[4:])
 
 
-def find(config, name: str) -> agreement_arms.Arm:
+def find(config, name: str) -> arms.Arm:
   """Find an arm by its name."""
   arm, = (arm for arm in config.arms() if arm.name == name)
   return arm
 
 
-def chosen_rates(config, arm: agreement_arms.Arm) -> np.ndarray:
+def chosen_rates(config, arm: arms.Arm) -> np.ndarray:
   """Choose the rate of best final validation accuracy: [noise, threshold].
 
   The mean over the seeds counts; of equals, the smaller rate.
@@ -57,7 +58,7 @@ def chosen_rates(config, arm: agreement_arms.Arm) -> np.ndarray:
   return load(config, arm)['validation'][..., -1].mean(-1).argmax(-1)
 
 
-def chosen_lanes(config, arm: agreement_arms.Arm) -> np.ndarray:
+def chosen_lanes(config, arm: arms.Arm) -> np.ndarray:
   """List the lanes at the rates chosen: [noise, threshold, seed]."""
   lanes = np.arange(len(config.settings(arm))).reshape(
     len(config.noise_rates), len(arm.thresholds),
@@ -72,7 +73,7 @@ def at_chosen(config, arm, values: np.ndarray) -> np.ndarray:
   return np.take_along_axis(values, places, 2)[:, :, 0]
 
 
-def best_threshold(config, arm: agreement_arms.Arm) -> np.ndarray:
+def best_threshold(config, arm: arms.Arm) -> np.ndarray:
   """Choose the threshold of best validation accuracy too: [noise]."""
   final = load(config, arm)['validation'][..., -1].mean(-1)
   return final.max(-1).argmax(-1)
@@ -80,12 +81,12 @@ def best_threshold(config, arm: agreement_arms.Arm) -> np.ndarray:
 
 def report(config) -> dict:
   """Print the table, write the summary and draw the figures."""
-  from experiments import agreement_figures
+  from experiments.agreement_filtering import figures
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
   records.write_whole(workdir / 'summary.json', summary)
   print(table(config, summary))
-  for path in agreement_figures.draw_all(config, summary):
+  for path in figures.draw_all(config, summary):
     print(f'figure: {path}')
   print(f'records: {workdir}/*/metrics.jsonl, {workdir}/test.json, '
         f'{workdir}/summary.json')

@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import agreement_report, plots
+from experiments.agreement_filtering import analysis
+from experiments.common import plots
 from gradiv import weightings
 
 CONTROLS = ('mean', 'running_mean', 'random', 'equal_updates', 'mean_clean',
@@ -42,7 +43,7 @@ def draw_accuracy(config, summary):
       for name, color, marker in zip(arms, plots.COLORS, plots.MARKERS):
         tuned = ax is grid[0, 0]
         one = name not in weightings.COMBINE or tuned
-        cells = agreement_report.find_cells(
+        cells = analysis.find_cells(
           summary, name, None if one else control)
         mean, error = _percent(cells, quantity)
         ax.errorbar([100 * c['noise'] for c in cells], mean, error,
@@ -67,15 +68,15 @@ def draw_distances(config, summary):
   del summary
   figure, ((left, middle, right),) = plots.subplots(3, 4.6, 4.2)
   colors = plots.shades(len(config.noise_rates))
-  for name, style in (('mean', '--'), (agreement_report.FILTER, '-')):
-    arm = agreement_report.find(config, name)
-    run = agreement_report.load(config, arm)
+  for name, style in (('mean', '--'), (analysis.FILTER, '-')):
+    arm = analysis.find(config, name)
+    run = analysis.load(config, arm)
     j = (arm.thresholds.index(config.control_threshold)
          if len(arm.thresholds) > 1 else 0)
     pick = lambda x: x[:, j, -1].mean(1)
     steps = run['step'][1:]
-    distance = 1 - agreement_report.by_stage(pick(run['cosine'])) / config.every
-    skipped = agreement_report.by_stage(
+    distance = 1 - analysis.by_stage(pick(run['cosine'])) / config.every
+    skipped = analysis.by_stage(
       pick(run['sizes'][..., 0])) / config.every
     memorized = pick(run['memorized'])[:, 1:]
     for i, (noise, color) in enumerate(zip(config.noise_rates, colors)):

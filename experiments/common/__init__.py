@@ -1,0 +1,1 @@
+"""What the papers share, above the engine: flags and figures."""

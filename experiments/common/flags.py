@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import stopping
+from experiments.engine import signals
 
 
 def flag(default: Any, text: str) -> Any:
@@ -91,8 +91,7 @@ def parse(cls: type[Config], argv: Sequence[str]) -> Config:
     _define(field, values)
   rest = values(list(argv))
   if values.help:
-    print(f'{sys.modules[cls.__module__].__doc__}\n\nflags:\n'
-          f'{values.get_help()}')
+    print(f'{_story(cls)}\n\nflags:\n{values.get_help()}')
     raise SystemExit(0)
   if len(rest) > 1:
     raise flags.Error(f'{rest[1:]}: not a flag; each is --name=value')
@@ -100,6 +99,14 @@ def parse(cls: type[Config], argv: Sequence[str]) -> Config:
     field.name: _value(field, values[field.name].value)
     for field in dataclasses.fields(cls)
   })
+
+
+def _story(cls: type[Config]) -> str | None:
+  """Return the docstring of the paper: of the package, or of the module."""
+  module = sys.modules[cls.__module__]
+  is_config = cls.__module__.endswith('.config')
+  return sys.modules[module.__package__ if is_config else
+                     cls.__module__].__doc__
 
 
 def run(main: Callable[[Config], Any], cls: type[Config]) -> None:
@@ -113,10 +120,11 @@ def run(main: Callable[[Config], Any], cls: type[Config]) -> None:
   except (flags.Error, ValueError) as error:
     print(f'{error}\n--help lists the flags', file=sys.stderr)
     raise SystemExit(2) from None
-  from experiments import checkpoints, data, trainer
+  from experiments import data
+  from experiments.engine import checkpoints, trainer
   try:
     main(config)
-  except stopping.Interrupted as stopped:
+  except signals.Interrupted as stopped:
     print(f'{stopped}; the same command goes on from there', file=sys.stderr)
     raise SystemExit(stopped.exit_code) from None
   except (data.DataUnavailableError, checkpoints.CheckpointError,

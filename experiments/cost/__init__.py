@@ -1,0 +1,1 @@
+"""What a program costs: collectives, FLOPs and time."""

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import (
-  critical_network,
-  critical_studies,
-  critical_theory,
-  critical_tuning,
+from experiments.critical_parameters import (
+  network as critical_network,
+  study as critical_studies,
+  theory,
+  tuning,
 )
 
 SLOPE, FACTOR, EXACT = (0.85, 1.15), (1 / 3, 3.), (0.8, 1.25)
@@ -29,7 +29,7 @@ LEAST_SLOWNESS = 4.
 def claim(study, text, law, runs, allowed, log=False) -> dict:
   """Make a row of the table of a quantity [runs]; means of logs with `log`."""
   known = np.log(runs) if log else np.asarray(runs)
-  mean, low, high = critical_tuning.interval(known)
+  mean, low, high = tuning.interval(known)
   if log:
     mean, low, high = (math.exp(x) for x in (mean, low, high))
   holds = bool(allowed[0] <= low and high <= allowed[1])
@@ -129,7 +129,7 @@ def exact_steps(cell, target) -> float:
 @functools.cache
 def best_rate(m, tau) -> float:
   """Compute r* once."""
-  return critical_theory.best_rate(m, tau)[0]
+  return theory.best_rate(m, tau)[0]
 
 
 def critical(config, cells) -> tuple[dict, dict]:
@@ -138,10 +138,10 @@ def critical(config, cells) -> tuple[dict, dict]:
   for d in config.dimensions:
     own = {(c['batch_size'], c['staleness']): c['steps'] for c in cells
            if c['dimension'] == d}
-    delays[d] = critical_tuning.doubling(
+    delays[d] = tuning.doubling(
       np.array(config.stalenesses),
       np.stack([own[1, tau] for tau in config.stalenesses]))
-    batches[d] = critical_tuning.doubling(
+    batches[d] = tuning.doubling(
       np.array(config.batch_sizes),
       np.stack([b * own[b, 0] for b in config.batch_sizes]))
   return delays, batches
@@ -182,7 +182,7 @@ def sparse_delays(config) -> list[dict]:
   cells, found = critical_studies.load(config, 'sparse'), {}
   for cell in cells:
     found.setdefault((cell['dimension'], cell['support']), []).append(cell)
-  return [own[0] | {'delay': critical_tuning.doubling(
+  return [own[0] | {'delay': tuning.doubling(
     np.array([c['staleness'] for c in own]), steps_of(own))}
     for own in found.values()]
 
@@ -218,7 +218,7 @@ def network_critical(config) -> dict[str, np.ndarray]:
   steps = {cell: critical_network.load(config, cell)['steps']
            for cell in critical_network.cells(config)}
   sizes, taus = config.network_batch_sizes, (0, *config.network_stalenesses)
-  delays = [critical_tuning.doubling(
+  delays = [tuning.doubling(
     np.array(taus), np.stack([steps[b, tau] for tau in taus]))
     for b in sizes[:2]]
   # T = T_min (1 + B/b) on the first and last batch, exactly.
@@ -257,7 +257,7 @@ def rates(config) -> list[dict]:
   cells = critical_studies.load(config, 'rates')
   limits = steps_of(cells)
   c = limits * np.array([cell['slowness'] for cell in cells])[:, None]
-  exact = np.array([critical_theory.mean_square_limit(
+  exact = np.array([theory.mean_square_limit(
     (cell['dimension'] + 1) / cell['batch_size'], cell['staleness'])
     for cell in cells])
   ratios, rows = limits / exact[:, None], []

@@ -1,50 +1,18 @@
-"""How far are large batches and stale gradients free? One number says it.
-
-  python -m experiments.critical_parameters --workdir=runs/critical_parameters
-
-Stich, Mohtashami, Jaggi, `Critical Parameters for Scalable Distributed
-Learning with Large Batches and Asynchronous Updates
-<https://arxiv.org/abs/2103.02351>`_, 2021: some three minutes on two CPU cores.
-Its abstract says that speed-up saturates, in batches and in delays alike, at
-one parameter that depends on the data, and that sparsity helps. Where the noise
-of a gradient has E‖ξ‖² ≤ M ‖∇f‖² + σ², steps to ‖∇f‖² = ε on batches of b,
-with gradients τ steps old, go with τ + 1 + (M + σ²/ε)/b. Five studies put that
-to the test:
-
-  quadratic  Steps to 1e-6 on isotropic least squares, M = d + 1, by batch and
-             delay: do all fall onto one curve of τ + 1 + M/b?
-  noise      The same with label noise: of τ + 1 + (M + σ²/ε)/b?
-  sparse     Logistic regression on sparse data: from which delay on does it
-             take twice the steps, by the density Δ, M ≥ 1/Δ − 1?
-  network    A network on the embedded digits: do the batch and the delay at
-             which steps double, and the M tracked along the training, agree?
-  rates      Which is the largest stable rate on least squares, beside
-             c/(λ_max (τ + 1 + M/b)), c from π/2 to 2?
-
-The rate is tuned in each cell, on one grid for all; that of each run on the
-other runs, so that no run is told of at a rate that its own luck chose. The
-table lists every claim with what was measured, its 95 % interval over runs, and
-whether that lies within what the law allows. What the paper's own experiments
-were we could not read; these are not they.
-"""
+"""The flags of `critical_parameters`."""
 
 import dataclasses
 
-from experiments import (
-  config as config_lib,
-  critical_report,
-  critical_studies,
-  stopping,
-)
-from experiments.config import flag
+from experiments.common import flags
+from experiments.common.flags import flag
+from experiments.critical_parameters import study
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config_lib.Config):
+class Config(flags.Config):
   """The flags of this experiment."""
 
   studies: tuple[str, ...] = flag(
-    critical_studies.STUDIES, 'which to run, and to draw')
+    study.STUDIES, 'which to run, and to draw')
   num_seeds: int = flag(8, 'runs of each setting')
   dimensions: tuple[int, ...] = flag((20, 200), 'd, of least squares')
   batch_sizes: tuple[int, ...] = flag(
@@ -87,10 +55,10 @@ class Config(config_lib.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    check = config_lib.check
+    check = flags.check
     rising = lambda xs: xs and list(xs) == sorted(set(xs))
-    check(self.studies, 'studies', f'some of {critical_studies.STUDIES}',
-          lambda names: names and set(names) <= set(critical_studies.STUDIES))
+    check(self.studies, 'studies', f'some of {study.STUDIES}',
+          lambda names: names and set(names) <= set(study.STUDIES))
     check(self.num_seeds, 'num_seeds', 'at least 3', lambda n: n >= 3)
     for name in ('batch_sizes', 'dimensions', 'sparse_dimensions'):
       check(getattr(self, name), name, 'two or more, rising, from 1 on',
@@ -138,16 +106,3 @@ class Config(config_lib.Config):
     """List the rates of least squares, falling from 1."""
     n = self.rates_per_octave
     return tuple(2.0**(-k / n) for k in range(10 * n + 1))
-
-
-def run(config: Config) -> dict:
-  """Run what is not there yet, tabulate and draw; return the summary."""
-  with stopping.listen() as stop:
-    critical_studies.run_all(config, stop)
-  return critical_report.report(config)
-
-
-if __name__ == '__main__':
-  # By its name, so that its classes are not those of a module `__main__`.
-  from experiments import critical_parameters
-  config_lib.run(critical_parameters.run, critical_parameters.Config)

@@ -4,13 +4,13 @@ import pathlib
 
 import numpy as np
 
-from experiments import (
-  critical_claims,
-  critical_network,
-  critical_studies,
-  critical_theory,
-  critical_tuning,
-  plots,
+from experiments.common import plots
+from experiments.critical_parameters import (
+  claims,
+  network,
+  study,
+  theory,
+  tuning,
 )
 
 
@@ -20,12 +20,12 @@ def draw_all(config) -> list[pathlib.Path]:
   draw = {'quadratic': draw_quadratic, 'noise': draw_noise,
           'sparse': draw_sparse, 'network': draw_network, 'rates': draw_rates}
   return [plots.save(draw[name](config), folder / f'{name}.png')
-          for name in critical_studies.STUDIES if name in config.studies]
+          for name in study.STUDIES if name in config.studies]
 
 
 def draw_quadratic(config):
   """Draw the steps as a heat map for each dimension, and their collapse."""
-  cells = critical_studies.load(config, 'quadratic')
+  cells = study.load(config, 'quadratic')
   number = len(config.dimensions)
   figure, (axes,) = plots.subplots(number + 1, 4.8, 4.2)
   for ax, d in zip(axes, config.dimensions):
@@ -73,7 +73,7 @@ def _scatter(ax, cells, slowness, labels):
   for name, color, marker in zip(
       dict.fromkeys(labels), plots.COLORS, plots.MARKERS):
     own = [i for i, label in enumerate(labels) if label == name]
-    spread = [critical_tuning.interval(cells[i]['steps']) for i in own]
+    spread = [tuning.interval(cells[i]['steps']) for i in own]
     mean, low, high = np.array(spread).T
     ax.errorbar([slowness[i] for i in own], mean, [mean - low, high - mean],
                 color=color, marker=marker, ls='none', capsize=2, label=name)
@@ -83,7 +83,7 @@ def _scatter(ax, cells, slowness, labels):
 
 def draw_noise(config):
   """Draw the steps under label noise on M alone, and on all."""
-  cells = critical_studies.load(config, 'noise')
+  cells = study.load(config, 'noise')
   figure, (axes,) = plots.subplots(2, 5.2, 4.2, sharey=True)
   ratio = lambda c: c['label_noise']**2 * c['dimension'] / config.noise_target
   labels = [f'σ²/ε = {ratio(c):.0f}' for c in cells]
@@ -100,7 +100,7 @@ def draw_noise(config):
 
 def draw_sparse(config):
   """Draw the critical delay on 1/Δ, and on 1 + M."""
-  found = critical_claims.sparse_delays(config)
+  found = claims.sparse_delays(config)
   figure, (axes,) = plots.subplots(2, 5.2, 4.2, sharey=True)
   middle = config.sparse_dimensions[-2]
   groups = {'one-hot rows, d varies': [f for f in found if f['support'] == 1],
@@ -111,7 +111,7 @@ def draw_sparse(config):
     for (name, own), color, marker in zip(
         groups.items(), plots.COLORS, plots.MARKERS):
       mean, low, high = np.array(
-        [critical_tuning.interval(f['delay']) for f in own]).T
+        [tuning.interval(f['delay']) for f in own]).T
       ax.errorbar([place(f) for f in own], mean, [mean - low, high - mean],
                   color=color, marker=marker, capsize=3, ls='none',
                   label=name)
@@ -135,13 +135,13 @@ def draw_sparse(config):
 def draw_network(config):
   """Draw steps by batch, by delay, and the M tracked along the training."""
   figure, ((left, middle, right),) = plots.subplots(3, 4.6, 4.0)
-  found = critical_claims.network_critical(config)
-  cells = {cell: critical_network.load(config, cell)['steps']
-           for cell in critical_network.cells(config)}
+  found = claims.network_critical(config)
+  cells = {cell: network.load(config, cell)['steps']
+           for cell in network.cells(config)}
   sizes, taus = config.network_batch_sizes, (0, *config.network_stalenesses)
   _lines(left, sizes, [cells[b, 0] for b in sizes], plots.COLORS[0], 'o',
          'measured')
-  batch = critical_tuning.interval(found['batch'])[0]
+  batch = tuning.interval(found['batch'])[0]
   least = cells[sizes[-1], 0].mean() / (1 + batch / sizes[-1])
   x = np.geomspace(sizes[0], sizes[-1])
   left.plot(x, least * (1 + batch / x), color='black', lw=1, ls=':',
@@ -160,7 +160,7 @@ def draw_network(config):
   middle.axhline(2, color='black', lw=1, ls=':')
   middle.set(xlabel='delay τ', ylabel='steps, over those without delay',
              title='With delay; dotted: by the batch')
-  share = critical_network.tracked_noise(config)[1]
+  share = network.tracked_noise(config)[1]
   steps = config.every * np.arange(1, share.shape[1] + 1)
   with np.errstate(divide='ignore'):
     right.plot(steps, np.median(1 / share - 1, 0), color=plots.COLORS[0],
@@ -169,7 +169,7 @@ def draw_network(config):
       ('batch', plots.COLORS[1], 'critical batch'),
       ('delay', plots.COLORS[2], f'{sizes[0]} · critical delay'),
       ('tracked', plots.COLORS[3], 'mean M on the way')):
-    right.axhline(critical_tuning.interval(found[name])[0], color=color,
+    right.axhline(tuning.interval(found[name])[0], color=color,
                   ls='--', label=text)
   right.axvline(cells[sizes[0], 0].mean(), color='black', lw=1, ls=':')
   plots.plain_numbers(plots.log_scale(right)).set(
@@ -181,14 +181,14 @@ def draw_network(config):
 
 
 def _lines(ax, x, runs, color, marker, label):
-  mean, low, high = np.array([critical_tuning.interval(r) for r in runs]).T
+  mean, low, high = np.array([tuning.interval(r) for r in runs]).T
   ax.errorbar(x, mean, [mean - low, high - mean], color=color, marker=marker,
               capsize=3, label=label)
 
 
 def draw_rates(config):
   """Draw c of the largest stable rates beside its two limits."""
-  cells = critical_studies.load(config, 'rates')
+  cells = study.load(config, 'rates')
   figure, ((ax,),) = plots.subplots(1, 6.0, 4.2)
   sizes = sorted({c['batch_size'] for c in cells})
   delays = np.geomspace(1, config.stalenesses[-2] + 1, 40).round() - 1
@@ -197,12 +197,12 @@ def draw_rates(config):
       own = [c for c in cells if (c['dimension'], c['batch_size']) == (d, b)]
       tau = np.array([c['staleness'] for c in own])
       m = (d + 1) / b
-      mean, low, high = np.array([critical_tuning.interval(
+      mean, low, high = np.array([tuning.interval(
         c['steps'] * c['slowness']) for c in own]).T
       ax.errorbar(tau + 1, mean, [mean - low, high - mean], color=color,
                   marker=marker, mfc=color if fill else 'white', capsize=2,
                   ls='none', label=f'M = {d + 1}, b = {b}')
-      ax.plot(delays + 1, [(t + 1 + m) * critical_theory.mean_square_limit(
+      ax.plot(delays + 1, [(t + 1 + m) * theory.mean_square_limit(
         m, int(t)) for t in delays], color=color, ls=style, lw=1)
   for limit in (np.pi / 2, 2):
     ax.axhline(limit, color='black', lw=1, ls=':')

@@ -7,13 +7,10 @@ import numpy as np
 import optax
 
 import gradiv
-from experiments import (
-  critical_tuning,
-  diversity_problem,
-  mechanism_report,
-  records,
-  trainer,
-)
+from experiments.critical_parameters import tuning
+from experiments.engine import records, trainer
+from experiments.gradient_diversity import task
+from experiments.gradient_diversity.mechanisms import analysis
 
 TRACKED = 'network/tracked'
 
@@ -37,7 +34,7 @@ def seeds(config) -> range:
 
 def train_all(config, stop) -> None:
   """Train every cell; then the first again, at its rates, and track it."""
-  problem = diversity_problem.Problem(config)
+  problem = task.Problem(config)
   for cell in cells(config):
     settings = list(itertools.product(config.network_rates, seeds(config)))
     train(config, problem, part(cell), cell, settings, stop)
@@ -101,9 +98,9 @@ def load(config, cell: tuple[int, int]) -> dict:
     len(config.network_rates), config.num_seeds, -1)
   # What diverged is far away, but a number to interpolate to.
   loss = np.minimum(loss, 1e6)
-  steps = mechanism_report.steps_to(-config.target_loss, run['step'], -loss)
-  found = critical_tuning.choose(steps, config.network_rates)
-  found['steps'] = critical_tuning.as_array(found['steps'])
+  steps = analysis.steps_to(-config.target_loss, run['step'], -loss)
+  found = tuning.choose(steps, config.network_rates)
+  found['steps'] = tuning.as_array(found['steps'])
   return {'batch_size': cell[0], 'staleness': cell[1]} | found
 
 

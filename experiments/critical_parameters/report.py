@@ -6,28 +6,28 @@ Reads records only, so that figures can be drawn again without any run.
 import pathlib
 import textwrap
 
-from experiments import (
-  critical_claims,
-  critical_network,
-  critical_studies,
-  critical_tuning,
-  records,
+from experiments.critical_parameters import (
+  claims as critical_claims,
+  network,
+  study as critical_studies,
+  tuning,
 )
+from experiments.engine import records
 
 
 def report(config) -> dict:
   """Judge, print and write the claims, and draw the figures."""
-  from experiments import critical_figures
+  from experiments.critical_parameters import figures
   workdir = pathlib.Path(config.workdir)
   claims = critical_claims.list_claims(config)
   summary = {'claims': claims, 'edges': edges(config)}
   if 'network' in config.studies:
     summary['network'] = {
-      name: _plain(critical_tuning.interval(runs)) for name, runs in
+      name: _plain(tuning.interval(runs)) for name, runs in
       critical_claims.network_critical(config).items()}
   records.write_whole(workdir / 'summary.json', summary)
   print(table(config, summary))
-  for path in critical_figures.draw_all(config):
+  for path in figures.draw_all(config):
     print(f'figure: {path}')
   print(f'records: {workdir}/*.json, {workdir}/network/*/metrics.jsonl')
   return summary
@@ -39,8 +39,8 @@ def edges(config) -> dict[str, list[int]]:
   for name in config.studies:
     if name == 'rates':
       continue
-    cells = ([critical_network.load(config, cell)
-              for cell in critical_network.cells(config)]
+    cells = ([network.load(config, cell)
+              for cell in network.cells(config)]
              if name == 'network' else critical_studies.load(config, name))
     counts[name] = [sum(c['at_edge'] for c in cells), len(cells)]
   return counts

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import gradiv
-from experiments import critical_quadratics
+from experiments.critical_parameters import quadratics
 from gradiv import scaling
 
 NUM_EXAMPLES = 1024
@@ -62,14 +62,14 @@ def steps_to(
   From x = 0, one example a step, in the mean of `together` trajectories;
   and stay there for τ steps; infinite where it is not reached.
   """
-  chunk = critical_quadratics.CHUNK
+  chunk = quadratics.CHUNK
   length = -(-max_steps // chunk) * chunk
   rows = np.random.default_rng([seed, 2]).integers(
     len(a), size=(length, num_runs * together))
   first = _until(max_staleness + 1, together)(
     jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
     jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
-  return critical_quadratics.finite(first, max_steps)
+  return quadratics.finite(first, max_steps)
 
 
 @functools.cache
@@ -94,19 +94,19 @@ def _until(depth, together):
       x = x - (rates[:, None] * due)[..., None] * then[None]
       off = jnp.sum((x - solved[None, None])**2, -1).reshape(
         len(rates), runs, together)
-      streak, first = critical_quadratics.count(
+      streak, first = quadratics.count(
         t, off.mean(-1) <= goal, staleness, streak, first)
       return (t + 1, x, past, streak, first), None
 
     def goes_on(carry):
       t, *_, first = carry
       return (t < last) & (
-        t < critical_quadratics.PATIENCE * first.max(1).min())
+        t < quadratics.PATIENCE * first.max(1).min())
 
     shape = len(rates), runs
     body = lambda carry: lax.scan(
-      one, carry, length=critical_quadratics.CHUNK)[0]
+      one, carry, length=quadratics.CHUNK)[0]
     return lax.while_loop(goes_on, body, (
       jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
-      jnp.full(shape, critical_quadratics.NEVER)))[-1]
+      jnp.full(shape, quadratics.NEVER)))[-1]
   return run

@@ -5,14 +5,13 @@ import pathlib
 
 import numpy as np
 
-from experiments import (
-  critical_network,
-  critical_quadratics,
-  critical_sparse,
-  critical_tuning,
-  records,
-  trainer,
+from experiments.critical_parameters import (
+  network,
+  quadratics,
+  sparse as critical_sparse,
+  tuning,
 )
+from experiments.engine import records, trainer
 
 STUDIES = ('quadratic', 'noise', 'sparse', 'network', 'rates')
 # Finer than the grid for tuning: a limit is read off between two rates.
@@ -23,7 +22,7 @@ def run_all(config, stop) -> None:
   """Run each study that has no record yet; refuse that of another config."""
   for name in config.studies:
     if name == 'network':
-      critical_network.train_all(config, stop)
+      network.train_all(config, stop)
       continue
     path = pathlib.Path(config.workdir) / f'{name}.json'
     if path.exists():
@@ -42,7 +41,7 @@ def load(config, name: str) -> list[dict]:
   path = pathlib.Path(config.workdir) / f'{name}.json'
   cells = json.loads(path.read_text())['cells']
   for cell in cells:
-    cell['steps'] = critical_tuning.as_array(cell['steps'])
+    cell['steps'] = tuning.as_array(cell['steps'])
   return cells
 
 
@@ -53,7 +52,7 @@ def quadratic(config, stop) -> list[dict]:
   """
   together = lambda cell: (
     config.together if cell.dimension < config.dimensions[-1] else 1)
-  cells = [critical_quadratics.Cell(d, 0., b, tau)
+  cells = [quadratics.Cell(d, 0., b, tau)
            for d in config.dimensions for tau in config.stalenesses
            for b in config.batch_sizes]
   return _tuned(config, stop, cells, config.target, together)
@@ -65,7 +64,7 @@ def noise(config, stop) -> list[dict]:
   On every other batch and delay.
   """
   d = config.dimensions[0]
-  cells = [critical_quadratics.Cell(
+  cells = [quadratics.Cell(
     d, (ratio * config.noise_target / d)**0.5, b, tau)
     for ratio in config.noise_ratios for tau in config.stalenesses[::2]
     for b in config.batch_sizes[::2]]
@@ -77,13 +76,13 @@ def _tuned(config, stop, cells, target, together):
   found = []
   for cell in cells:
     stop.check()
-    steps = critical_quadratics.steps_to(
+    steps = quadratics.steps_to(
       cell, target, config.rates, config.num_seeds, together=together(cell),
       max_steps=config.max_steps, max_staleness=config.stalenesses[-1],
       seed=config.seed)
     found.append(
       cell._asdict() | {'slowness': cell.slowness(target)}
-      | critical_tuning.choose(steps, config.rates))
+      | tuning.choose(steps, config.rates))
   return found
 
 
@@ -105,11 +104,11 @@ def sparse(config, stop) -> list[dict]:
         num_runs=config.num_seeds, together=together,
         max_steps=config.max_steps, seed=config.seed,
         max_staleness=config.sparse_stalenesses[-1])
-      cell = critical_tuning.choose(steps, critical_sparse.RATES)
+      cell = tuning.choose(steps, critical_sparse.RATES)
       found.append({'dimension': d, 'support': k, 'density': density,
                     'noise_ratio': m, 'staleness': tau} | cell)
-      counts.append(critical_tuning.as_array(cell['steps']))
-      if np.isfinite(critical_tuning.doubling(
+      counts.append(tuning.as_array(cell['steps']))
+      if np.isfinite(tuning.doubling(
           np.array(config.sparse_stalenesses), np.stack(counts))).all():
         break
   return found
@@ -122,8 +121,8 @@ def rates(config, stop) -> list[dict]:
     for b in config.batch_sizes[::2]:
       for tau in config.stalenesses[:-1]:
         stop.check()
-        cell = critical_quadratics.Cell(d, 0., b, tau)
-        growth = critical_quadratics.growth(
+        cell = quadratics.Cell(d, 0., b, tau)
+        growth = quadratics.growth(
           cell, LIMIT_RATES, config.num_seeds, num_steps=config.stable_steps,
           max_staleness=config.stalenesses[-1], seed=config.seed)
         # Of a rate, what `steps` are elsewhere.

@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import decentralized_arms, records
+from experiments.decentralized import arms
+from experiments.engine import records
 
 MEASURES = 'ratio', 'spread', 'across', 'across_batch', 'across_spread'
 EARLY, LATE = 0.1, 0.2  # shares of the steps: the first 30, the last 60 of 300
@@ -42,7 +43,7 @@ def successes(config, arm) -> np.ndarray:
 
 def find(config, name: str, domain: str = 'images', size: int | None = None):
   """Find an arm; by default, at the first batch size of its domain."""
-  return next(arm for arm in decentralized_arms.list_arms(config)
+  return next(arm for arm in arms.list_arms(config)
               if (arm.name, arm.domain) == (name, domain)
               and size in (None, arm.batch_size))
 
@@ -120,9 +121,9 @@ def median(x: np.ndarray) -> float:
 
 def summarize(config) -> dict:
   """Reduce the records to a cell for each arm and rate, and test the claims."""
-  from experiments import decentralized_claims
+  from experiments.decentralized import claims
   cells = []
-  for arm in decentralized_arms.list_arms(config):
+  for arm in arms.list_arms(config):
     run, good = load(config, arm), successes(config, arm)
     for i, rate in enumerate(arm.learning_rates):
       count = int(good[i].sum())
@@ -135,17 +136,17 @@ def summarize(config) -> dict:
         **({f'{when.__name__}_{name}': _known(when(config, arm, name)[i])
             for name in MEASURES for when in (early, late)}
            if arm.is_measured else {})})
-  return {'cells': cells, 'claims': decentralized_claims.test(config)}
+  return {'cells': cells, 'claims': claims.test(config)}
 
 
 def report(config) -> dict:
   """Print the tables, write the summary and draw the figures."""
-  from experiments import decentralized_figures, decentralized_tables
+  from experiments.decentralized import figures, tables
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
   records.write_whole(workdir / 'summary.json', summary)
-  print(decentralized_tables.table(config, summary))
-  for path in decentralized_figures.draw_all(config, summary):
+  print(tables.table(config, summary))
+  for path in figures.draw_all(config, summary):
     print(f'figure: {path}')
   print(f'records: {workdir}/*/*/*/metrics.jsonl, {workdir}/summary.json')
   return summary

@@ -8,10 +8,7 @@ import math
 
 import numpy as np
 
-from experiments import (
-  decentralized_arms as arms_lib,
-  decentralized_report as report,
-)
+from experiments.decentralized import analysis as report, arms as arms_lib
 
 # Of the reproduction, fixed before it was run.
 MORE_SUCCESSES, EARLY_BELOW, LATE_ABOVE = 1 / 3, 0.6, 0.85

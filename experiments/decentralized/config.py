@@ -1,54 +1,17 @@
-"""Does decentralized training converge where synchronous training diverges?
-
-  python -m experiments.decentralized --workdir=runs/decentralized
-
-Zhang, Liu, Feng, Cui, Kingsbury, Tu, `Loss Landscape Dependent Self-Adjusting
-Learning Rates in Decentralized Stochastic Gradient Descent
-<https://arxiv.org/abs/2112.01433>`_, 2021, on the embedded digits: a few
-minutes on two CPU cores. A network of 64, 50, 50 and 10 units without biases
-learns from five workers of 200 examples each, at rates that are too large.
-With DPSGD each worker keeps parameters of its own, averages them with a random
-partner, and takes its gradient at them. Three figures:
-
-  success   How many runs end with 95 % test accuracy, by rate and arm, batch
-            and topology? (The paper's main claim.)
-  along     How large are the effective learning rate α_e, the noise across the
-            gradient and the spread σ_w² along the training?
-  text      The same for an LSTM that predicts the next character.
-
-and a table of claims: what is claimed, what was tested, what was measured with
-its 95 % interval over the seeds, and whether it holds. Among the arms is the
-control that could make decentralization needless: synchronous training on which
-the effective rate that DPSGD had is imposed. See `decentralized_arms`.
-
-What could not be read in the paper, and this chooses: plain SGD without
-warm-up, batches drawn with replacement, images as grey levels from 0 to 1 less
-their mean: of the scales tried, the one at which synchronous training stops at
-a rate near 2. Rates and steps of the text were chosen so that it bears the
-first and not the others. Thresholds of the claims were fixed before. g is the
-gradient over the whole training set at w_a; of DPSGD, w_a is judged. Runs are
-chaotic near the edge: on another machine some end otherwise.
-"""
+"""The flags of `decentralized`."""
 
 import dataclasses
-import pathlib
-from concurrent import futures
 
-from experiments import (
-  config as config_lib,
-  decentralized_arms,
-  decentralized_problem,
-  decentralized_report,
-  stopping,
-  trainer,
-)
-from experiments.config import flag
+from experiments.common import flags
+from experiments.common.flags import flag
+from experiments.decentralized import arms
 
 DOMAINS = ('images', 'text')
 
 
+
 @dataclasses.dataclass(frozen=True)
-class Config(config_lib.Config):
+class Config(flags.Config):
   """The flags of this experiment."""
 
   num_workers: int = flag(5, 'learners')
@@ -65,7 +28,7 @@ class Config(config_lib.Config):
     (1000, 250), 'totals over the workers, the one to study first')
   topologies: tuple[str, ...] = flag(
     ('random', 'ring', 'complete'), 'the one to study first; of '
-    + ', '.join(decentralized_arms.TOPOLOGIES))
+    + ', '.join(arms.TOPOLOGIES))
   num_matchings: int = flag(16, 'random pairings, taken in turn')
   learning_rates: tuple[float, ...] = flag(
     (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
@@ -100,7 +63,7 @@ class Config(config_lib.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    check = config_lib.check
+    check = flags.check
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
     check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
           names and set(names) <= set(DOMAINS))
@@ -109,7 +72,7 @@ class Config(config_lib.Config):
       check(getattr(self, name), name, 'multiples of --num_workers='
             f'{self.num_workers}, each once', lambda sizes: _distinct(
               sizes, lambda b: b > 0 and b % self.num_workers == 0))
-    known = tuple(decentralized_arms.TOPOLOGIES)
+    known = tuple(arms.TOPOLOGIES)
     check(self.topologies, 'topologies', f'some of {known}, each once',
           lambda names: _distinct(names, lambda name: name in known))
     for name in ('learning_rates', 'lamb_rates', 'text_learning_rates'):
@@ -137,7 +100,7 @@ class Config(config_lib.Config):
     check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
           lambda x: 0 <= x < 1)
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
-    config_lib.options(self, 'text_model_options')
+    flags.options(self, 'text_model_options')
 
   def every(self, domain: str) -> int:
     """Count the steps between two records."""
@@ -156,56 +119,3 @@ class Config(config_lib.Config):
 def _distinct(values, allowed):
   values = values if isinstance(values, tuple) else (values,)
   return len({*values}) == len(values) > 0 and all(map(allowed, values))
-
-
-def train_all(config: Config, stop: stopping.Stop) -> None:
-  """Train whatever is not trained yet, some arms side by side."""
-  problems = {domain: decentralized_problem.Problem(config, domain)
-              for domain in config.domains}
-  with futures.ThreadPoolExecutor(config.arms_at_once) as pool:
-    # In order: what an arm waits for has begun before it.
-    trained, jobs = {}, []
-    for arm in decentralized_arms.list_arms(config):
-      partner = trained.get(decentralized_report.main_arm(config))
-      job = pool.submit(train, config, problems[arm.domain], arm, stop,
-                        partner if arm.name == 'imposed' else None)
-      trained.setdefault(arm.name, job)
-      jobs.append(job)
-    try:
-      for job in jobs:
-        job.result()
-    except BaseException:
-      pool.shutdown(cancel_futures=True)
-      raise
-
-
-def train(config: Config, problem: decentralized_problem.Problem,
-          arm: decentralized_arms.Arm, stop: stopping.Stop,
-          partner: futures.Future | None) -> None:
-  """Train an arm, when its partner's records are there."""
-  stop.check()
-  ratio = None
-  if partner:
-    partner.result()
-    ratio = decentralized_report.imposed_ratio(config, arm)
-  workers = trainer.Workers(
-    config.num_workers, config.backend, config.lanes_at_once)
-  trainer.train(
-    problem.program(arm, workers.axis_name, ratio),
-    trainer.Schedule(config.steps_of(arm.domain), config.every(arm.domain),
-                     config.save_seconds),
-    pathlib.Path(config.workdir) / arm.part, workers=workers, stop=stop,
-    config=config.defining() | {'part': arm.part}, title=arm.part)
-
-
-def run(config: Config) -> dict:
-  """Train, test the claims, tabulate and draw; return the summary."""
-  with stopping.listen() as stop:
-    train_all(config, stop)
-  return decentralized_report.report(config)
-
-
-if __name__ == '__main__':
-  # By its name, so that its classes are not those of a module `__main__`.
-  from experiments import decentralized
-  config_lib.run(decentralized.run, decentralized.Config)

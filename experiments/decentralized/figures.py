@@ -4,8 +4,9 @@ import pathlib
 
 import numpy as np
 
-from experiments import decentralized_arms, decentralized_report, plots
-from experiments.decentralized_tables import name_of
+from experiments.common import plots
+from experiments.decentralized import analysis, arms
+from experiments.decentralized.tables import name_of
 
 FIRST = 'ssgd', 'ssgd_noise', 'imposed'  # in the order of colors
 
@@ -24,7 +25,7 @@ def draw_all(config, summary) -> list[pathlib.Path]:
 def draw_success(config, summary):
   """Draw successes by rate and arm, by batch, and of every arm in focus."""
   figure, ((left, middle, right),) = plots.subplots(3, 5.0, 4.4)
-  main, first = decentralized_report.main_arm(config), config.batch_sizes[0]
+  main, first = analysis.main_arm(config), config.batch_sizes[0]
   cells = [c for c in summary['cells'] if c['domain'] == 'images']
   pick = lambda name, size=first: [c for c in cells if (
     c['arm'], c['batch_size']) == (name, size)]
@@ -49,7 +50,7 @@ def draw_success(config, summary):
   left.set_ylabel(f'share of runs that reach {goal}')
   rows = [max(pick(arm.name), key=lambda c: (
     c['learning_rate'] == config.focus_rate, c['successes']))
-    for arm in decentralized_arms.list_arms(config)
+    for arm in arms.list_arms(config)
     if (arm.domain, arm.batch_size) == ('images', first)]
   rows.sort(key=lambda c: plots.COLORS.index(color_of(c['arm'])))
   for i, cell in enumerate(reversed(rows)):
@@ -74,13 +75,13 @@ def draw_along(config, summary):
   """Draw α_e/α, the noise across g and the spread along the training."""
   del summary
   figure, ((left, middle, right),) = plots.subplots(3, 5.0, 4.2)
-  main, rate = decentralized_report.main_arm(config), config.focus_rate
-  find = lambda name: decentralized_report.find(config, name)
+  main, rate = analysis.main_arm(config), config.focus_rate
+  find = lambda name: analysis.find(config, name)
   for name in ('ssgd', 'ssgd_noise', main):
     _draw_series(left, config, find(name), 'ratio', rate,
                  color=color_of(name), label=name_of(name))
   lane = config.learning_rates.index(rate) * config.num_seeds
-  left.plot(decentralized_report.imposed_ratio(config, find('imposed'))[lane],
+  left.plot(analysis.imposed_ratio(config, find('imposed'))[lane],
             color='black', lw=1.2, ls='--', label='smoothed, to impose')
   left.set(ylabel='α_e/α', title=f'Effective learning rate, α = {rate:g}',
            ylim=(-0.2, 2))
@@ -107,15 +108,15 @@ def draw_along(config, summary):
 def draw_text(config, summary):
   """Draw successes by rate, and the loss along the training."""
   figure, ((left, right),) = plots.subplots(2, 5.4, 4.2)
-  main = decentralized_report.main_arm(config)
+  main = analysis.main_arm(config)
   colors = plots.shades(len(config.text_learning_rates))
   for i, (name, style) in enumerate((('ssgd', '--'), (main, '-'))):
     cells = [c for c in summary['cells']
              if (c['domain'], c['arm']) == ('text', name)]
     _draw_counts(left, cells, i, 2, color=color_of(name),
                  marker=plots.MARKERS[i], label=name_of(name))
-    arm = decentralized_report.find(config, name, 'text')
-    run = decentralized_report.load(config, arm)
+    arm = analysis.find(config, name, 'text')
+    run = analysis.load(config, arm)
     for rate, loss, color in zip(arm.learning_rates, run['loss'], colors):
       right.plot(run['step'], np.median(loss, 0), color=color, ls=style,
                  label=f'{name_of(name)}, rate {rate:g}')
@@ -150,7 +151,7 @@ def _errorbar(ax, cells, places, axis, **kwargs):
 
 def _draw_series(ax, config, arm, name, rate, **kwargs):
   """Draw the median over the seeds, and their quartiles; no zeros."""
-  run = decentralized_report.load(config, arm)
+  run = analysis.load(config, arm)
   series = run[name][arm.learning_rates.index(rate)]
   known = np.isfinite(series).any(0)
   if name != 'ratio':  # at the first step all workers are equal

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from experiments import decentralized_arms
+from experiments.decentralized import arms
 
 NAMES = {
   'ssgd': 'SSGD', 'ssgd_noise': 'SSGD*, isotropic noise',
@@ -29,7 +29,7 @@ def table(config, summary) -> str:
     lines += ['', f'{domain}, {config.num_workers} workers, batch {size}, '
               f'{config.steps_of(domain)} steps: runs that end with {goal} '
               '[95 % interval]', '']
-    for arm in decentralized_arms.list_arms(config):
+    for arm in arms.list_arms(config):
       own = [c for c in cells if c['arm'] == arm.name] if (
         arm.domain, arm.batch_size) == (domain, size) else []
       if own:

@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import (
-  config as config_lib,
-  data,
-  decentralized_arms,
-  decentralized_measures as measures,
-  models,
-  trainer,
-)
+from experiments import data, models
+from experiments.common import flags
+from experiments.decentralized import arms, measures
+from experiments.engine import trainer
 
 
 class Problem:
@@ -40,7 +36,7 @@ class Problem:
       std = np.full_like(std, config.pixel_scale)
     model = models.build(
       config.model, input_shape=rows[0]['input'].shape[1:],
-      num_classes=splits[0].num_classes, **config_lib.options(config))
+      num_classes=splits[0].num_classes, **flags.options(config))
     return *rows, model, functools.partial(
       data.standardize, mean=mean, std=std)
 
@@ -52,12 +48,12 @@ class Problem:
       tokens = examples.gather(np.arange(len(examples)))['tokens']
       rows.append({'input': tokens[:, :-1], 'target': tokens[:, 1:]})
     size = len(rows[1]['target'])
-    config_lib.check(config.text_examples, 'text_examples', f'at most the '
+    flags.check(config.text_examples, 'text_examples', f'at most the '
                      f'{size} windows to test on', lambda n: n <= size)
     rows[1] = _pick(rows[1], config.text_examples)
     model = models.build(
       'lstm', input_shape=(config.text_length,), num_classes=data.VOCAB_SIZE,
-      **config_lib.options(config, 'text_model_options'))
+      **flags.options(config, 'text_model_options'))
     return *rows, model, lambda tokens: tokens.astype(jnp.int32)
 
   def loss(self, params, batch, key):
@@ -73,10 +69,10 @@ class Problem:
     """Pick the examples that define g, evenly spaced: [parts, size, ...]."""
     limit, count = self.config.eval_batch_size, self.config.measured_examples
     count = count or self.size
-    config_lib.check(count, 'measured_examples', f'at most the {self.size} to '
+    flags.check(count, 'measured_examples', f'at most the {self.size} to '
                      'train on', lambda n: n <= self.size)
     size = min(limit, count)
-    config_lib.check(
+    flags.check(
       count, 'measured_examples', f'at most --eval_batch_size={limit}, or a '
       'multiple of it', lambda n: n % size == 0)
     return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]),
@@ -114,12 +110,12 @@ class Problem:
 
     def gradient(lane, params, batch, key):
       noise, augmentation = jax.random.split(key)
-      at = decentralized_arms.place(config, arm, params, noise)
+      at = arms.place(config, arm, params, noise)
       loss, g = jax.value_and_grad(self.loss)(at, batch, augmentation)
       return loss, measures.Sample(g, (batch, augmentation), lane['step'])
 
     def make_optimizer(lane):
-      optimizer = measures.take_gradient(decentralized_arms.make_optimizer(
+      optimizer = measures.take_gradient(arms.make_optimizer(
         config, arm, lane, axis_name))
       if not arm.is_measured:
         return optimizer

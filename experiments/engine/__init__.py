@@ -1,0 +1,1 @@
+"""Trains any model: one loop, its checkpoints, records and signals."""

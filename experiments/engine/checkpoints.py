@@ -24,7 +24,7 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from experiments import leaves
+from experiments.engine import leaves
 
 # Metadata of one array and of one checkpoint, in bytes, from above.
 _BYTES_PER_LEAF = 4096

@@ -22,8 +22,8 @@ import optax
 from jax import lax
 
 import gradiv
-from experiments import checkpoints, progress, records, stopping
-from experiments.programs import (
+from experiments.engine import checkpoints, progress, records, signals
+from experiments.engine.program import (
   Program as Program,
   Schedule as Schedule,
   Workers as Workers,
@@ -43,7 +43,7 @@ def train(
   *,
   config: dict,
   workers: Workers = Workers(),
-  stop: stopping.Stop | None = None,
+  stop: signals.Stop | None = None,
   title: str = '',
 ) -> dict:
   """Train all lanes to the end of the schedule, from where the last run left.
@@ -67,7 +67,7 @@ def train(
     OtherRunError: Where `workdir` holds a run of another config.
     stopping.Interrupted: After a signal, when all has been saved.
   """
-  stop = stopping.Stop() if stop is None else stop
+  stop = signals.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
   first, state = _begin(program, workers, store, config)

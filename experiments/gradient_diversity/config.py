@@ -1,59 +1,13 @@
-"""How gradient diversity limits the batch size of a real network.
-
-  python -m experiments.gradient_diversity --workdir=runs/gradient_diversity
-
-Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
-Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, on the
-embedded digits: about two minutes on two CPU cores. Of the training set a
-random 1/r is kept and repeated r times, which lowers its diversity (their
-section 6), and mini-batch SGD is tuned for each batch size and r. Four
-questions, a figure each:
-
-  diversity   How large is B_S along the training: over the whole set, exactly,
-              in all and by layer; as tracked by the workers, with its
-              confidence band; and from the single examples of each batch?
-  loss_ratio  After equal numbers of data passes, how much higher is the loss
-              of large batches than of the smallest? (their Figure 2)
-  collapse    How many gradient evaluations does a target loss take at each
-              batch size, and what does the measured noise scale predict?
-  stability   How far apart do two runs end whose training sets differ in one
-              example? (their Figure 3)
-
-  python -m experiments.gradient_diversity --workdir=runs/mechanisms \
-    --flagfile=experiments/flags/gradient_diversity_digits_mechanisms.flags
-
-With --study=mechanisms, some twelve minutes: what masks, noise and rounding of
-the gradients do (their section 4.4 and Table 1). Three more figures:
-
-  bounds      How large is B_S of a trained network's gradients under each
-              mechanism, with draws tied to the example, fresh, and shared, and
-              what do the closed forms say?
-  rounds      How many steps does a training accuracy take by batch size, with
-              the rate tuned for each cell, and how long would that be where
-              a step costs communication + computation · B/workers?
-  bits        How accurate is what was trained with fewer bits on the wire?
-
-What the paper leaves open, and this chooses: sampling with replacement (its
-equation 2), plain SGD, a learning rate on the *mean* gradient from a grid,
-tuned for each cell by what the figure shows; masks of each worker's own, or,
-with --per_example, of each example's.
-"""
+"""The flags of `gradient_diversity`."""
 
 import dataclasses
 
-from experiments import (
-  config as config_lib,
-  diversity_report,
-  diversity_training,
-  mechanism_report,
-  mechanism_training,
-  stopping,
-)
-from experiments.config import flag
+from experiments.common import flags
+from experiments.common.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config_lib.Config):
+class Config(flags.Config):
   """The flags of this experiment."""
 
   study: str = flag('batches', "'batches' or 'mechanisms'")
@@ -104,7 +58,7 @@ class Config(config_lib.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    check = config_lib.check
+    check = flags.check
     check(self.study, 'study', "'batches' or 'mechanisms'",
           lambda study: study in ('batches', 'mechanisms'))
     # Only passes are counted in passes.
@@ -136,7 +90,7 @@ class Config(config_lib.Config):
       self._check_mechanisms()
 
   def _check_mechanisms(self):
-    check, workers = config_lib.check, self.num_workers
+    check, workers = flags.check, self.num_workers
     check(self.batch_sizes, 'batch_sizes', f'multiples of --num_workers='
           f'{workers}', lambda sizes: all(b % workers == 0 for b in sizes))
     check(self.batch_sizes, 'batch_sizes', 'a multiple of --bits_workers='
@@ -158,19 +112,3 @@ class Config(config_lib.Config):
     check(self.measured_examples, 'measured_examples', 'from 2 to '
           f'--train_examples={self.train_examples}',
           lambda n: 2 <= n <= self.train_examples)
-
-
-def run(config: Config) -> dict:
-  """Train, tabulate and draw; return the summary."""
-  training, report = {
-    'batches': (diversity_training, diversity_report),
-    'mechanisms': (mechanism_training, mechanism_report)}[config.study]
-  with stopping.listen() as stop:
-    training.train_all(config, stop)
-  return report.report(config)
-
-
-if __name__ == '__main__':
-  # By its name, so that its classes are not those of a module `__main__`.
-  from experiments import gradient_diversity
-  config_lib.run(gradient_diversity.run, gradient_diversity.Config)

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradiv
-from experiments import (
-  config as config_lib,
-  data,
-  diversity_tracking,
-  models,
-  trainer,
-)
+from experiments import data, models
+from experiments.common import flags
+from experiments.engine import trainer
+from experiments.gradient_diversity import tracking
 
 
 class Problem:
@@ -25,7 +22,7 @@ class Problem:
                          data_dir=config.data_dir or None,
                          image_size=config.image_size or None)
     n = config.train_examples
-    config_lib.check(n, 'train_examples', f'below the {len(examples)} of '
+    flags.check(n, 'train_examples', f'below the {len(examples)} of '
                      f'{config.dataset}', lambda n: n < len(examples))
     arrays = examples.gather(np.arange(n + 1))
     mean, std = data.channel_statistics(arrays['image'][:n])
@@ -39,7 +36,7 @@ class Problem:
       data.standardize, mean=mean, std=std)
     self.model = models.build(
       config.model, input_shape=arrays['image'].shape[1:],
-      num_classes=examples.num_classes, **config_lib.options(config))
+      num_classes=examples.num_classes, **flags.options(config))
 
   def rows(self, replication: int, seed: int) -> np.ndarray:
     """Choose which examples stand at the places of the training set."""
@@ -69,7 +66,7 @@ class Problem:
     del lane
     (loss, _), grads, moments = gradiv.example_moments(
       self.loss_of_one, has_aux=True)(params, self.prepare(batch, key))
-    return loss, diversity_tracking.Measured(grads, moments)
+    return loss, tracking.Measured(grads, moments)
 
   def program(self, lanes, batch_size, make_optimizer, **kwargs):
     """Train each lane on batches of the places that its `rows` hold."""

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import networks
+from experiments.models import networks
 
 Params = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""What gradiv costs, as ratios within one run."""

@@ -27,14 +27,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
-from experiments import (
-  compiled,
-  config as config_lib,
-  overhead_layers,
-  records,
-  timing,
-)
-from experiments.config import flag
+from experiments.common import flags
+from experiments.common.flags import flag
+from experiments.cost import collectives, timing
+from experiments.engine import records
+from experiments.overhead import layers as overhead_layers
 from gradiv import topology, weightings
 
 AXIS = 'workers'
@@ -54,7 +51,7 @@ class Config:
   num_layers: int = flag(100, 'layers of the network that is tracked by layer')
 
   def __post_init__(self):
-    check = config_lib.check
+    check = flags.check
     check(self.sizes, 'sizes', 'at least --num_leaves each',
           lambda sizes: sizes and all(d >= self.num_leaves for d in sizes))
     for name in ('num_leaves', 'rounds', 'num_layers'):
@@ -192,7 +189,7 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
   return {name: {
     'milliseconds': times[name],
     'memory': step.program.memory_analysis().temp_size_in_bytes / width / size,
-    'sent': compiled.bytes_sent(
+    'sent': collectives.bytes_sent(
       step.program.as_text(), config.num_workers) / width / size,
   } for name, step in steps.items()}
 
@@ -222,7 +219,7 @@ def ratio(ways: dict, column: str, one: str, other: str) -> float:
 
 def run(config: Config) -> dict:
   """Measure all sizes, print the table, and keep the record."""
-  config_lib.check(
+  flags.check(
     config.num_workers, 'num_workers', f'at most the {jax.device_count()} '
     'devices here', lambda n: n <= jax.device_count())
   results = {size: measure(config, size) for size in config.sizes}
@@ -247,8 +244,3 @@ def main(config: Config) -> dict:
   os.environ.setdefault('NPROC', str(4 * config.num_workers))
   jax.config.update('jax_num_cpu_devices', config.num_workers)
   return run(config)
-
-
-if __name__ == '__main__':
-  from experiments import overhead
-  config_lib.run(overhead.main, overhead.Config)

@@ -18,15 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import (
-  config as config_lib,
-  overhead_models,
-  products,
-  records,
-  timing,
-)
-from experiments.config import flag
-from experiments.overhead_ways import WAYS
+from experiments.common import flags
+from experiments.common.flags import flag
+from experiments.cost import flops, timing
+from experiments.engine import records
+from experiments.overhead import workloads as overhead_models
+from experiments.overhead.ways import WAYS
 
 WORKLOADS = tuple(overhead_models.WORKLOADS)
 COLUMNS = ('milliseconds', 'memory', 'flops')
@@ -50,7 +47,7 @@ class Config:
                         'for the first three')
 
   def __post_init__(self):
-    check = config_lib.check
+    check = flags.check
     check(self.workloads, 'workloads', f'some of {", ".join(WORKLOADS)}',
           lambda names: names and set(names) <= set(WORKLOADS))
     pairs = {f'{name}:{way}' for name in WORKLOADS for way in WAYS
@@ -59,7 +56,7 @@ class Config:
           lambda skip: set(skip) <= pairs)
     check(self.rounds, 'rounds', 'at least 1', lambda n: n >= 1)
     check(self.seconds, 'seconds', 'at least 0', lambda s: s >= 0)
-    changes = config_lib.options(self, 'sizes')
+    changes = flags.options(self, 'sizes')
     check(self.sizes, 'sizes', f'one object for each of {", ".join(WORKLOADS)}',
           lambda _: set(changes) <= set(WORKLOADS)
           and all(isinstance(x, dict) for x in changes.values()))
@@ -68,7 +65,7 @@ class Config:
 
   def sizes_of(self, name: str) -> overhead_models.Sizes:
     """Return the sizes of a workload, as the flags change them."""
-    changes = config_lib.options(self, 'sizes')
+    changes = flags.options(self, 'sizes')
     return overhead_models.resized(name, changes.get(name, {}))
 
 
@@ -130,7 +127,7 @@ def measure(config: Config, name: str) -> dict[str, Any]:
     steps[way] = jax.jit(step).lower(*arguments).compile()
     ways[way] = {
       'memory': steps[way].memory_analysis().temp_size_in_bytes,
-      'flops': products.flops_traced(step, *arguments),
+      'flops': flops.flops_traced(step, *arguments),
       **errors(steps[way](*arguments), wanted)}
     if max(value or 0 for key, value in ways[way].items()
            if key.endswith('_error')) > TOLERANCE:
@@ -178,8 +175,3 @@ def run(config: Config) -> dict[str, Any]:
     records.write_whole(path, record)
     print(f'record: {path}')
   return record
-
-
-if __name__ == '__main__':
-  from experiments import overhead_examples
-  config_lib.run(overhead_examples.run, overhead_examples.Config)

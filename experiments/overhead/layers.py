@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
-from experiments import timing
+from experiments.cost import timing
 
 AXIS = 'workers'
 WIDTH = 64

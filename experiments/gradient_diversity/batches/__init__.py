@@ -1,0 +1,1 @@
+"""How gradient diversity limits the batch size: `--study=batches`."""

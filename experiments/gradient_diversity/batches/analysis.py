@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import records
+from experiments.engine import records
 
 
 def load(config, part: str, size: int) -> dict[str, np.ndarray]:
@@ -156,12 +156,12 @@ def stability(config) -> dict[int, np.ndarray]:
 
 def report(config) -> dict:
   """Print the tables, write the summary and draw the four figures."""
-  from experiments import diversity_figures, diversity_tables
+  from experiments.gradient_diversity.batches import figures, tables
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
   records.write_whole(workdir / 'summary.json', summary)
-  print(diversity_tables.table(config, summary))
-  for path in diversity_figures.draw_all(config, summary):
+  print(tables.table(config, summary))
+  for path in figures.draw_all(config, summary):
     print(f'figure: {path}')
   print(f'records: {workdir}/*/batch_*/metrics.jsonl, {workdir}/summary.json')
   return summary

@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import diversity_report, plots
+from experiments.common import plots
+from experiments.gradient_diversity.batches import analysis
 
 
 def draw_all(config, summary) -> list[pathlib.Path]:
@@ -25,7 +26,7 @@ def _by_replication(config):
 def draw_diversity(config, summary):
   """Draw B_S with its band, for each r; of the batch's examples, by layer."""
   del summary
-  run = diversity_report.tracked(config)
+  run = analysis.tracked(config)
   figure, axes = plots.mosaic(
     [f'bound {i}' for i in range(len(config.replications))],
     ['examples', 'diversity', 'noise', 'layers'], width=15.0)
@@ -62,7 +63,7 @@ def draw_diversity(config, summary):
 
 def _draw_layers(ax, run):
   """Draw B_S of each layer over the whole set, as it is."""
-  bounds = diversity_report.layer_bounds(run)
+  bounds = analysis.layer_bounds(run)
   for (layer, bound), color in zip(
       bounds.items(), [*plots.shades(max(1, len(bounds) - 1)), 'black']):
     ax.plot(run['passes'], bound[0], color=color, label=layer)
@@ -161,7 +162,7 @@ def draw_collapse(config, summary):
 def draw_stability(config, summary):
   """Draw how far twin runs part, along training and at its end."""
   figure, ((left, right),) = plots.subplots(2)
-  far = diversity_report.stability(config)
+  far = analysis.stability(config)
   colors = plots.shades(len(config.batch_sizes))
   for (size, distance), color in zip(far.items(), colors):
     passes = np.linspace(0, config.passes, len(distance))

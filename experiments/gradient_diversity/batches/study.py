@@ -7,13 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import (
-  diversity_problem,
-  diversity_report,
-  diversity_tracking,
-  stopping,
-  trainer,
-)
+from experiments.engine import signals, trainer
+from experiments.gradient_diversity import task, tracking
+from experiments.gradient_diversity.batches import analysis
 
 
 def distances(params) -> dict:
@@ -29,7 +25,7 @@ def distances(params) -> dict:
   return {'distance': jnp.sqrt(squares(one - other) / total)}
 
 
-def lanes_of(problem: diversity_problem.Problem, settings) -> dict:
+def lanes_of(problem: task.Problem, settings) -> dict:
   """Make lanes of (replication, learning rate, seed), in this order."""
   rows = {(r, s): problem.rows(r, s) for r, _, s in settings}
   return {
@@ -39,9 +35,9 @@ def lanes_of(problem: diversity_problem.Problem, settings) -> dict:
   }
 
 
-def train_all(config, stop: stopping.Stop) -> None:
+def train_all(config, stop: signals.Stop) -> None:
   """Train whatever is not trained yet; all results go into records."""
-  problem = diversity_problem.Problem(config)
+  problem = task.Problem(config)
   workdir = pathlib.Path(config.workdir)
   seeds = range(config.seed, config.seed + config.num_seeds)
   per_pass = lambda size: config.train_examples // size
@@ -53,7 +49,7 @@ def train_all(config, stop: stopping.Stop) -> None:
       config.lanes_at_once)
     every = every or per_pass(size)
     optimizer = functools.partial(
-      diversity_tracking.make_optimizer, config=config, track=track,
+      tracking.make_optimizer, config=config, track=track,
       axis_name=workers.axis_name)
     trainer.train(
       problem.program(lanes, size, optimizer, **kwargs),
@@ -67,14 +63,14 @@ def train_all(config, stop: stopping.Stop) -> None:
           for rate in config.learning_rates for s in seeds]
   for size in config.batch_sizes:
     train('sweep', grid, lanes_of(problem, grid), size)
-  tuned = diversity_report.tuned_rates(config)
+  tuned = analysis.tuned_rates(config)
   size = config.reference_batch_size
   settings = [(r, tuned[r, size], s)
               for r in config.replications for s in seeds]
   train('diversity', settings, lanes_of(problem, settings), size, track=True,
         every=max(1, per_pass(size) // 2),
         gradient=problem.measured_gradient,
-        read=functools.partial(diversity_tracking.read, decay=config.decay),
+        read=functools.partial(tracking.read, decay=config.decay),
         evaluate=(problem.evaluate_exactly if config.exact
                   else problem.evaluate))
   for size in config.batch_sizes:

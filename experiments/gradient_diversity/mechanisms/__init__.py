@@ -1,0 +1,1 @@
+"""What masks, noise and rounding do: `--study=mechanisms`."""

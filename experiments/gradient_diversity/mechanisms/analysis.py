@@ -8,7 +8,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import mechanisms, records
+from experiments.engine import records
+from experiments.gradient_diversity.mechanisms import arms as mechanisms
 
 # Of a step, in units of what one example's gradient costs one worker.
 COMMUNICATION = tuple(2**k for k in range(2, 19))
@@ -199,12 +200,12 @@ def bounds(config) -> list[dict]:
 
 def report(config) -> dict:
   """Print the tables, write the summary and draw the figures."""
-  from experiments import mechanism_figures, mechanism_tables
+  from experiments.gradient_diversity.mechanisms import figures, tables
   workdir = pathlib.Path(config.workdir)
   summary = summarize(config)
   records.write_whole(workdir / 'summary.json', summary)
-  print(mechanism_tables.table(config, summary))
-  for path in mechanism_figures.draw_all(config, summary):
+  print(tables.table(config, summary))
+  for path in figures.draw_all(config, summary):
     print(f'figure: {path}')
   print(f'records: {workdir}/*/*/metrics.jsonl, {workdir}/*.json')
   return summary

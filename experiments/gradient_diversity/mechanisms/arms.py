@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import gradiv
-from experiments import compiled
+from experiments.cost import collectives
 from gradiv import compression, perturbations
 
 Transformation = optax.GradientTransformation
@@ -104,7 +104,7 @@ class WireArm:
       return self.coded_bits(shapes) / size
     params = [jnp.zeros(shape) for shape in shapes]
     tx = self.make(jax.random.key(0), 'workers')
-    sent = compiled.bytes_traced(
+    sent = collectives.bytes_traced(
       lambda g: tx.update(g, tx.init(g))[0], num_workers, params)
     return 8 * sent / (2 * (num_workers - 1) / num_workers * size)
 

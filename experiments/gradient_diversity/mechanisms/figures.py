@@ -4,7 +4,11 @@ import pathlib
 
 import numpy as np
 
-from experiments import mechanism_report, mechanisms, plots
+from experiments.common import plots
+from experiments.gradient_diversity.mechanisms import (
+  analysis,
+  arms as mechanisms,
+)
 
 
 def draw_all(config, summary) -> list[pathlib.Path]:
@@ -69,16 +73,16 @@ def draw_rounds(config, summary):
   """Draw steps and modeled time by batch, and time by communication."""
   figure, grid = plots.subplots(2, 5.6, 4.0, rows=2)
   cells, target = summary['cells'], summary['target']
-  fits = summary['fitting_costs'] or list(mechanism_report.COMMUNICATION)
-  cost = mechanism_report.middle(fits)
+  fits = summary['fitting_costs'] or list(analysis.COMMUNICATION)
+  cost = analysis.middle(fits)
   shown = _strongest(config)
   for arm, color, marker in zip(shown, plots.COLORS, plots.MARKERS):
     style = dict(color=color, marker=marker, capsize=3,
                  label=mechanisms.describe(*arm))
-    steps = mechanism_report.find(cells, arm, target)
+    steps = analysis.find(cells, arm, target)
     for ax, unit in zip(grid[0], (lambda b: 1, lambda b: b)):
       _errorbar(ax, {b: x * unit(b) for b, x in steps.items()}, style)
-    _errorbar(grid[1, 0], mechanism_report.times(
+    _errorbar(grid[1, 0], analysis.times(
       config, cells, arm, target, cost), style)
     if arm != shown[0]:
       _draw_gain(grid[1, 1], config, cells, shown[0], arm, target, style)
@@ -109,12 +113,12 @@ def draw_rounds(config, summary):
 def _draw_gain(ax, config, cells, plain, arm, target, style):
   """Draw an arm's best time over the plain mean's, by communication."""
   ratios = {}
-  for cost in mechanism_report.COMMUNICATION:
-    base, own = (mechanism_report.times(config, cells, a, target, cost)
+  for cost in analysis.COMMUNICATION:
+    base, own = (analysis.times(config, cells, a, target, cost)
                  for a in (plain, arm))
     if base and own:
-      ratios[cost] = (own[mechanism_report.best_batch(own)]
-                      / base[mechanism_report.best_batch(base)])
+      ratios[cost] = (own[analysis.best_batch(own)]
+                      / base[analysis.best_batch(base)])
   _errorbar(ax, ratios, style)
 
 
@@ -151,7 +155,7 @@ def draw_bits(config, summary):
 def _strongest(config):
   """Choose at most six arms: the plain mean, and the strong ones of each."""
   by_name = {}
-  for name, strength in mechanism_report.arms(config):
+  for name, strength in analysis.arms(config):
     by_name.setdefault(name, []).append((name, strength))
   drop = by_name.pop('drop')
   return [drop[0], *drop[1:][-2:],
@@ -160,6 +164,6 @@ def _strongest(config):
 
 def _errorbar(ax, by_place, style):
   """Draw mean and standard error of [seed] at each place."""
-  pairs = [mechanism_report.stats(x) for x in by_place.values()]
+  pairs = [analysis.stats(x) for x in by_place.values()]
   ax.errorbar(list(by_place), [m for m, _ in pairs],
               [e or 0 for _, e in pairs], **style)

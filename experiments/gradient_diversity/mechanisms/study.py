@@ -10,28 +10,22 @@ import numpy as np
 import optax
 
 import gradiv
-from experiments import (
-  data,
-  diversity_problem,
-  mechanism_report,
-  mechanisms,
-  models,
-  records,
-  stopping,
-  trainer,
-)
+from experiments import data, models
+from experiments.engine import records, signals, trainer
+from experiments.gradient_diversity import task
+from experiments.gradient_diversity.mechanisms import analysis, arms
 from gradiv import perturbations
 
 
-def train_all(config, stop: stopping.Stop) -> None:
+def train_all(config, stop: signals.Stop) -> None:
   """Train and measure whatever is not there yet; all goes into records."""
-  problem = diversity_problem.Problem(config)
+  problem = task.Problem(config)
   params = train_reference(config, problem, stop)
   path = pathlib.Path(config.workdir) / 'bounds.json'
   if not path.exists():
     records.write_whole(path, measure_bounds(config, problem, params, stop))
   for mechanism, size in itertools.product(
-      mechanisms.mechanisms(config), config.batch_sizes):
+      arms.mechanisms(config), config.batch_sizes):
     train_mechanism(config, problem, mechanism, size, stop)
   train_wires(config, problem, stop)
 
@@ -98,7 +92,7 @@ def measure_bounds(config, problem, params, stop) -> list[dict]:
              axis_name='examples', out_axes=None)(grads), num_examples=n)
   num_parameters = sum(g[0].size for g in jax.tree.leaves(grads))
   cells, first = [], 0
-  for mechanism in mechanisms.mechanisms(config):
+  for mechanism in arms.mechanisms(config):
     quantized = [jax.vmap(lambda g: perturbations.quantized_sq_norm(g, s))(
       grads).mean() if mechanism.name.startswith('quantize') else None
       for s in mechanism.strengths]
@@ -110,7 +104,7 @@ def measure_bounds(config, problem, params, stop) -> list[dict]:
       rows = data.order(config.seed, range(first, first + count), size, n,
                         sampling='replacement')
       first += count
-      seen = mechanisms.measure_bounds(
+      seen = arms.measure_bounds(
         grads, mechanism, draws, rows.reshape(
           len(mechanism.strengths), -1, size), key)
       for strength, q, signal, noise in zip(
@@ -163,7 +157,7 @@ def train_wires(config, problem, stop):
   seeds = range(config.seed, config.seed + config.bits_seeds)
   settings = [(0., rate, s) for rate in config.learning_rates for s in seeds]
   final = {}
-  for arm in mechanisms.wires():
+  for arm in arms.wires():
     def make_optimizer(lane, axis_name, arm=arm):
       key = trainer.key_for(lane['seed'], 'wire')
       return optax.chain(
@@ -176,8 +170,8 @@ def train_wires(config, problem, stop):
       private=('opt_state',) if arm.feeds_back else ())
     final[arm.name] = state['params']
   tests = {}
-  for arm in mechanisms.wires():
-    lanes = jnp.asarray(mechanism_report.chosen_lanes(config, arm.name))
+  for arm in arms.wires():
+    lanes = jnp.asarray(analysis.chosen_lanes(config, arm.name))
     tests[arm.name] = {
       'accuracy': problem.test_accuracy(jax.tree.map(
         lambda x: x[lanes], final[arm.name])).tolist(),

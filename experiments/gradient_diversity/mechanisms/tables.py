@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import mechanism_report, mechanisms
+from experiments.gradient_diversity.mechanisms import analysis, arms
 
 
 def table(config, summary) -> str:
@@ -30,11 +30,11 @@ def _steps(config, summary):
   edges = {(c['mechanism'], c['strength'], c['target'], c['batch_size'])
            for c in summary['cells'] if c['at_edge']}
   for target in config.target_accuracies:
-    for arm in mechanism_report.arms(config):
-      steps = mechanism_report.find(summary['cells'], arm, target)
+    for arm in analysis.arms(config):
+      steps = analysis.find(summary['cells'], arm, target)
       mark = lambda b: '*' if (*arm, target, b) in edges else ' '
       lines.append(
-        f'{mechanisms.describe(*arm):<18} {target:>6.0%} ' + ' '.join(
+        f'{arms.describe(*arm):<18} {target:>6.0%} ' + ' '.join(
           f'{steps[b].mean():>7.1f}{mark(b)}' if b in steps else f'{"-":>7} '
           for b in config.batch_sizes))
   return lines + ['', '*: at the first or the last rate of the grid; -: not '
@@ -52,10 +52,10 @@ def _times(config, summary):
     f'is {summary["times"][0]["best_batch"]}', '',
     f'{"communication:":<18} ' + ' '.join(
       f'{cost:>24}' for cost in _ends(fits))]
-  for arm in mechanism_report.arms(config):
+  for arm in analysis.arms(config):
     rows = [row for row in summary['times']
             if (row['mechanism'], row['strength']) == arm]
-    lines.append(f'{mechanisms.describe(*arm):<18} ' + ' '.join(
+    lines.append(f'{arms.describe(*arm):<18} ' + ' '.join(
       f'{_pm(row["share_of_plain"], ".2f"):>12} {_likely(row):>11}'
       for row in _ends(rows)))
   return lines
@@ -74,7 +74,7 @@ def _wires(config, summary):
 
 def _ends(values):
   """Take the first, the middle and the last."""
-  return [values[0], mechanism_report.middle(values), values[-1]]
+  return [values[0], analysis.middle(values), values[-1]]
 
 
 def _likely(row):

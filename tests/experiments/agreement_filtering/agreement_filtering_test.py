@@ -17,15 +17,16 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments import (
-  agreement_arms,
-  agreement_filtering,
-  agreement_report,
-  config as config_lib,
+from experiments.agreement_filtering import __main__ as main
+from experiments.agreement_filtering import (
+  analysis,
+  arms as agreement_arms,
+  config as agreement_filtering,
 )
+from experiments.common import flags
 from gradiv import weightings
 from tests import helpers
-from tests.experiments import data_fakes
+from tests.experiments.data import fakes
 
 SMALL = agreement_filtering.Config(
   workdir='unset', noise_rates=(0., 0.5), thresholds=(0.5, 1.),
@@ -45,7 +46,7 @@ class RunTest(absltest.TestCase):
       SMALL, workdir=str(cls.folder / 'run'),
       data_dir=str(cls.folder / 'data'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      cls.summary = agreement_filtering.run(cls.config)
+      cls.summary = main.run(cls.config)
     cls.printed = out.getvalue()
 
   def test_every_arm_has_its_cells(self):
@@ -73,8 +74,8 @@ class RunTest(absltest.TestCase):
 
   def test_controls_match_the_filter(self):
     """As many updates exactly; in the mean, as many let through."""
-    load = lambda name: agreement_report.load(
-      self.config, agreement_report.find(self.config, name))
+    load = lambda name: analysis.load(
+      self.config, analysis.find(self.config, name))
     sizes = load('running_mean')['sizes'][:, 0, ..., -1, :]
     equal = load('equal_updates')['sizes'][:, 0, ..., -1, :]
     np.testing.assert_array_equal(equal[..., 0], sizes[..., 0])
@@ -88,10 +89,10 @@ class RunTest(absltest.TestCase):
   def test_the_test_set_is_read_for_the_rates_chosen_alone(self):
     tests = json.loads((self.folder / 'run' / 'test.json').read_text())
     for arm in self.config.arms():
-      lanes = agreement_report.chosen_lanes(self.config, arm)
+      lanes = analysis.chosen_lanes(self.config, arm)
       self.assertEqual(np.shape(tests[arm.name]), lanes.shape)
       rates = [self.config.settings(arm)[i][2] for i in lanes.ravel()]
-      found = agreement_report.load(self.config, arm)['validation'][..., -1]
+      found = analysis.load(self.config, arm)['validation'][..., -1]
       best = np.array(self.config.learning_rates)[found.mean(-1).argmax(-1)]
       np.testing.assert_array_equal(
         np.reshape(rates, lanes.shape),
@@ -109,7 +110,7 @@ class RunTest(absltest.TestCase):
     logs = sorted((self.folder / 'run').rglob('metrics.jsonl'))
     stamps = [log.stat().st_mtime_ns for log in logs]
     with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(agreement_filtering.run(self.config), self.summary)
+      self.assertEqual(main.run(self.config), self.summary)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
 
 
@@ -168,13 +169,13 @@ class FakeHumanLabels(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     rng = np.random.default_rng(number)
     for key in range(number):
       yield key, {
-        'image': data_fakes.encoded(
+        'image': fakes.encoded(
           rng.integers(0, 256, (8, 8, 3), np.uint8)), 'label': key % 4,
         'coarse_label': key % 2, 'noise_label': (key + (key % 5 == 0)) % 4,
         'worker_time': 1.}
 
 
-class HumanLabelsTest(data_fakes.Folder):
+class HumanLabelsTest(fakes.Folder):
 
   def test_trains_on_the_noisy_label_and_judges_by_the_true_one(self):
     self.make(FakeHumanLabels)
@@ -276,7 +277,7 @@ class ConfigTest(parameterized.TestCase):
     (('--per_class=0',), '--per_class=0'))
   def test_values_out_of_range(self, argv, message):
     with self.assertRaisesRegex(ValueError, message):
-      config_lib.parse(agreement_filtering.Config,
+      flags.parse(agreement_filtering.Config,
                        ['agreement_filtering', '--workdir=x', *argv])
 
   def test_more_held_out_than_there_is(self):

@@ -8,15 +8,13 @@ import tempfile
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from experiments import (
-  agreement_filtering,
-  config,
-  decentralized,
-  gradient_diversity,
-)
+from experiments.agreement_filtering import config as agreement_filtering
+from experiments.common import flags as config
+from experiments.decentralized import config as decentralized
+from experiments.gradient_diversity import config as gradient_diversity
 
-ROOT = pathlib.Path(__file__).parents[2]
-PRESETS = sorted((ROOT / 'experiments' / 'flags').glob('*.flags'))
+ROOT = pathlib.Path(__file__).parents[3]
+PRESETS = sorted((ROOT / 'experiments').glob('*/flags/*.flags'))
 
 
 def parse(*argv):
@@ -77,17 +75,18 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       parse(*workdir, *argv)
 
-  @parameterized.named_parameters((p.stem, p) for p in PRESETS)
+  @parameterized.named_parameters(
+    (f'{p.parents[1].name}_{p.stem}', p) for p in PRESETS)
   def test_presets_parse(self, path):
-    module, = (m for m in (
-      agreement_filtering, decentralized, gradient_diversity)
-               if path.stem.startswith(m.__name__.removeprefix('experiments.')))
+    paper = path.parents[1].name
+    module = {m.__package__.split('.')[1]: m for m in (
+      agreement_filtering, decentralized, gradient_diversity)}[paper]
     made = config.parse(
       module.Config, ['main', f'--flagfile={path}', '--workdir=x'])
     self.assertEqual(made.workdir, 'x')
     text = path.read_text()
-    self.assertIn(f'python -m {module.__name__} ', text)
-    self.assertIn(f'--flagfile=experiments/flags/{path.name}', text)
+    self.assertIn(f'python -m experiments.{paper} ', text)
+    self.assertIn(f'--flagfile=experiments/{paper}/flags/{path.name}', text)
     for word in ('Cost', 'The paper'):
       self.assertIn(word, text)
 

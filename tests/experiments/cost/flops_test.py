@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 from jax import lax
 
-from experiments import products
+from experiments.cost import flops
 
 
 def kernel_gradient(x, delta):
@@ -43,13 +43,13 @@ class ProductsTest(parameterized.TestCase):
   def test_as_many_as_xla_counts(self, fn, *shapes):
     args = [jnp.ones(shape) for shape in shapes]
     wanted = jax.jit(fn).lower(*args).cost_analysis()['flops']
-    self.assertEqual(products.flops_traced(fn, *args), wanted)
+    self.assertEqual(flops.flops_traced(fn, *args), wanted)
 
   def test_nested(self):
     x = jnp.ones((4, 4))
     square = jax.jit(lambda x: x @ x)  # 128 FLOPs
-    self.assertEqual(products.flops_traced(square, x), 128)
-    count = lambda fn: products.flops_traced(fn, x)
+    self.assertEqual(flops.flops_traced(square, x), 128)
+    count = lambda fn: flops.flops_traced(fn, x)
     self.assertEqual(count(jax.value_and_grad(
       lambda x: square(x).sum())), 3 * 128)
     self.assertEqual(count(lambda x: lax.map(square, jnp.stack([x] * 5))),

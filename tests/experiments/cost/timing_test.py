@@ -4,7 +4,7 @@ from unittest import mock
 
 from absl.testing import absltest
 
-from experiments import timing
+from experiments.cost import timing
 
 
 class TimingTest(absltest.TestCase):

@@ -12,16 +12,16 @@ import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments import (
-  config as config_lib,
-  critical_claims,
-  critical_figures,
-  critical_network,
-  critical_parameters,
-  critical_studies,
-  stopping,
-  trainer,
+from experiments.critical_parameters import __main__ as main
+from experiments.common import flags
+from experiments.critical_parameters import (
+  claims as critical_claims,
+  config as critical_parameters,
+  figures as critical_figures,
+  network,
+  study,
 )
+from experiments.engine import signals, trainer
 
 SMALL = critical_parameters.Config(
   workdir='unset', num_seeds=3, dimensions=(4, 12), batch_sizes=(1, 4, 16),
@@ -36,7 +36,7 @@ SMALL = critical_parameters.Config(
 
 def run(config):
   with contextlib.redirect_stdout(io.StringIO()) as out:
-    return critical_parameters.run(config), out.getvalue()
+    return main.run(config), out.getvalue()
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ class RunTest(absltest.TestCase):
   def test_every_study_has_claims_and_all_are_told(self):
     claims = self.summary['claims']
     self.assertEqual(list(dict.fromkeys(row['study'] for row in claims)),
-                     list(critical_studies.STUDIES))
+                     list(study.STUDIES))
     for row in claims:
       low, high = row['interval']
       least, most = row['allowed']
@@ -73,7 +73,7 @@ class RunTest(absltest.TestCase):
                      + self.printed.count('  FAIL  '), len(claims))
 
   def test_records_have_every_cell(self):
-    load = lambda name: critical_studies.load(self.config, name)
+    load = lambda name: study.load(self.config, name)
     self.assertLen(load('quadratic'), 2 * 3 * 3)
     self.assertLen(load('noise'), 2 * 2 * 2)
     self.assertLen(load('rates'), 2 * 2 * 2)
@@ -86,7 +86,7 @@ class RunTest(absltest.TestCase):
 
   def test_stale_gradients_take_longer_and_large_batches_do_not(self):
     steps = {(c['dimension'], c['batch_size'], c['staleness']):
-             c['steps'].mean() for c in critical_studies.load(
+             c['steps'].mean() for c in study.load(
                self.config, 'quadratic')}
     for d in self.config.dimensions:
       self.assertGreater(steps[d, 1, 16], 1.5 * steps[d, 1, 0])
@@ -95,14 +95,14 @@ class RunTest(absltest.TestCase):
   def test_figures(self):
     figures = sorted((self.folder / 'run' / 'figures').iterdir())
     self.assertEqual([f.stem for f in figures],
-                     sorted(critical_studies.STUDIES))
+                     sorted(study.STUDIES))
     for figure in figures:
       with Image.open(figure) as image:
         self.assertGreater(np.asarray(image.convert('L')).std(), 5)
 
   def test_again_nothing_is_run(self):
     records = [path for path in (self.folder / 'run').rglob('*.json*')
-               if path.stem in (*critical_studies.STUDIES, 'metrics')]
+               if path.stem in (*study.STUDIES, 'metrics')]
     self.assertLen(records, 4 + 4 + 1)
     stamps = [path.stat().st_mtime_ns for path in records]
     with absltest.mock.patch.object(
@@ -112,7 +112,7 @@ class RunTest(absltest.TestCase):
 
   def test_one_study_alone_has_its_claims(self):
     config = dataclasses.replace(self.config, studies=('sparse',))
-    critical_studies.run_all(config, stopping.Stop())
+    study.run_all(config, signals.Stop())
     self.assertEqual(
       critical_claims.list_claims(config),
       [row for row in self.summary['claims'] if row['study'] == 'sparse'])
@@ -124,15 +124,15 @@ class RunTest(absltest.TestCase):
 
   def test_the_tracked_run_is_that_of_the_first_cell(self):
     """At its rates and seeds: by workers, but with equal steps."""
-    read = lambda name: critical_network.read_records(self.config, name)
-    tracked = read(critical_network.TRACKED)
-    cell = critical_network.load(
-      self.config, critical_network.cells(self.config)[0])
-    loss = read(critical_network.part((8, 0)))['loss'].reshape(2, 3, -1)
+    read = lambda name: network.read_records(self.config, name)
+    tracked = read(network.TRACKED)
+    cell = network.load(
+      self.config, network.cells(self.config)[0])
+    loss = read(network.part((8, 0)))['loss'].reshape(2, 3, -1)
     for i, rate in enumerate(cell['rates']):
       place = self.config.network_rates.index(rate)
       np.testing.assert_allclose(tracked['loss'][i], loss[place, i], 1e-4)
-    m, share = critical_network.tracked_noise(self.config)
+    m, share = network.tracked_noise(self.config)
     self.assertTrue((m > 0).all() and (share <= 1).all())
 
 
@@ -219,7 +219,7 @@ class ConfigTest(parameterized.TestCase):
     (('--decay=1',), '--decay=1.0'))
   def test_values_out_of_range(self, argv, message):
     with self.assertRaisesRegex(ValueError, message):
-      config_lib.parse(critical_parameters.Config,
+      flags.parse(critical_parameters.Config,
                        ['critical_parameters', '--workdir=x', *argv])
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import critical_theory
+from experiments.critical_parameters import theory
 from tests import helpers
 
 # u_max at 0, 1, 4, 16, 64, 256 steps of delay, by M.
@@ -44,7 +44,7 @@ class DeterministicTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1, 2, 3, 7, 31)
   def test_p2_5_limit(self, tau):
-    limit = critical_theory.stability_limit(tau)
+    limit = theory.stability_limit(tau)
     radius = lambda u: np.abs(roots(u, tau)).max()
     self.assertAlmostEqual(radius(limit), 1, 9)
     self.assertLess(radius(0.999 * limit), 1)
@@ -52,21 +52,21 @@ class DeterministicTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1, 2, 3, 7, 31)
   def test_p2_5_best_step(self, tau):
-    best = critical_theory.best_step(tau)
+    best = theory.best_step(tau)
     self.assertAlmostEqual(
-      critical_theory.spectral_radius(best, tau), tau / (tau + 1))
+      theory.spectral_radius(best, tau), tau / (tau + 1))
     # The root is double: found to half of the digits alone.
     self.assertAlmostEqual(
       np.abs(roots(best, tau)).max(), tau / (tau + 1), 6)
     for factor in (0.9, 0.99, 1.01, 1.1):
       self.assertGreater(
-        critical_theory.spectral_radius(factor * best, tau), tau / (tau + 1))
+        theory.spectral_radius(factor * best, tau), tau / (tau + 1))
 
   @parameterized.parameters(0, 1, 2, 5, 17)
   def test_radius_is_that_of_the_roots(self, tau):
     for share in (0.01, 0.2, 0.5, 0.9, 0.999):
-      step = share * critical_theory.stability_limit(tau)
-      self.assertAlmostEqual(critical_theory.spectral_radius(step, tau),
+      step = share * theory.stability_limit(tau)
+      self.assertAlmostEqual(theory.spectral_radius(step, tau),
                              np.abs(roots(step, tau)).max(), 10)
 
 
@@ -75,30 +75,30 @@ class MeanSquareTest(parameterized.TestCase):
   @parameterized.parameters(0, 1, 4, 30)
   def test_p2_6_energy_of_the_impulse(self, tau):
     for share in (0.05, 0.5, 0.95):
-      step = share * critical_theory.stability_limit(tau)
+      step = share * theory.stability_limit(tau)
       h, length = [0.] * tau + [1.], round(3000 * (tau + 1))
       for _ in range(length):
         h.append(h[-1] - step * h[-1 - tau])
       np.testing.assert_allclose(
-        critical_theory.impulse_energy(step, tau), np.sum(np.square(h)), 1e-9)
+        theory.impulse_energy(step, tau), np.sum(np.square(h)), 1e-9)
 
   def test_p2_7_golden_table_and_the_two_sided_law(self):
     for m, row in LIMITS.items():
       for tau, limit in zip(DELAYS, row):
-        found = critical_theory.mean_square_limit(m, tau)
+        found = theory.mean_square_limit(m, tau)
         self.assertAlmostEqual(found, limit, delta=5.1e-6)
         self.assertBetween(
           (tau + 1 + m) * found, math.pi / 2 - 1e-9, 2 + 1e-9)
     golden = (math.sqrt(5) - 1) / 2
-    self.assertAlmostEqual(critical_theory.mean_square_limit(1, 1), golden)
+    self.assertAlmostEqual(theory.mean_square_limit(1, 1), golden)
 
   @parameterized.parameters((0, 3.), (1, .01), (1, 1.), (3, 2.), (5, 40.))
   def test_growth_is_that_of_the_operator(self, tau, m):
     for share in (0.1, 0.5, 0.9, 1., 1.2):
-      step = share * critical_theory.mean_square_limit(m, tau)
-      if step >= critical_theory.stability_limit(tau):
+      step = share * theory.mean_square_limit(m, tau)
+      if step >= theory.stability_limit(tau):
         continue
-      rho = critical_theory.mean_square_radius(step, tau, m)
+      rho = theory.mean_square_radius(step, tau, m)
       self.assertAlmostEqual(
         rho, np.abs(np.linalg.eigvals(second_moments(step, tau, m))).max(), 9)
       self.assertEqual(rho > 1 + 1e-9, share > 1)
@@ -106,18 +106,18 @@ class MeanSquareTest(parameterized.TestCase):
   def test_best_rate(self):
     for m, row in RATES.items():
       for tau, rate in zip((0, 1, 4, 16), row):
-        found, step = critical_theory.best_rate(m, tau)
+        found, step = theory.best_rate(m, tau)
         self.assertAlmostEqual(found, rate, delta=6e-5)
         self.assertBetween((tau + 1 + m) * found, 1 - 1e-9, 2)
         for factor in (0.8, 0.97, 1.03, 1.2):
-          self.assertLess(1 - critical_theory.mean_square_radius(
+          self.assertLess(1 - theory.mean_square_radius(
             factor * step, tau, m), found)
-    self.assertAlmostEqual(critical_theory.best_rate(0, 3)[0], 1 - (3 / 4)**2)
+    self.assertAlmostEqual(theory.best_rate(0, 3)[0], 1 - (3 / 4)**2)
 
   @parameterized.parameters(
     (.05, 0, 2, .027027), (.05, 4, 2, .033480), (.03, 10, 3, .022033))
   def test_p2_8_noise_floor(self, step, tau, m, floor):
-    found = critical_theory.noise_floor(step, tau, noise_ratio=m, variance=1.)
+    found = theory.noise_floor(step, tau, noise_ratio=m, variance=1.)
     self.assertAlmostEqual(found, floor, delta=6e-7)
     operator = second_moments(step, tau, m)
     fed = np.zeros(len(operator))
@@ -125,12 +125,12 @@ class MeanSquareTest(parameterized.TestCase):
     self.assertAlmostEqual(
       np.linalg.solve(np.eye(len(operator)) - operator, fed)[0], found)
     # In units: twice the curvature at half of the rate.
-    self.assertAlmostEqual(critical_theory.noise_floor(
+    self.assertAlmostEqual(theory.noise_floor(
       step, tau, noise_ratio=m, variance=1., curvature=2.), found / 4)
 
   def test_floor_is_infinite_beyond_the_limit(self):
-    limit = critical_theory.mean_square_limit(5, 2)
-    floor = lambda u: critical_theory.noise_floor(
+    limit = theory.mean_square_limit(5, 2)
+    floor = lambda u: theory.noise_floor(
       u, 2, noise_ratio=5, variance=1.)
     self.assertLess(floor(0.999 * limit), math.inf)
     self.assertEqual(floor(1.001 * limit), math.inf)
@@ -146,16 +146,16 @@ class BatchTest(parameterized.TestCase):
     a = rng.normal(size=(runs, batch, d))
     g = np.einsum('rbi,rb->ri', a, a[:, :, 0]) / batch  # at x = e_1
     x = np.eye(d)[0]
-    best = critical_theory.best_batch_step(d + 1, batch)
+    best = theory.best_batch_step(d + 1, batch)
     for eta in (best, 0.5 * best, 1.5 * best):
       seen = np.sum((x - eta * g)**2, 1)
       law = 1 - 2 * eta + eta**2 * (1 + (d + 1) / batch)
       helpers.assert_mean(seen, law)
       self.assertGreaterEqual(law, 1 - best - 1e-12)
       self.assertAlmostEqual(
-        critical_theory.mean_square_radius(eta, 0, (d + 1) / batch), law)
+        theory.mean_square_radius(eta, 0, (d + 1) / batch), law)
     self.assertAlmostEqual(1 - best, (d + 1) / (batch + d + 1))
-    rate, step = critical_theory.best_rate((d + 1) / batch, 0)
+    rate, step = theory.best_rate((d + 1) / batch, 0)
     self.assertAlmostEqual(rate, best)
     self.assertAlmostEqual(step, best)
 
@@ -163,14 +163,14 @@ class BatchTest(parameterized.TestCase):
 class ArgumentsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-    (lambda: critical_theory.stability_limit(-1), 'staleness=-1'),
-    (lambda: critical_theory.best_step(1.5), 'staleness=1.5'),
-    (lambda: critical_theory.impulse_energy(1., 1),
+    (lambda: theory.stability_limit(-1), 'staleness=-1'),
+    (lambda: theory.best_step(1.5), 'staleness=1.5'),
+    (lambda: theory.impulse_energy(1., 1),
      'step=1.0: must be positive'),
-    (lambda: critical_theory.spectral_radius(0., 1), 'step=0.0'),
-    (lambda: critical_theory.mean_square_limit(-1, 1), 'noise_ratio=-1'),
-    (lambda: critical_theory.best_batch_step(1, 0), 'batch_size=0'),
-    (lambda: critical_theory.noise_floor(
+    (lambda: theory.spectral_radius(0., 1), 'step=0.0'),
+    (lambda: theory.mean_square_limit(-1, 1), 'noise_ratio=-1'),
+    (lambda: theory.best_batch_step(1, 0), 'batch_size=0'),
+    (lambda: theory.noise_floor(
       .1, 0, noise_ratio=1, variance=-1), 'variance=-1'))
   def test_bad(self, call, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -15,7 +15,7 @@ from absl.testing import absltest
 
 from experiments import data
 from experiments.data import folders, preparing
-from tests.experiments import data_fakes
+from tests.experiments.data import fakes
 
 
 def _environment() -> dict[str, str]:
@@ -23,7 +23,7 @@ def _environment() -> dict[str, str]:
   return {**os.environ, 'PYTHONPATH': paths}
 
 
-class PreparingTest(data_fakes.Folder):
+class PreparingTest(fakes.Folder):
 
   def test_a_killed_preparation_leaves_no_data_set(self):
     code = textwrap.dedent('''
@@ -99,7 +99,7 @@ class PreparingTest(data_fakes.Folder):
         rf'\Apreparing pydoc_topics \(.*seconds\) in {self.root}.*\n\Z')
 
   def test_official_sets_are_prepared_as_array_record_by_tfds(self):
-    class Builder(data_fakes.FakeMnist, skip_registration=True):
+    class Builder(fakes.FakeMnist, skip_registration=True):
       name = 'mnist'
 
     def builder(name, **kwargs):

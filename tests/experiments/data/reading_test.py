@@ -9,13 +9,13 @@ from absl.testing import absltest, parameterized
 
 from experiments import data
 from experiments.data import tfrecord
-from tests.experiments import data_fakes
+from tests.experiments.data import fakes
 
 
-class ReadingTest(data_fakes.Folder):
+class ReadingTest(fakes.Folder):
 
   def test_a_copy_of_mnist_in_any_version(self):
-    made = self.make(data_fakes.FakeMnist)
+    made = self.make(fakes.FakeMnist)
     train = data.load('mnist', 'train', data_dir=self.root)
     self.assertEqual(train.arrays['image'].shape, (100, 28, 28, 1))
     np.testing.assert_array_equal(
@@ -30,10 +30,10 @@ class ReadingTest(data_fakes.Folder):
       self.assertLen(data.load('mnist', 'test', download=False), 30)
 
   def test_a_tfrecord_copy_is_the_same(self):
-    self.assertEqual(data_fakes.crc32c(b'123456789'), 0xE3069283)
-    source = self.make(data_fakes.FakeMnist)
+    self.assertEqual(fakes.crc32c(b'123456789'), 0xE3069283)
+    source = self.make(fakes.FakeMnist)
     twin = self.root / 'twin' / 'mnist' / '3.0.1'
-    data_fakes.write_twin(source, twin)
+    fakes.write_twin(source, twin)
     for split in ('train', 'test', 'train[50:70]', 'train[61:]+test[:3]'):
       for limit in (2 ** 31, 0):
         left, right = (
@@ -46,7 +46,7 @@ class ReadingTest(data_fakes.Folder):
 
   def test_broken_tfrecord_files_are_named(self):
     path = self.root / 'x.tfrecord-00000-of-00001'
-    whole = b''.join(data_fakes.frame(bytes(n)) for n in (5, 0, 300))
+    whole = b''.join(fakes.frame(bytes(n)) for n in (5, 0, 300))
     path.write_bytes(whole)
     np.testing.assert_array_equal(
         tfrecord.index_file(path, 3), [[12, 5], [33, 0], [49, 300]])
@@ -63,10 +63,10 @@ class ReadingTest(data_fakes.Folder):
 
   @parameterized.parameters('tfrecord', 'array_record')
   def test_a_truncated_copy_does_not_load(self, kind):
-    made = self.make(data_fakes.FakeMnist)
+    made = self.make(fakes.FakeMnist)
     if kind == 'tfrecord':
       made, source = self.root / 'twin' / 'mnist' / '3.0.1', made
-      data_fakes.write_twin(source, made)
+      fakes.write_twin(source, made)
     (file,) = made.glob(f'mnist-test.{kind}-*')
     file.write_bytes(file.read_bytes()[:-700])
     load = lambda: data.load('mnist', 'test', data_dir=made.parents[1])
@@ -80,7 +80,7 @@ class ReadingTest(data_fakes.Folder):
       load()
 
   def test_parquet_is_refused(self):
-    made = self.make(data_fakes.FakeMnist)
+    made = self.make(fakes.FakeMnist)
     path = made / 'dataset_info.json'
     path.write_text(path.read_text().replace('array_record', 'parquet'))
     for file in made.glob('*.array_record-*'):
@@ -89,7 +89,7 @@ class ReadingTest(data_fakes.Folder):
       data.load('mnist', 'train', data_dir=self.root)
 
   def test_images_of_any_size_are_scaled_and_cropped(self):
-    self.make(data_fakes.FakeImagenet)
+    self.make(fakes.FakeImagenet)
     load = lambda **options: data.load(
         'imagenet2012', 'validation', data_dir=self.root, **options)
     with self.assertRaisesRegex(ValueError, 'image_size'):
@@ -114,7 +114,7 @@ class ReadingTest(data_fakes.Folder):
       load(image_size=16, label_key='fine')
 
   def test_sets_of_another_kind_are_refused(self):
-    class Pairs(data_fakes.FakeMnist, skip_registration=True):
+    class Pairs(fakes.FakeMnist, skip_registration=True):
       name = 'pairs'
 
       def _info(self):

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from experiments import (
-  decentralized,
-  decentralized_arms,
-  decentralized_claims,
-  decentralized_problem,
-  decentralized_report,
-  records,
-  trainer,
+from experiments.decentralized import (
+  analysis,
+  arms,
+  claims,
+  config as decentralized,
+  task,
 )
+from experiments.engine import records, trainer
 
 SMALL = decentralized.Config(
   workdir='unset', num_workers=3, num_seeds=6, batch_sizes=(12, 6),
@@ -40,7 +39,7 @@ class ClaimsTest(parameterized.TestCase):
             **changed):
     config = dataclasses.replace(
       SMALL, workdir=self.enterContext(tempfile.TemporaryDirectory()))
-    for arm in decentralized_arms.list_arms(config):
+    for arm in arms.list_arms(config):
       shares = self.GOOD | changed if arm.batch_size == 12 else (
         self.SMALL_BATCH)
       share = np.repeat([0., 1.] if arm.domain == 'text' and (
@@ -63,12 +62,12 @@ class ClaimsTest(parameterized.TestCase):
 
   def verdicts(self, **changed):
     return {c['claim'].split(' (')[0]: c['holds']
-            for c in decentralized_claims.test(self.write(**changed))}
+            for c in claims.test(self.write(**changed))}
 
   def test_figures_and_tables_of_every_batch_and_graph(self):
     config = self.write()
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      summary = decentralized_report.report(config)
+      summary = analysis.report(config)
     for text in ('batch 6, 20 steps', 'DPSGD, complete', 'holds', 'FAILS',
                  '6/6 [0.61, 1.00]'):
       self.assertIn(text, out.getvalue())
@@ -102,11 +101,11 @@ class ClaimsTest(parameterized.TestCase):
       self.assertIs(verdicts[name], False)
 
   def test_what_the_seeds_do_not_tell_is_left_open(self):
-    gain = decentralized_report.resampled(
+    gain = analysis.resampled(
       lambda a, b: np.mean(a) - np.mean(b), np.array([1, 0, 1, 1, 0]),
       np.array([0, 1, 1, 0, 0]))
     self.assertBetween(gain[0], 0.19, 0.21)
-    self.assertIsNone(decentralized_claims.above_zero(gain))
+    self.assertIsNone(claims.above_zero(gain))
 
 
 @pytest.mark.slow
@@ -122,20 +121,20 @@ class ReproductionTest(absltest.TestCase):
         workdir=f'{folder}/run', data_dir=f'{folder}/data',
         domains=('images',), learning_rates=(2.25,), batch_sizes=(1000,),
         topologies=('random',), num_seeds=48, measure_every=2)
-      keep = decentralized_arms.list_arms(config)[:2]
+      keep = arms.list_arms(config)[:2]
       self.assertEqual([arm.name for arm in keep], ['dpsgd_random', 'ssgd'])
-      problem = decentralized_problem.Problem(config, 'images')
+      problem = task.Problem(config, 'images')
       for arm in keep:
         workers = trainer.Workers(config.num_workers)
         trainer.train(problem.program(arm, workers.axis_name),
                       trainer.Schedule(300, 30), f'{folder}/run/{arm.part}',
                       config={}, workers=workers)
-      good, plain = (int(decentralized_report.successes(config, arm).sum())
+      good, plain = (int(analysis.successes(config, arm).sum())
                      for arm in keep)
       self.assertGreaterEqual(good, plain + 16)
-      early, late = (decentralized_report.median(when(config, keep[0], 'ratio'))
-                     for when in (decentralized_report.early,
-                                  decentralized_report.late))
+      early, late = (analysis.median(when(config, keep[0], 'ratio'))
+                     for when in (analysis.early,
+                                  analysis.late))
       self.assertLess(early, 0.6)
       self.assertGreater(late, 0.85)
 

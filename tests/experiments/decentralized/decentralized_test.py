@@ -14,17 +14,16 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments import (
-  config as config_lib,
-  decentralized,
-  decentralized_arms,
-  decentralized_problem,
-  decentralized_report,
-  models,
-  records,
-  stopping,
-  trainer,
+from experiments.decentralized import __main__ as main
+from experiments import models
+from experiments.common import flags
+from experiments.decentralized import (
+  analysis,
+  arms as decentralized_arms,
+  config as decentralized,
+  task,
 )
+from experiments.engine import records, signals, trainer
 from gradiv.decentralized import topology
 from tests import helpers
 
@@ -40,10 +39,10 @@ SMALL = decentralized.Config(
 
 
 def find(config, *args):
-  return decentralized_report.find(config, *args)
+  return analysis.find(config, *args)
 
 
-class StopAtFirstLook(stopping.Stop):
+class StopAtFirstLook(signals.Stop):
   """A signal that comes while the first chunk is under way."""
 
   def __bool__(self):
@@ -65,12 +64,12 @@ class RunTest(absltest.TestCase):
       topologies=('random',))
     try:  # cut off in the middle of the first arm
       decentralized.train_all(cls.config, StopAtFirstLook())
-    except stopping.Interrupted:
+    except signals.Interrupted:
       cls.cut = records.read(cls.log('dpsgd_random'))
       cls.begun = {log.parent.name
                    for log in (cls.folder / 'run').rglob('metrics.jsonl')}
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      cls.summary = decentralized.run(cls.config)
+      cls.summary = main.run(cls.config)
     cls.printed = out.getvalue()
 
   @classmethod
@@ -84,7 +83,7 @@ class RunTest(absltest.TestCase):
     self.assertLessEqual(self.begun, {'dpsgd_random', 'ssgd'})
     arm = find(self.config, 'dpsgd_random')
     workers = trainer.Workers(3)
-    problem = decentralized_problem.Problem(self.config, 'images')
+    problem = task.Problem(self.config, 'images')
     trainer.train(problem.program(arm, workers.axis_name),
                   trainer.Schedule(4, 2), self.folder / 'whole', config={},
                   workers=workers)
@@ -105,7 +104,7 @@ class RunTest(absltest.TestCase):
 
   def test_who_starts_alike_goes_alike_at_first(self):
     """At step 0 all parameters are equal: a ratio near 1, and no spread."""
-    runs = {name: decentralized_report.load(self.config, find(
+    runs = {name: analysis.load(self.config, find(
       self.config, name)) for name in ('ssgd', 'dpsgd_random', 'ssgd_noise')}
     first = {name: run['ratio'][..., 0] for name, run in runs.items()}
     np.testing.assert_allclose(first['ssgd'], first['dpsgd_random'], 1e-4)
@@ -119,9 +118,9 @@ class RunTest(absltest.TestCase):
         (run['across_spread'][..., 1:] > 0).all(), name != 'ssgd')
 
   def test_the_imposed_ratio_is_that_of_dpsgd(self):
-    ratio = decentralized_report.imposed_ratio(
+    ratio = analysis.imposed_ratio(
       self.config, find(self.config, 'imposed'))
-    run = decentralized_report.load(
+    run = analysis.load(
       self.config, find(self.config, 'dpsgd_random'))
     wanted = np.repeat(np.median(run['ratio'], 1), 2, 0)
     np.testing.assert_allclose(ratio, np.maximum(wanted, 0), 1e-6)
@@ -138,7 +137,7 @@ class RunTest(absltest.TestCase):
     logs = sorted((self.folder / 'run').rglob('metrics.jsonl'))
     stamps = [log.stat().st_mtime_ns for log in logs]
     with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(decentralized.run(self.config), self.summary)
+      self.assertEqual(main.run(self.config), self.summary)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
 
 
@@ -147,7 +146,7 @@ class TextTest(absltest.TestCase):
   def test_predicts_the_next_character(self):
     with tempfile.TemporaryDirectory() as folder:
       config = dataclasses.replace(SMALL, data_dir=folder, domains=('text',))
-      problem = decentralized_problem.Problem(config, 'text')
+      problem = task.Problem(config, 'text')
     train, test = (problem.arrays[name] for name in ('train', 'test'))
     np.testing.assert_array_equal(train['input'][:, 1:],
                                   train['target'][:, :-1])
@@ -212,7 +211,7 @@ class ArmsTest(parameterized.TestCase):
 
   def test_wilson_and_the_contraction_of_random_pairs(self):
     np.testing.assert_allclose(
-      decentralized_report.wilson(0, 12), [0, 0.2425], atol=1e-4)
+      analysis.wilson(0, 12), [0, 0.2425], atol=1e-4)
     bank = topology.random_matching(6, 4000)
     self.assertAlmostEqual(
       decentralized_arms.contraction(bank), (6 - 2) / (2 * 5), delta=0.05)
@@ -236,14 +235,14 @@ class ConfigTest(parameterized.TestCase):
     ('--text_model_options=3', '--text_model_options=.3.: must be a JSON'))
   def test_values_out_of_range(self, flag, message):
     with self.assertRaisesRegex(ValueError, message):
-      config_lib.parse(
+      flags.parse(
         decentralized.Config, ['decentralized', '--workdir=x', flag])
 
   @parameterized.parameters((5000, 2048, 'at most the 1437'),
                             (100, 64, 'a multiple of it'))
   def test_examples_to_measure_with(self, count, size, message):
     with tempfile.TemporaryDirectory() as folder:
-      problem = decentralized_problem.Problem(dataclasses.replace(
+      problem = task.Problem(dataclasses.replace(
         SMALL, data_dir=folder, measured_examples=count,
         eval_batch_size=size), 'images')
       with self.assertRaisesRegex(ValueError, message):

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import checkpoints
+from experiments.engine import checkpoints
 
 # Saves steps for ever in a child, told by a line on stdin and killed from
 # outside; forked from one process, so that all the imports are paid once.
@@ -156,7 +156,7 @@ class CheckpointsFailureTest(parameterized.TestCase):
 
   def test_kills_at_any_moment(self):
     rng = random.Random(0)
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, '-c', VICTIM], cwd=root, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import checkpoints
+from experiments.engine import checkpoints
 
 
 def tiny(fill=1.0):
@@ -86,10 +86,10 @@ class CheckpointsTest(CheckpointsCase):
       self.assertTrue(thread.daemon or thread is threading.main_thread())
 
   def test_orbax_is_not_imported_before_need(self):
-    code = ('import sys, experiments.checkpoints; '
+    code = ('import sys, experiments.engine.checkpoints; '
             'assert "orbax.checkpoint" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True,
-                   cwd=pathlib.Path(__file__).parents[2])
+                   cwd=pathlib.Path(__file__).parents[3])
 
 
 class RetentionTest(CheckpointsCase):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from experiments import checkpoints
+from experiments.engine import checkpoints
 
 
 def make_state(fill=1.0):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import records
+from experiments.engine import records
 
 
 @contextlib.contextmanager

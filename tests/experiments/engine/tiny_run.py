@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 import gradiv
-from experiments import data, stopping, trainer
+from experiments import data
+from experiments.engine import signals, trainer
 
 EXAMPLES = 48
 STEPS, EVERY = 60, 4
@@ -67,9 +68,9 @@ def run(workdir, *, steps=STEPS, stop=None, config=None, workers=None,
 
 
 if __name__ == '__main__':
-  with stopping.listen() as stop_:
+  with signals.listen() as stop_:
     print('ready', flush=True)
     try:
       run(sys.argv[1], stop=stop_, pause=float(sys.argv[2]))
-    except stopping.Interrupted as stopped:
+    except signals.Interrupted as stopped:
       sys.exit(stopped.exit_code)

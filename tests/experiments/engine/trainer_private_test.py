@@ -11,7 +11,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments import data, records, stopping, trainer
+from experiments import data
+from experiments.engine import records, signals, trainer
 from tests import helpers
 
 EXAMPLES, WORKERS, STEPS = 32, 4, 12
@@ -85,9 +86,9 @@ class PrivateTest(parameterized.TestCase):
   def test_resumed_bit_for_bit(self):
     folder = self.folder()
     whole = self.train(folder / 'whole')
-    stop = stopping.Stop()
+    stop = signals.Stop()
     stop._handle(2, None)
-    with self.assertRaises(stopping.Interrupted):
+    with self.assertRaises(signals.Interrupted):
       self.train(folder / 'cut', stop=stop)
     resumed = self.train(folder / 'cut')
     helpers.assert_same(resumed, whole)

@@ -17,11 +17,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments import checkpoints, records, stopping, trainer
+from experiments.engine import checkpoints, records, signals, trainer
 from tests import helpers
-from tests.experiments import tiny_run
+from tests.experiments.engine import tiny_run
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 class ResumeCase(parameterized.TestCase):
@@ -79,9 +79,9 @@ class ResumeTest(ResumeCase):
     self.assertEqual(self.log('a'), before)
 
   def test_a_flag_stops_after_the_chunk_and_saves(self):
-    stop = stopping.Stop()
+    stop = signals.Stop()
     stop._signum = signal.SIGTERM
-    with self.assertRaises(stopping.Interrupted) as caught:
+    with self.assertRaises(signals.Interrupted) as caught:
       tiny_run.run(self.folder / 'b', stop=stop, save_seconds=1e9)
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertEqual(self.final('b')[0], tiny_run.EVERY)
@@ -97,7 +97,7 @@ class KillTest(ResumeCase):
   def start(self, name, pause=0.15):
     environment = os.environ | {'PYTHONPATH': str(ROOT)}
     process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.experiments.tiny_run',
+      [sys.executable, '-m', 'tests.experiments.engine.tiny_run',
        str(self.folder / name),
        str(pause)], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, text=True)

@@ -13,13 +13,13 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments import (
-  diversity_problem,
-  diversity_report,
-  diversity_tracking,
-  diversity_training,
-  gradient_diversity,
+from experiments.gradient_diversity import __main__ as main
+from experiments.gradient_diversity import (
+  config as gradient_diversity,
+  task,
+  tracking,
 )
+from experiments.gradient_diversity.batches import analysis, study
 from gradiv.diversity import intervals
 
 SMALL = gradient_diversity.Config(
@@ -42,7 +42,7 @@ class RunTest(absltest.TestCase):
     config = dataclasses.replace(
       SMALL, workdir=str(folder / 'run'), data_dir=str(folder / 'data'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      summary = gradient_diversity.run(config)
+      summary = main.run(config)
     logs = sorted((folder / 'run').rglob('metrics.jsonl'))
     self.assertLen(logs, 5)  # a sweep and twins for each size, and one more
     self.assertLen(summary['cells'], 4)
@@ -60,9 +60,9 @@ class RunTest(absltest.TestCase):
     # Again: nothing is trained, all is drawn from the records.
     stamps = [log.stat().st_mtime_ns for log in logs]
     with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(gradient_diversity.run(config), summary)
+      self.assertEqual(main.run(config), summary)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
-    run = diversity_report.tracked(config)
+    run = analysis.tracked(config)
     # Of the last record: the tracked total is near that of the whole set.
     ratio = run['variance'][..., -1] / run['exact_variance'][..., -1]
     self.assertTrue(np.all((ratio > 0.2) & (ratio < 5)), ratio)
@@ -90,7 +90,7 @@ class ExampleTest(parameterized.TestCase):
   @parameterized.parameters(64, 16)
   def test_whole_set_against_the_gradient_of_each_example(self, size):
     config = dataclasses.replace(SMALL, eval_batch_size=size)
-    problem = diversity_problem.Problem(config)
+    problem = task.Problem(config)
     params = problem.model.init(jax.random.key(0))
     examples = {name: x[:64] for name, x in problem.arrays.items()}
 
@@ -121,14 +121,14 @@ class ExampleTest(parameterized.TestCase):
         jnp.float32(3), jnp.float32(1), jnp.sum(g.mean(0)**2),
         jnp.sum(g.var(0)))
       mean = g.mean(0)
-      moments = diversity_tracking.pool(
+      moments = tracking.pool(
         within, gradiv.worker_moments(mean, 'workers'), 'workers')
-      tx = diversity_tracking.track_examples('workers', decay=0.9)
+      tx = tracking.track_examples('workers', decay=0.9)
       updates, state = tx.update(
-        diversity_tracking.Measured(mean, within), tx.init(mean))
+        tracking.Measured(mean, within), tx.init(mean))
       # A step that is not finite leaves the averages alone.
       _, after = tx.update(
-        diversity_tracking.Measured(mean * jnp.nan, within), state)
+        tracking.Measured(mean * jnp.nan, within), state)
       return moments, updates, intervals.average(after.averages)
 
     moments, updates, average = jax.vmap(
@@ -160,7 +160,7 @@ class ExampleTest(parameterized.TestCase):
       error = np.std(ratio, ddof=1) / np.sqrt(20)
       self.assertLess(error, 0.02)
       self.assertLess(abs(
-        np.mean(ratio) - diversity_report.predicted_band_ratio(config)),
+        np.mean(ratio) - analysis.predicted_band_ratio(config)),
         4 * error)
 
 
@@ -168,7 +168,7 @@ class FormulaTest(parameterized.TestCase):
 
   def test_evaluations_to(self):
     passes = np.array([0., 1., 2., 4.])
-    count = lambda loss, target: float(diversity_report.evaluations_to(
+    count = lambda loss, target: float(analysis.evaluations_to(
       target, passes, np.asarray(loss), 100))
     falling = np.exp(-passes)
     self.assertAlmostEqual(count(falling, np.exp(-1.5)), 150)
@@ -185,8 +185,8 @@ class FormulaTest(parameterized.TestCase):
     config = dataclasses.replace(
       SMALL, batch_sizes=(16,), replications=(1.,))
     with absltest.mock.patch.object(
-        diversity_report, 'sweep', return_value=(np.arange(3.), loss)):
-      self.assertEqual(diversity_report.tuned_rates(config), {(1., 16): 0.1})
+        analysis, 'sweep', return_value=(np.arange(3.), loss)):
+      self.assertEqual(analysis.tuned_rates(config), {(1., 16): 0.1})
 
   def test_prediction_at_a_constant_noise_scale(self):
     rho, b = 40., 16
@@ -198,8 +198,8 @@ class FormulaTest(parameterized.TestCase):
     measured = {(r, s): np.array([100., 140.])
                 for r in SMALL.replications for s in SMALL.batch_sizes}
     with absltest.mock.patch.object(
-        diversity_report, 'speeds', return_value=measured):
-      predicted = diversity_report.predicted_speeds(SMALL, run)
+        analysis, 'speeds', return_value=measured):
+      predicted = analysis.predicted_speeds(SMALL, run)
     self.assertAlmostEqual(predicted[1., 16], 120)
     self.assertAlmostEqual(predicted[2., 32], 120 * (32 + rho) / (b + rho))
 
@@ -207,10 +207,10 @@ class FormulaTest(parameterized.TestCase):
     params = {'a': jnp.array([[1., 2.], [3., 0.], [1., 2.], [-3., 0.]]),
               'b': jnp.zeros((4, 1, 2))}
     np.testing.assert_allclose(
-      diversity_training.distances(params)['distance'], [0, np.sqrt(2)])
+      study.distances(params)['distance'], [0, np.sqrt(2)])
     apart = {'a': jnp.array([[3., 0.], [0., 4.]])}
     np.testing.assert_allclose(
-      diversity_training.distances(apart)['distance'], [1.])
+      study.distances(apart)['distance'], [1.])
 
 
 if __name__ == '__main__':

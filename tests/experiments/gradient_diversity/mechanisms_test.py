@@ -11,13 +11,13 @@ import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments import (
-  diversity_problem,
-  gradient_diversity,
-  mechanism_report,
-  mechanism_training,
-  mechanisms,
-  stopping,
+from experiments.gradient_diversity import __main__ as main
+from experiments.engine import signals
+from experiments.gradient_diversity import config as gradient_diversity, task
+from experiments.gradient_diversity.mechanisms import (
+  analysis,
+  arms,
+  study as mechanism_training,
 )
 
 SMALL = gradient_diversity.Config(
@@ -38,12 +38,12 @@ class RunTest(absltest.TestCase):
     config = dataclasses.replace(
       SMALL, workdir=str(folder / 'run'), data_dir=str(folder / 'data'))
     # A part of the wires: each compiles a program of its own.
-    few = [arm for arm in mechanisms.wires()
+    few = [arm for arm in arms.wires()
            if arm.name in ('float32', 'top_10')]
     self.enterContext(absltest.mock.patch.object(
-      mechanisms, 'wires', lambda: few))
+      arms, 'wires', lambda: few))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      summary = gradient_diversity.run(config)
+      summary = main.run(config)
     self.assertLen(summary['cells'], 4 * 2 * 2)
     for cell in summary['cells']:
       self.assertIn(cell['learning_rate'], config.learning_rates)
@@ -67,7 +67,7 @@ class RunTest(absltest.TestCase):
             folder / 'run' / 'bounds.json']
     stamps = [log.stat().st_mtime_ns for log in logs]
     with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(gradient_diversity.run(config), summary)
+      self.assertEqual(main.run(config), summary)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
 
 
@@ -82,11 +82,11 @@ class ExampleTest(absltest.TestCase):
         SMALL, workdir=str(folder / str(per_example)), noise_stddevs=(),
         data_dir=str(folder / 'data'), per_example=per_example, num_levels=(),
         num_seeds=1, learning_rates=(0.4,))
-      mechanism, = mechanisms.mechanisms(config)
-      problem = diversity_problem.Problem(config)
+      mechanism, = arms.mechanisms(config)
+      problem = task.Problem(config)
       mechanism_training.train_mechanism(
-        config, problem, mechanism, 16, stopping.Stop())
-      runs[per_example] = mechanism_report.load(
+        config, problem, mechanism, 16, signals.Stop())
+      runs[per_example] = analysis.load(
         config, 'drop/batch_00016')['loss'][:, 0, 0]
     np.testing.assert_allclose(runs[True][0], runs[False][0], 1e-4)
     self.assertTrue((runs[True][1, 1:] != runs[False][1, 1:]).all())
@@ -96,7 +96,7 @@ class FormulaTest(parameterized.TestCase):
 
   def test_steps_to(self):
     step = np.array([0, 4, 8, 16])
-    count = lambda accuracy, target: float(mechanism_report.steps_to(
+    count = lambda accuracy, target: float(analysis.steps_to(
       target, step, np.asarray(accuracy)))
     self.assertEqual(count([0., 0.5, 0.9, 1.], 0.7), 6)
     self.assertEqual(count([0., 0.5, 0.9, 1.], 0.5), 4)
@@ -119,19 +119,19 @@ class FormulaTest(parameterized.TestCase):
     # Fewer steps on the largest, and never there on the middle one.
     masked = {64: [400., 400.], 256: [150., None], 1024: [50., 60.]}
     cells = self.cells({0.: plain, 0.5: masked})
-    times = mechanism_report.times(config, cells, ('drop', 0.), 0.3, 16)
+    times = analysis.times(config, cells, ('drop', 0.), 0.3, 16)
     np.testing.assert_array_equal(times[64], 400 * (16 + 32))
     np.testing.assert_array_equal(times[256], 150 * (16 + 128))
-    best = lambda cost: mechanism_report.best_batch(
-      mechanism_report.times(config, cells, ('drop', 0.), 0.3, cost))
+    best = lambda cost: analysis.best_batch(
+      analysis.times(config, cells, ('drop', 0.), 0.3, cost))
     self.assertEqual([best(c) for c in (1, 64, 4096)], [64, 256, 1024])
-    costs = mechanism_report.fitting_costs(config, cells, 0.3)
+    costs = analysis.fitting_costs(config, cells, 0.3)
     self.assertEqual({best(cost) for cost in costs}, {256})
-    self.assertEqual([c for c in mechanism_report.COMMUNICATION
+    self.assertEqual([c for c in analysis.COMMUNICATION
                       if best(c) == 256], costs)
-    self.assertNotIn(256, mechanism_report.find(cells, ('drop', 0.5), 0.3))
-    self.assertEqual(mechanism_report.fitting_costs(config, cells, 0.4), [])
-    rows = mechanism_report.compare(config, cells, 0.3, 10**6)
+    self.assertNotIn(256, analysis.find(cells, ('drop', 0.5), 0.3))
+    self.assertEqual(analysis.fitting_costs(config, cells, 0.4), [])
+    rows = analysis.compare(config, cells, 0.3, 10**6)
     share = {row['strength']: row for row in rows
              if row['mechanism'] == 'drop'}
     self.assertEqual(share[0.5]['best_batch'], 1024)
@@ -146,12 +146,12 @@ class FormulaTest(parameterized.TestCase):
                        [[inf, inf], [inf, inf], [inf, 90.]],
                        [[inf, inf], [8., inf], [inf, 6.]]])
     np.testing.assert_array_equal(
-      mechanism_report.best_rates(counts), [2, 2, 2])
+      analysis.best_rates(counts), [2, 2, 2])
 
   def test_bits(self):
     shapes = [(64, 32), (32,), (32, 10), (10,)]
     size = 2410
-    bits = {arm.name: arm.bits(shapes, 8) for arm in mechanisms.wires()}
+    bits = {arm.name: arm.bits(shapes, 8) for arm in arms.wires()}
     # And the count of gradients that are not finite.
     self.assertAlmostEqual(bits['float32'], 32 * (size + 1) / size, 5)
     self.assertBetween(bits['wire_8'], 8, 0.27 * 32)

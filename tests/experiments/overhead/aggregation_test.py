@@ -13,7 +13,8 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh
 
-from experiments import compiled, overhead
+from experiments.cost import collectives
+from experiments.overhead import aggregation
 from tests import helpers
 
 
@@ -23,8 +24,8 @@ class OverheadTest(parameterized.TestCase):
     mesh = Mesh(np.array(jax.devices()), ('workers',))
     rows = np.random.default_rng(0).normal(size=(8, 5000)).astype('f')
     grads = {'a': rows[:, :3000] + 1, 'b': rows[:, 3000:]}
-    result = {name: overhead.compile_step(way, grads, mesh)(grads)
-              for name, way in overhead.WAYS.items()}
+    result = {name: aggregation.compile_step(way, grads, mesh)(grads)
+              for name, way in aggregation.WAYS.items()}
     for name in ('agreement, gathered', 'tracked mean', 'agreement'):
       # All gradients are within the threshold, so filtering is the mean too.
       helpers.assert_close(result[name], result['mean'], 1e-5, 1e-6)
@@ -35,26 +36,26 @@ class OverheadTest(parameterized.TestCase):
   def test_the_state_is_carried_from_step_to_step(self):
     mesh = Mesh(np.array(jax.devices()), ('workers',))
     grads = {'a': np.ones((8, 4), 'f')}
-    step = overhead.compile_step(
-      overhead.WAYS['delay of 4, mean'], grads, mesh)
+    step = aggregation.compile_step(
+      aggregation.WAYS['delay of 4, mean'], grads, mesh)
     seen = [float(step(grads)['a'][0, 0]) for _ in range(6)]
     self.assertEqual(seen, [0, 0, 0, 0, 1, 1])
 
   @pytest.mark.slow
   def test_record_and_ratios(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    config = overhead.Config(
+    config = aggregation.Config(
       workdir=str(folder / 'run'), sizes=(1_000_000,), rounds=1,
       num_layers=3)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      record = overhead.run(config)
+      record = aggregation.run(config)
     self.assertEqual(
       json.loads((folder / 'run' / 'overhead.json').read_text()),
       json.loads(json.dumps(record)))
     for ways in record['results'].values():
       # What no clock decides: a fifth of the memory, a quarter of the traffic,
       # and the traffic of an all-reduce.
-      ratio = lambda *pair: overhead.ratio(ways, *pair)
+      ratio = lambda *pair: aggregation.ratio(ways, *pair)
       pair = 'agreement', 'agreement, gathered'
       self.assertLess(ratio('memory', *pair), 0.2)
       self.assertAlmostEqual(ratio('sent', *pair), 0.25, 2)
@@ -79,11 +80,11 @@ class OverheadTest(parameterized.TestCase):
     (dict(rounds=0), '--rounds=0'))
   def test_bad_flags(self, flags, message):
     with self.assertRaisesRegex(ValueError, message):
-      overhead.Config(**flags)
+      aggregation.Config(**flags)
 
   def test_more_workers_than_devices(self):
     with self.assertRaisesRegex(ValueError, 'at most the 8 devices'):
-      overhead.run(overhead.Config(num_workers=9))
+      aggregation.run(aggregation.Config(num_workers=9))
 
 
 class CompiledTest(absltest.TestCase):
@@ -100,26 +101,26 @@ class CompiledTest(absltest.TestCase):
     text = jax.jit(jax.shard_map(
       fn, mesh=mesh, in_specs=spec, out_specs=spec)).lower(
         jnp.ones((64, 5))).compile().as_text()
-    self.assertEqual(sorted(compiled.collectives(text)), [
+    self.assertEqual(sorted(collectives.collectives(text)), [
       ('all-gather', 320), ('all-reduce', 40), ('all-to-all', 40)])
     self.assertAlmostEqual(
-      compiled.bytes_sent(text, 8), 4 * 7 / 8 * (320 + 2 * 40 + 40))
+      collectives.bytes_sent(text, 8), 4 * 7 / 8 * (320 + 2 * 40 + 40))
 
   def test_asynchronous_collectives(self):
-    found = compiled.collectives(
+    found = collectives.collectives(
       '  %a = (f32[4]{0}, f32[32]{0}) all-gather-start(f32[4]{0} %b)\n'
       '  %c = f32[32]{0} all-gather-done(%a)\n'
       '  %d = f32[3,4]{1,0} all-reduce-start(%e)')
     self.assertEqual(found, [('all-gather', 32), ('all-reduce', 12)])
 
   def test_bytes_of_several_dtypes(self):
-    sent = lambda shapes: compiled.bytes_sent(
+    sent = lambda shapes: collectives.bytes_sent(
       f'  %a = {shapes} all-to-all(%b)', 2)
     self.assertEqual(sent('(f32[4]{0}, bf16[6]{0}, pred[2]{0})'), 15)
     self.assertEqual(sent('f8e4m3fn[10]{0}'), 5)
 
   def test_bytes_of_each_collective(self):
-    sent = lambda name, shapes: compiled.bytes_sent(
+    sent = lambda name, shapes: collectives.bytes_sent(
       f'  %a = {shapes} {name}(%b)', 8)
     self.assertEqual(sent('reduce-scatter', 'f32[10]{0}'), 280)
     self.assertEqual(sent('collective-permute', 'f32[10]{0}'), 40)

@@ -14,7 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import overhead_examples, overhead_models, overhead_ways
+from experiments.overhead import (
+  examples,
+  ways as overhead_ways,
+  workloads as overhead_models,
+)
 
 TINY = {
   'mlp': {'batch_size': 4, 'input_shape': [6], 'hidden': [5]},
@@ -58,8 +62,8 @@ class OverheadExamplesTest(parameterized.TestCase):
     with with_jax_privacy(types.SimpleNamespace(clipped_grad=clipped_grad)):
       step = overhead_ways.WAYS[way](problem.loss)
       got = jax.jit(step)(problem.params, problem.batch)
-    errors = overhead_examples.errors(
-      got, overhead_examples.one_by_one(problem))
+    errors = examples.errors(
+      got, examples.one_by_one(problem))
     self.assertEqual(errors['norm_error'] is None, way == 'plain')
     for name, error in errors.items():
       self.assertLess(error or 0, 1e-5, name)
@@ -69,7 +73,7 @@ class OverheadExamplesTest(parameterized.TestCase):
 
   def test_one_after_the_other(self):
     problem = tiny('lstm')
-    loss, mean, sq_norms = overhead_examples.one_by_one(problem)
+    loss, mean, sq_norms = examples.one_by_one(problem)
     step = jax.jit(jax.value_and_grad(problem.loss))
     wanted, grads = step(problem.params, problem.batch)
     self.assertAlmostEqual(loss, float(wanted), 5)
@@ -84,7 +88,7 @@ class OverheadExamplesTest(parameterized.TestCase):
   def test_errors(self):
     wanted = 2., np.array([3., 4.]), np.array([1., 2., 5.])
     grads = {'a': np.array([3.]), 'b': np.array([[4.5]])}
-    errors = lambda squares: overhead_examples.errors(
+    errors = lambda squares: examples.errors(
       (2.5, grads, squares), wanted)
     self.assertEqual(errors(np.array([1., 1., 6.])), {
       'loss_error': 0.25, 'grad_error': 0.1, 'norm_error': 0.5})
@@ -93,12 +97,12 @@ class OverheadExamplesTest(parameterized.TestCase):
 
   def test_table_and_record(self):
     folder = self.enterContext(tempfile.TemporaryDirectory())
-    config = overhead_examples.Config(
+    config = examples.Config(
       workdir=folder, workloads=('mlp', 'cnn'), sizes=json.dumps(TINY),
       rounds=1)
     with contextlib.redirect_stdout(io.StringIO()) as out, with_jax_privacy(
         None):
-      record = overhead_examples.run(config)
+      record = examples.run(config)
     path = pathlib.Path(folder) / 'overhead_examples.json'
     self.assertEqual(json.loads(path.read_text()),
                      json.loads(json.dumps(record)))
@@ -118,12 +122,12 @@ class OverheadExamplesTest(parameterized.TestCase):
     for result in (mlp, cnn):
       ways = result['ways']
       self.assertTrue(all(way['milliseconds'] > 0 for way in ways.values()))
-      self.assertEqual(overhead_examples.ratio(ways, 'flops', 'vmap'), 1)
+      self.assertEqual(examples.ratio(ways, 'flops', 'vmap'), 1)
       row = next(
         line.split() for line in text[text.index(
           f'{result["num_parameters"]} parameters'):].splitlines()
         if line.startswith('vmap'))
-      for cell, column in zip(row[2:7:2], overhead_examples.COLUMNS):
+      for cell, column in zip(row[2:7:2], examples.COLUMNS):
         wanted = ways['vmap'][column] / ways['plain'][column]
         self.assertEqual(cell, f'({wanted:.2f})')
 
@@ -133,11 +137,11 @@ class OverheadExamplesTest(parameterized.TestCase):
       return lambda params, batch: (
         *step(params, batch)[:2], 1.01 * step(params, batch)[2])
 
-    config = overhead_examples.Config(sizes=json.dumps(TINY))
+    config = examples.Config(sizes=json.dumps(TINY))
     ways = {'plain': overhead_ways.plain, 'wrong': wrong}
-    with (mock.patch.object(overhead_examples, 'WAYS', ways),
+    with (mock.patch.object(examples, 'WAYS', ways),
           self.assertRaisesRegex(RuntimeError, 'mlp: wrong is wrong: .*0.0')):
-      overhead_examples.measure(config, 'mlp')
+      examples.measure(config, 'mlp')
 
   def test_default_sizes(self):
     shapes = {}
@@ -165,7 +169,7 @@ class OverheadExamplesTest(parameterized.TestCase):
     (dict(sizes='{"mlp": {"depth": 3}}'), 'depth=3 is no option'))
   def test_bad_flags(self, flags, message):
     with self.assertRaisesRegex(ValueError, message):
-      overhead_examples.Config(**flags)
+      examples.Config(**flags)
 
 
 if __name__ == '__main__':

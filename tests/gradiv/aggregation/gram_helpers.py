@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experiments import compiled as lib
+from experiments.cost import collectives as lib
 
 RNG = np.random.default_rng(5)
 

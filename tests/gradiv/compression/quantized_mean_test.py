@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
-from experiments import compiled as lib
+from experiments.cost import collectives as lib
 from gradiv.compression import _packing
 from tests import helpers
 from tests.gradiv.aggregation.gram_helpers import compiled

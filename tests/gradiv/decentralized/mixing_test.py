@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments import compiled
+from experiments.cost import collectives
 from gradiv import decentralized
 from gradiv.decentralized import _permutes, topology
 from tests import helpers
@@ -147,12 +147,12 @@ class CompiledTest(parameterized.TestCase):
     (topology.ring(8), 2), (topology.hypercube(8), 3),
     (topology.random_matching(8, 1)[0], 1), (topology.exponential(8), 3))
   def test_permutes_and_no_gather(self, w, permutes):
-    found = compiled.collectives(self.program(w, 8, 8, 'workers'))
+    found = collectives.collectives(self.program(w, 8, 8, 'workers'))
     self.assertEqual(found, [('collective-permute', 335)] * permutes)
 
   def test_several_on_a_device_send_what_crosses(self):
     text = self.program(topology.ring(32), 32, 8, ('workers', 'virtual'))
-    self.assertEqual(compiled.collectives(text),
+    self.assertEqual(collectives.collectives(text),
                      [('collective-permute', 335)] * 2)
 
 

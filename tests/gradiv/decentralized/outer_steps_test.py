@@ -7,7 +7,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments import compiled
+from experiments.cost import collectives
 from gradiv import decentralized
 from tests.gradiv.decentralized.runs import N
 
@@ -120,7 +120,7 @@ class StateTest(parameterized.TestCase):
       step, mesh=mesh, in_specs=P('workers'), out_specs=P('workers'),
       check_vma=False)).lower(
         x, gradiv.replicate(tx.init(row(x)), N)).compile().as_text()
-    self.assertEqual(compiled.collectives(text), [('all-reduce', 300)] * 2)
+    self.assertEqual(collectives.collectives(text), [('all-reduce', 300)] * 2)
 
   def test_half_precision_keeps_a_wide_anchor(self):
     tx = gradiv.diloco(2, 'workers', delay=1)

@@ -8,15 +8,12 @@ import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
 
-from experiments import (
-  agreement_filtering,
-  config,
-  critical_parameters,
-  data,
-  decentralized,
-  gradient_diversity,
-  models,
-)
+from experiments import data, models
+from experiments.agreement_filtering import config as agreement_filtering
+from experiments.common import flags as config
+from experiments.critical_parameters import config as critical_parameters
+from experiments.decentralized import config as decentralized
+from experiments.gradient_diversity import config as gradient_diversity
 from gradiv import per_example
 from gradiv.per_example._engine import costs
 

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments import critical_theory
+from experiments.critical_parameters import theory
 from gradiv import scaling
 
 
@@ -82,8 +82,8 @@ class RatesTest(parameterized.TestCase):
           scaling.rate_factor(m, batch_sizes=(b, scale * b)), gain, 1e-6)
         # Of the best steps of isotropic least squares, too.
         np.testing.assert_allclose(
-          critical_theory.best_batch_step(m, scale * b)
-          / critical_theory.best_batch_step(m, b), gain, 1e-6)
+          theory.best_batch_step(m, scale * b)
+          / theory.best_batch_step(m, b), gain, 1e-6)
 
   def test_online_rate_with_delay(self):
     estimate = gradiv.Estimate(jnp.float32(2.), jnp.float32(24.))
@@ -102,7 +102,7 @@ class RatesTest(parameterized.TestCase):
       for tau in (0, 1, 20):
         rate = lambda c: scaling.largest_stable_rate(
           1., noise_ratio=4 * m, batch_size=4, staleness=tau, constant=c)
-        limit = critical_theory.mean_square_limit(m, tau)
+        limit = theory.mean_square_limit(m, tau)
         self.assertLessEqual(rate(np.pi / 2), limit + 1e-12)
         self.assertGreaterEqual(rate(2.), limit - 1e-12)
 
