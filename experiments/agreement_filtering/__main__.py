@@ -1,13 +1,5 @@
 """Runs `agreement_filtering`; see `experiments.agreement_filtering`."""
 
-
-
-
-
-
-
-
-
 from experiments.agreement_filtering import analysis, study
 from experiments.agreement_filtering.config import Config
 from experiments.common import flags

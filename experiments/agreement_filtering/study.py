@@ -1,8 +1,5 @@
 """Trains the arms of `agreement_filtering`."""
 
-
-
-
 import pathlib
 
 import jax

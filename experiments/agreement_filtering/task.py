@@ -1,6 +1,5 @@
 """The data and the network of `agreement_filtering`, for a trainer."""
 
-
 import functools
 
 import jax

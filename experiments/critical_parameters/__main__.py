@@ -1,6 +1,5 @@
 """Runs `critical_parameters`; see `experiments.critical_parameters`."""
 
-
 from experiments.common import flags
 from experiments.critical_parameters import report, study
 from experiments.critical_parameters.config import Config

@@ -1,8 +1,5 @@
 """Runs `decentralized`; see `experiments.decentralized`."""
 
-
-
-
 from experiments.common import flags
 from experiments.decentralized import analysis, study
 from experiments.decentralized.config import Config

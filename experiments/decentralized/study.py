@@ -1,6 +1,5 @@
 """Trains the arms of `decentralized`."""
 
-
 import pathlib
 from concurrent import futures
 

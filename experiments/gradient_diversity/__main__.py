@@ -1,6 +1,5 @@
 """Runs `gradient_diversity`; see `experiments.gradient_diversity`."""
 
-
 from experiments.common import flags
 from experiments.engine import signals
 from experiments.gradient_diversity.batches import (

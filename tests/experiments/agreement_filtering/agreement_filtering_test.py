@@ -17,11 +17,12 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments.agreement_filtering import __main__ as main
 from experiments.agreement_filtering import (
+  __main__ as main,
   analysis,
   arms as agreement_arms,
   config as agreement_filtering,
+  task,
 )
 from experiments.common import flags
 from gradiv import weightings
@@ -118,7 +119,7 @@ class ProblemTest(absltest.TestCase):
 
   def test_splits_do_not_meet_and_noise_is_as_asked(self):
     with tempfile.TemporaryDirectory() as folder:
-      problem = agreement_filtering.Problem(
+      problem = task.Problem(
         dataclasses.replace(SMALL, data_dir=folder))
     images = [np.asarray(x).reshape(len(x), -1) for x in (
       problem.arrays['image'], problem.arrays['validation']['image'],
@@ -133,7 +134,7 @@ class ProblemTest(absltest.TestCase):
 
   def test_micro_batches_are_balanced_by_the_labels_of_the_arm(self):
     with tempfile.TemporaryDirectory() as folder:
-      problem = agreement_filtering.Problem(
+      problem = task.Problem(
         dataclasses.replace(SMALL, data_dir=folder))
     arms = {arm.name: arm for arm in SMALL.arms()}
     for name, labels in (('mean', problem.labels(0.5, 0)),
@@ -179,7 +180,7 @@ class HumanLabelsTest(fakes.Folder):
 
   def test_trains_on_the_noisy_label_and_judges_by_the_true_one(self):
     self.make(FakeHumanLabels)
-    problem = agreement_filtering.Problem(dataclasses.replace(
+    problem = task.Problem(dataclasses.replace(
       SMALL, dataset='cifar100_n', data_dir=str(self.root), noise_rates=(0.,),
       noisy_label_key='noise_label', validation_examples=20,
       train_examples=50))
@@ -283,7 +284,7 @@ class ConfigTest(parameterized.TestCase):
   def test_more_held_out_than_there_is(self):
     with tempfile.TemporaryDirectory() as folder:
       with self.assertRaisesRegex(ValueError, '--validation_examples=1437'):
-        agreement_filtering.Problem(dataclasses.replace(
+        task.Problem(dataclasses.replace(
           SMALL, data_dir=folder, validation_examples=1437))
 
 

@@ -12,9 +12,9 @@ import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments.critical_parameters import __main__ as main
 from experiments.common import flags
 from experiments.critical_parameters import (
+  __main__ as main,
   claims as critical_claims,
   config as critical_parameters,
   figures as critical_figures,

@@ -14,10 +14,10 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments.decentralized import __main__ as main
 from experiments import models
 from experiments.common import flags
 from experiments.decentralized import (
+  __main__ as main,
   analysis,
   arms as decentralized_arms,
   config as decentralized,
@@ -63,7 +63,7 @@ class RunTest(absltest.TestCase):
       data_dir=str(cls.folder / 'data'), batch_sizes=(12,),
       topologies=('random',))
     try:  # cut off in the middle of the first arm
-      decentralized.train_all(cls.config, StopAtFirstLook())
+      study.train_all(cls.config, StopAtFirstLook())
     except signals.Interrupted:
       cls.cut = records.read(cls.log('dpsgd_random'))
       cls.begun = {log.parent.name

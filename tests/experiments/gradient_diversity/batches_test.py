@@ -13,8 +13,8 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 import gradiv
-from experiments.gradient_diversity import __main__ as main
 from experiments.gradient_diversity import (
+  __main__ as main,
   config as gradient_diversity,
   task,
   tracking,

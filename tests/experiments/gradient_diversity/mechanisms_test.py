@@ -11,9 +11,12 @@ import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments.gradient_diversity import __main__ as main
 from experiments.engine import signals
-from experiments.gradient_diversity import config as gradient_diversity, task
+from experiments.gradient_diversity import (
+  __main__ as main,
+  config as gradient_diversity,
+  task,
+)
 from experiments.gradient_diversity.mechanisms import (
   analysis,
   arms,
