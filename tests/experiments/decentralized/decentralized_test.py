@@ -21,6 +21,7 @@ from experiments.decentralized import (
   analysis,
   arms as decentralized_arms,
   config as decentralized,
+  study,
   task,
 )
 from experiments.engine import records, signals, trainer
