@@ -1,140 +1,111 @@
-"""What the records of `agreement_filtering` say: the table and three figures.
+"""Chooses rates and thresholds, and reduces the runs to what is shown.
 
-Reads records only, so that figures can be drawn again without training.
+The rate of each arm, threshold and noise is the one of best final validation
+accuracy, in the mean over the seeds; of equals, the smaller. Statistics are
+over the seeds, and arms are compared seed by seed.
 """
 
-import json
-import pathlib
+import dataclasses
 
 import numpy as np
+import xarray as xr
 
-from experiments.agreement_filtering import arms
-from experiments.engine import records
-
-FILTER = arms.FILTER
+from experiments.common import results
 
 
-def load(config, arm: arms.Arm) -> dict[str, np.ndarray]:
-  """Read an arm: name -> [noise, threshold, rate, seed, record, ...]."""
-  rows = records.read(pathlib.Path(config.workdir) / arm.name / 'metrics.jsonl')
-  names = set.intersection(*(set(row) for row in rows))
-  shape = (len(config.noise_rates), len(arm.thresholds),
-           len(config.learning_rates), config.num_seeds, len(rows))
-  run = {}
-  for name in names - {'step'}:
-    x = np.moveaxis(np.array([row[name] for row in rows], float), 0, 1)
-    run[name] = x.reshape(*shape, *x.shape[2:])
-  run['step'] = np.array([row['step'] for row in rows])
-  return run
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """What claims, tables and figures show.
+
+  Attributes:
+    runs: By arm, all lanes: [noise, threshold, rate, seed, step].
+    tuned: By arm, at the rates chosen: [noise, threshold, seed, step].
+    best: By arm, the index [noise] of the threshold of best validation
+      accuracy.
+  """
+
+  runs: dict[str, xr.Dataset]
+  tuned: dict[str, xr.Dataset]
+  best: dict[str, xr.DataArray]
+
+  def at_best(self, arm: str) -> xr.Dataset:
+    """Return an arm at its rates and thresholds chosen: [noise, seed, step]."""
+    return self.tuned[arm].isel(threshold=self.best[arm]).drop_vars('threshold')
+
+  def at_one_rate(self, arm: str, threshold: float) -> xr.Dataset:
+    """Return an arm at the largest rate: [noise, seed, step].
+
+    At the given threshold where the arm has several.
+    """
+    run = self.runs[arm].isel(rate=-1)
+    return (run.isel(threshold=0, drop=True) if run.sizes['threshold'] == 1
+            else run.sel(threshold=threshold, drop=True))
 
 
-def by_stage(cumulative: np.ndarray, axis: int = -1) -> np.ndarray:
+def final(run: xr.Dataset, name: str = 'validation') -> xr.DataArray:
+  """Take the last record."""
+  return run[name].isel(step=-1, drop=True)
+
+
+def reduce(config, done) -> Reduced:
+  """Choose rates and thresholds on the validation set."""
+  del config
+  scores = {name: final(run).mean('seed', skipna=False)
+            for name, run in done.items()}
+  return Reduced(
+    dict(done),
+    {name: run.isel(rate=scores[name].argmax('rate'))
+     for name, run in done.items()},
+    {name: score.max('rate').argmax('threshold')
+     for name, score in scores.items()})
+
+
+def let_through(run: xr.Dataset, threshold: float) -> xr.DataArray:
+  """Count how often the filter let 0, 1 ... k gradients through, by stage.
+
+  Returns [noise, rate, seed, stage, count], at the threshold of the controls.
+  """
+  totals = run['sizes'].sel(threshold=threshold)
+  return totals.diff('step').rename(step='stage')
+
+
+def by_stage(totals: xr.DataArray) -> xr.DataArray:
   """Take the totals since the start apart, record by record."""
-  return np.diff(cumulative, axis=axis)
+  return totals.diff('step')
 
 
-def partner_sizes(config, arm: arms.Arm) -> np.ndarray:
-  """Count what the filter let through: [lanes of `arm`, stages, k + 1].
-
-  At the control's threshold, and at the same noise, rate and seed.
-  """
-  partner = find(config, FILTER)
-  place = partner.thresholds.index(config.control_threshold)
-  sizes = by_stage(load(config, partner)['sizes'][:, [place]], axis=4)
-  return sizes.reshape(len(config.settings(arm)), *sizes.shape[4:])
-
-
-def find(config, name: str) -> arms.Arm:
-  """Find an arm by its name."""
-  arm, = (arm for arm in config.arms() if arm.name == name)
-  return arm
-
-
-def chosen_rates(config, arm: arms.Arm) -> np.ndarray:
-  """Choose the rate of best final validation accuracy: [noise, threshold].
-
-  The mean over the seeds counts; of equals, the smaller rate.
-  """
-  return load(config, arm)['validation'][..., -1].mean(-1).argmax(-1)
-
-
-def chosen_lanes(config, arm: arms.Arm) -> np.ndarray:
-  """List the lanes at the rates chosen: [noise, threshold, seed]."""
-  lanes = np.arange(len(config.settings(arm))).reshape(
-    len(config.noise_rates), len(arm.thresholds),
-    len(config.learning_rates), config.num_seeds)
-  return at_chosen(config, arm, lanes)
-
-
-def at_chosen(config, arm, values: np.ndarray) -> np.ndarray:
-  """Pick the rates chosen out of [noise, threshold, rate, ...]."""
-  places = chosen_rates(config, arm)
-  places = places.reshape(*places.shape, *(1,) * (values.ndim - 2))
-  return np.take_along_axis(values, places, 2)[:, :, 0]
-
-
-def best_threshold(config, arm: arms.Arm) -> np.ndarray:
-  """Choose the threshold of best validation accuracy too: [noise]."""
-  final = load(config, arm)['validation'][..., -1].mean(-1)
-  return final.max(-1).argmax(-1)
-
-
-def report(config) -> dict:
-  """Print the table, write the summary and draw the figures."""
-  from experiments.agreement_filtering import figures
-  workdir = pathlib.Path(config.workdir)
-  summary = summarize(config)
-  records.write_whole(workdir / 'summary.json', summary)
-  print(table(config, summary))
-  for path in figures.draw_all(config, summary):
-    print(f'figure: {path}')
-  print(f'records: {workdir}/*/metrics.jsonl, {workdir}/test.json, '
-        f'{workdir}/summary.json')
-  return summary
-
-
-def summarize(config) -> dict:
-  """Reduce the records to a cell for each arm, noise and threshold."""
-  tests = json.loads(
-    (pathlib.Path(config.workdir) / 'test.json').read_text())
-  plain = np.array(tests['mean'])[:, 0]
-  cells, best = [], {}
+def summarize(config, reduced: Reduced) -> dict:
+  """Reduce the runs to a cell for each arm, noise and threshold."""
+  cells = []
   for arm in config.arms():
-    run, test = load(config, arm), np.array(tests[arm.name])
-    pick = lambda x: at_chosen(config, arm, x)
-    rates = chosen_rates(config, arm)
-    sizes = pick(run['sizes'][..., -1, :])  # [noise, threshold, seed, k + 1]
-    through = sizes @ np.arange(sizes.shape[-1]) / config.num_workers
-    validation = pick(run['validation'][..., -1])
-    peak = pick(run['validation'].max(-1))
-    memorized = pick(run['memorized'][..., -1])
-    largest = run['validation'][:, :, -1, :, -1]
+    run, tuned = reduced.runs[arm.name], reduced.tuned[arm.name]
+    rates = final(run).mean('seed', skipna=False).argmax('rate')
+    sizes = final(tuned, 'sizes')  # [noise, threshold, seed, count]
+    counts = xr.DataArray(np.arange(sizes.sizes['count']), dims='count')
+    through = sizes @ counts / config.num_workers
+    shown = {
+      'validation': final(tuned),
+      'best_validation_on_the_way': run['validation'].max('step').isel(
+        rate=rates),
+      'validation_at_largest_rate': final(run).isel(rate=-1),
+      'memorized_at_largest_rate': final(run, 'memorized').isel(rate=-1),
+      'test': tuned['test'],
+      'test_beyond_mean': tuned['test'] - reduced.tuned['mean']['test'].isel(
+        threshold=0, drop=True),
+      'skipped': sizes.isel(count=0) / config.steps,
+      'let_through': through / config.steps,
+      'memorized': final(tuned, 'memorized')}
     for i, noise in enumerate(config.noise_rates):
       for j, tau in enumerate(arm.thresholds):
+        at = {'noise': i, 'threshold': j}
         cells.append({
           'arm': arm.name, 'noise': noise, 'threshold': tau,
-          'learning_rate': config.learning_rates[rates[i, j]],
-          'validation': stats(validation[i, j]),
-          'best_validation_on_the_way': stats(peak[i, j]),
-          'validation_at_largest_rate': stats(largest[i, j]),
-          'memorized_at_largest_rate': stats(
-            run['memorized'][i, j, -1, :, -1]),
-          'test': stats(test[i, j]),
-          'test_beyond_mean': stats(test[i, j] - plain[i]),
-          'skipped': stats(sizes[i, j, :, 0] / config.steps),
-          'let_through': stats(through[i, j] / config.steps),
-          'memorized': stats(memorized[i, j])})
-    best[arm.name] = [arm.thresholds[j] for j in best_threshold(config, arm)]
+          'learning_rate': config.learning_rates[int(rates[at])],
+          **{name: results.mean_and_error(x[at]) for name, x in shown.items()}})
+  best = {arm.name: [arm.thresholds[int(j)] for j in reduced.best[arm.name]]
+          for arm in config.arms()}
   return {'cells': cells, 'best_threshold': best,
           'noise_rates': list(config.noise_rates)}
-
-
-def stats(x: np.ndarray) -> list:
-  """Return mean and standard error over the seeds; None where unknown."""
-  if not np.isfinite(x).all():
-    return [None, None]
-  error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else None
-  return [float(x.mean()), None if error is None else float(error)]
 
 
 def find_cells(summary, arm: str, threshold: float | None = None) -> list:
@@ -146,44 +117,3 @@ def find_cells(summary, arm: str, threshold: float | None = None) -> list:
     found += [cell for cell in summary['cells'] if wanted == (
       cell['arm'], cell['noise'], cell['threshold'])]
   return found
-
-
-def table(config, summary) -> str:
-  """Lay the cells out for a terminal."""
-  noises = config.noise_rates
-  head = ' '.join(f'{f"{noise:.0%} wrong":>14}' for noise in noises)
-  every = [(arm, tau) for arm in config.arms() for tau in arm.thresholds]
-  tuned = [(arm, None) for arm in config.arms() if arm.name != 'mean']
-  skipping = [(arm, tau) for arm, tau in every
-              if len(arm.thresholds) > 1 or arm.partner]
-  lines = [
-    '', f'{config.dataset}, {config.model}, {config.num_workers} micro-batches '
-    f'of {config.per_class} a class, {config.steps} steps, {config.num_seeds} '
-    'seeds (mean ± standard error)']
-  for title, quantity, rows in (
-      ('test accuracy, %', 'test', every),
-      ('beyond the mean, %', 'test_beyond_mean', tuned),
-      ('validation, best on the way', 'best_validation_on_the_way', every),
-      (f'validation, rate {config.learning_rates[-1]:g}',
-       'validation_at_largest_rate', every),
-      ('  wrong labels memorized, %', 'memorized_at_largest_rate', every),
-      ('steps skipped, %', 'skipped', skipping)):
-    lines += ['', f'{title:<27} {head}']
-    lines += [_row(summary, arm, tau, quantity) for arm, tau in rows]
-  return '\n'.join(lines) + '\n'
-
-
-def _row(summary, arm, tau, quantity):
-  cells = find_cells(summary, arm.name, tau)
-  which = '' if len(arm.thresholds) < 2 else (
-    ' τ tuned' if tau is None else f' τ={tau:g}')
-  return f'{arm.name + which:<27} ' + ' '.join(
-    f'{percent(cell[quantity]):>14}' for cell in cells)
-
-
-def percent(pair) -> str:
-  """Write a share and its error in percent."""
-  mean, error = pair
-  if mean is None:
-    return 'unknown'
-  return f'{100 * mean:.1f}' + ('' if error is None else f' ± {100*error:.1f}')

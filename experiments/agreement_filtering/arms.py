@@ -28,7 +28,8 @@ class Arm:
   """One way to combine micro-gradients, over all settings of its lanes.
 
   Attributes:
-    name: Of its folder and its line.
+    name: Of its folder.
+    label: Of its line.
     make: lane -> weighting.
     thresholds: One lane each; a rule without one has (2.0,).
     balance: Which labels balance the micro-batches: 'noisy' or 'clean'.
@@ -36,6 +37,7 @@ class Arm:
   """
 
   name: str
+  label: str
   make: Callable[[dict], weightings.Weighting]
   thresholds: tuple[float, ...] = (2.0,)
   balance: str = 'noisy'
@@ -56,17 +58,20 @@ def list_arms(
   """
   filtered = lambda combine: lambda lane: weightings.agreement(
     lane['threshold'], combine=combine)
+  mean = lambda lane: plain_mean()
   return [
-    *(Arm(combine, filtered(combine), thresholds)
-      for combine in combines),
-    Arm('mean', lambda lane: plain_mean()),
-    Arm('geometric_median', lambda lane: weightings.geometric_median()),
-    Arm('random', lambda lane: random_subset(lane['sizes'], every),
-        partner=True),
-    Arm('equal_updates', lambda lane: mean_until(lane['max_updates']),
-        partner=True),
-    Arm('mean_clean', lambda lane: plain_mean(), balance='clean'),
-    Arm(f'{FILTER}_clean', filtered(FILTER), (control,), balance='clean'),
+    *(Arm(combine, f'filter: {combine.replace("_", " ")}', filtered(combine),
+          thresholds) for combine in combines),
+    Arm('mean', 'mean', mean),
+    Arm('geometric_median', 'geometric median',
+        lambda lane: weightings.geometric_median()),
+    Arm('random', 'blind filter, same rate',
+        lambda lane: random_subset(lane['sizes'], every), partner=True),
+    Arm('equal_updates', 'mean, as many updates',
+        lambda lane: mean_until(lane['max_updates']), partner=True),
+    Arm('mean_clean', 'mean, balanced by true labels', mean, balance='clean'),
+    Arm(f'{FILTER}_clean', 'filter, balanced by true labels', filtered(FILTER),
+        (control,), balance='clean'),
   ]
 
 
@@ -157,7 +162,7 @@ def make_optimizer(
     tally(aggregate, num_workers),
     gradiv.skip_zero_updates(optax.chain(
       optax.add_decayed_weights(weight_decay),
-      optax.sgd(lane['learning_rate'], momentum or None,
+      optax.sgd(lane['rate'], momentum or None,
                 nesterov=momentum > 0))))
 
 

@@ -1,128 +1,132 @@
-"""The three figures of `agreement_filtering`, drawn from its records."""
-
-import pathlib
+"""The figures of `agreement_filtering`."""
 
 import numpy as np
 
 from experiments.agreement_filtering import analysis
-from experiments.common import plots
-from gradiv import weightings
+from experiments.agreement_filtering.arms import FILTER
+from experiments.agreement_filtering.claims import PAPER_GAINS, gain
+from experiments.common import intervals, plots
 
-CONTROLS = ('mean', 'running_mean', 'random', 'equal_updates', 'mean_clean',
-            'running_mean_clean')
-NAMES = {
-  'mean': 'mean', 'running_mean': 'filter: running mean',
-  'halving': 'filter: halving', 'first': 'filter: first',
-  'leave_one_out': 'filter: leave one out',
-  'geometric_median': 'geometric median',
-  'random': 'blind filter, same rate',
-  'equal_updates': 'mean, as many updates',
-  'mean_clean': 'mean, balanced by true labels',
-  'running_mean_clean': 'filter, balanced by true labels'}
-
-# Of the first the rate is tuned; the second is of the largest for all.
-QUANTITIES = ('test', 'validation_at_largest_rate')
+# The same arm has the same color in every figure.
+STYLE = {name: (plots.COLORS[i % 6], plots.MARKERS[i % 6]) for i, name in
+         enumerate((FILTER, 'halving', 'first', 'leave_one_out',
+                    'geometric_median', 'random', 'equal_updates',
+                    'mean_clean', f'{FILTER}_clean'))}
+CONTROLS = ('random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
 
 
-def draw_all(config, summary) -> list[pathlib.Path]:
-  """Draw and write every figure; return the paths."""
-  folder = pathlib.Path(config.workdir) / 'figures'
-  figures = {'accuracy': draw_accuracy, 'distances': draw_distances,
-             'thresholds': draw_thresholds}
-  return [plots.save(draw(config, summary), folder / f'{name}.png')
-          for name, draw in figures.items()]
-
-
-def draw_accuracy(config, summary):
-  """Draw accuracy by noise: the rules and the controls, tuned and not."""
-  figure, grid = plots.subplots(2, 5.5, 4.2, rows=2, sharey='row')
-  rules = 'mean', *config.combines, 'geometric_median'
-  control, rate = config.control_threshold, config.learning_rates[-1]
-  for quantity, axes in zip(QUANTITIES, grid):
-    for ax, arms in zip(axes, (rules, CONTROLS)):
-      for name, color, marker in zip(arms, plots.COLORS, plots.MARKERS):
-        tuned = ax is grid[0, 0]
-        one = name not in weightings.COMBINE or tuned
-        cells = analysis.find_cells(
-          summary, name, None if one else control)
-        mean, error = _percent(cells, quantity)
-        ax.errorbar([100 * c['noise'] for c in cells], mean, error,
-                    color=color, marker=marker, capsize=3, label=NAMES[name],
-                    ls='--' if name == 'mean' else '-')
-      ax.set(xlabel='wrong labels (%)')
-  grid[0, 0].set(ylabel='test accuracy (%)', title='Rules; rate and τ tuned')
-  grid[0, 1].set(title=f'Controls of the filter, τ = {control:g}; rate tuned')
-  grid[1, 0].set(ylabel='validation accuracy (%)',
-                 title=f'Rules, τ = {control:g}, all at the rate {rate:g}')
-  grid[1, 1].set(title=f'Controls, τ = {control:g}, all at the rate {rate:g}')
-  for ax in grid[0]:
-    ax.legend(fontsize=8)
+def agreement(config, reduced, claims):
+  """Show what filtering gains, and how it shrinks under each control."""
+  del claims
+  figure, ((ax,),) = plots.panels(height=3.4)
+  groups = (
+    ('the mean,\nall at one rate', 'mean', False),
+    ('a blind filter\nof the same rate', 'random', False),
+    ('the mean with\nas many updates', 'equal_updates', False),
+    ('the mean,\nall tuned', 'mean', True))
+  wrong = [noise for noise in config.noise_rates if noise]
+  width = 0.8 / max(len(wrong), 1)
+  for j, (noise, color) in enumerate(zip(wrong, plots.shades(len(wrong)))):
+    for i, (_, other, is_tuned) in enumerate(groups):
+      at = i + (j - (len(wrong) - 1) / 2) * width
+      found = intervals.of_mean(
+        gain(config, reduced, other, noise, is_tuned=is_tuned))
+      if not found.is_known:
+        continue
+      ax.bar(at, 100 * found.value, 0.9 * width, color=color,
+             label=f'{noise:.0%} wrong labels' if i == 0 else None)
+      ax.plot([at, at], [100 * found.low, 100 * found.high], color='#222222',
+              lw=1)
+      if i == 0 and noise in PAPER_GAINS:
+        ax.plot(at, 100 * PAPER_GAINS[noise], 'D', mfc='white', mec='#222222',
+                label='the paper' if j == 0 else None)
+  ax.axhline(0, color='#222222', lw=0.8)
+  ax.set_xticks(range(len(groups)), [f'over {name}' for name, *_ in groups])
+  ax.tick_params(axis='x', length=0)
+  ax.grid(axis='x', visible=False)
+  ax.set(ylabel='points of accuracy gained', title='What agreement filtering '
+         'gains, by what it is compared with')
+  ax.legend()
   return figure
 
 
-def draw_distances(config, summary):
-  """Draw distances, skipped steps and what is memorized along the run.
+def accuracy(config, reduced, claims):
+  """Show test accuracy beyond the mean: the rules, and the controls."""
+  del claims
+  figure, ((left, right),) = plots.panels(2, height=3.2, sharey=True)
+  rules = (*config.combines, 'geometric_median')
+  labels = {arm.name: arm.label for arm in config.arms()}
+  noises = 100 * np.array(config.noise_rates)
+  for ax, names in ((left, rules), (right, CONTROLS)):
+    for k, name in enumerate(names):
+      gains = (reduced.at_best(name)['test']
+               - reduced.at_best('mean')['test'])
+      found = np.array([intervals.of_mean(x) for x in gains.values])
+      color, marker = STYLE[name]
+      dodge = 1.2 * (k - (len(names) - 1) / 2)
+      ax.errorbar(
+        noises + dodge, 100 * found[:, 0],
+        100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
+        marker=marker, ms=4, lw=1.2, label=labels[name])
+    ax.axhline(0, color='#222222', lw=0.8)
+    ax.set(xlabel='wrong labels (%)', xticks=noises)
+    ax.legend(fontsize=7)
+  left.set(ylabel='test accuracy beyond\nthe mean (points)',
+           title='Rules, each tuned')
+  right.set(title='Controls, each tuned')
+  return figure
 
-  At the largest rate, at which the mean memorizes most.
-  """
-  del summary
-  figure, ((left, middle, right),) = plots.subplots(3, 4.6, 4.2)
+
+def distances(config, reduced, claims):
+  """Show how far apart micro-gradients are, and which steps are skipped."""
+  del claims
+  figure, ((left, right),) = plots.panels(2, height=3.2)
+  tau, rate = config.control_threshold, config.learning_rates[-1]
   colors = plots.shades(len(config.noise_rates))
-  for name, style in (('mean', '--'), (analysis.FILTER, '-')):
-    arm = analysis.find(config, name)
-    run = analysis.load(config, arm)
-    j = (arm.thresholds.index(config.control_threshold)
-         if len(arm.thresholds) > 1 else 0)
-    pick = lambda x: x[:, j, -1].mean(1)
-    steps = run['step'][1:]
-    distance = 1 - analysis.by_stage(pick(run['cosine'])) / config.every
-    skipped = analysis.by_stage(
-      pick(run['sizes'][..., 0])) / config.every
-    memorized = pick(run['memorized'])[:, 1:]
+  for name, style in (('mean', '--'), (FILTER, '-')):
+    run = reduced.at_one_rate(name, tau).mean('seed')
+    distance = 1 - analysis.by_stage(run['cosine']) / config.every
+    skipped = analysis.by_stage(run['sizes'].isel(count=0)) / config.every
     for i, (noise, color) in enumerate(zip(config.noise_rates, colors)):
-      line = dict(color=color, ls=style,
-                  label=f'{NAMES[name]}, {noise:.0%} wrong')
-      left.plot(steps, distance[i], **line)
-      middle.plot(steps, 100 * skipped[i], **line)
-      if np.isfinite(memorized[i]).all():
-        right.plot(steps, 100 * memorized[i], **line)
-  left.axhline(config.control_threshold, color='black', lw=1, ls=':')
-  rate = config.learning_rates[-1]
-  left.set(ylabel='mean cosine distance of two micro-gradients',
-           title=f'Micro-gradients at the rate {rate:g}')
-  middle.set(ylabel='steps without agreement (%)',
-             title=f'Skipped at τ = {config.control_threshold:g}')
-  right.set(ylabel='wrong labels predicted (%)', title='Memorized')
-  for ax in (left, middle, right):
-    ax.set(xlabel='step')
-  left.legend(fontsize=7, loc='lower right')
+      label = f'{noise:.0%} wrong' if name == FILTER else None
+      left.plot(distance['step'], distance[i], color=color, ls=style)
+      if name == FILTER:
+        right.plot(skipped['step'], 100 * skipped[i], color=color, ls=style,
+                   label=label)
+  left.axhline(1, color='#222222', lw=0.8, ls=':')
+  left.set(xlabel='step', ylabel='mean cosine distance',
+           title=f'Micro-gradients at the rate {rate:g}\n'
+           '(solid: filter, dashed: mean)')
+  right.set(xlabel='step', ylabel='steps without agreement (%)',
+            ylim=(0, None), title=f'Skipped at $\\tau$ = {tau:g}')
+  right.legend()
   return figure
 
 
-def draw_thresholds(config, summary):
-  """Draw accuracy by threshold, a line a way to filter; tuned, and not."""
-  figure, grid = plots.subplots(len(config.noise_rates), 3.4, 3.2, rows=2)
-  for quantity, axes in zip(QUANTITIES, grid):
-    for ax, noise in zip(axes, config.noise_rates):
-      for name, color, marker in zip(
-          config.combines, plots.COLORS, plots.MARKERS):
-        cells = [c for c in summary['cells']
-                 if (c['arm'], c['noise']) == (name, noise)]
-        mean, error = _percent(cells, quantity)
-        ax.errorbar([c['threshold'] for c in cells], mean, error, color=color,
-                    marker=marker, capsize=3, label=NAMES[name])
-      plain, = (c for c in summary['cells']
-                if (c['arm'], c['noise']) == ('mean', noise))
-      ax.axhline(100 * plain[quantity][0], color='black', lw=1, ls='--',
-                 label='mean')
-      ax.set(xlabel='threshold τ', title=f'{noise:.0%} wrong labels')
-  grid[0, 0].set_ylabel('test (%), rate tuned')
-  grid[1, 0].set_ylabel(f'validation (%), rate {config.learning_rates[-1]:g}')
-  grid[1, 0].legend(fontsize=7)
+def thresholds(config, reduced, claims):
+  """Show accuracy beyond the mean by threshold, at the middle noise."""
+  del claims
+  figure, ((left, right),) = plots.panels(2, height=3.2)
+  noise = config.noise_rates[len(config.noise_rates) // 2]
+  for name in config.combines:
+    color, marker = STYLE[name]
+    tuned = reduced.tuned[name]['test'] - reduced.tuned['mean']['test'].isel(
+      threshold=0, drop=True)
+    fixed = (analysis.final(reduced.runs[name].isel(rate=-1))
+             - analysis.final(reduced.runs['mean'].isel(rate=-1)).isel(
+               threshold=0, drop=True))
+    for ax, gains in ((left, tuned), (right, fixed)):
+      found = np.array([intervals.of_mean(x)
+                        for x in gains.sel(noise=noise).values])
+      ax.errorbar(
+        gains['threshold'], 100 * found[:, 0],
+        100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
+        marker=marker, ms=4, lw=1.2, label=name.replace('_', ' '))
+  for ax in (left, right):
+    ax.axhline(0, color='#222222', lw=0.8)
+    ax.set(xlabel='threshold $\\tau$ (cosine distance)')
+  left.set(ylabel='accuracy beyond the mean (points)',
+           title=f'{noise:.0%} wrong labels: test, rate tuned')
+  right.set(title=f'validation, rate {config.learning_rates[-1]:g}')
+  left.legend()
   return figure
-
-
-def _percent(cells, name):
-  pairs = [c[name] for c in cells]
-  return (np.array([100 * m if m is not None else np.nan for m, _ in pairs]),
-          np.array([100 * e if e is not None else 0. for _, e in pairs]))

@@ -1,35 +1,73 @@
-"""Trains the arms of `agreement_filtering`."""
+"""The study of `agreement_filtering`: its parts, and what becomes of them."""
 
-import pathlib
+from experiments.agreement_filtering import (
+  analysis,
+  arms,
+  claims,
+  figures,
+  tables,
+)
+from experiments.agreement_filtering.task import Task
+from experiments.common import study
+from experiments.common.parts import Trained
 
-import jax
-import jax.numpy as jnp
 
-from experiments.agreement_filtering import analysis, task
-from experiments.agreement_filtering.config import Config
-from experiments.engine import records, signals, trainer
+class Filtering(study.Study):
+  """Chaubard et al. 2024."""
 
+  name = 'agreement_filtering'
+  title = 'Chaubard et al. 2024: gradient agreement filtering'
+  link = 'https://arxiv.org/abs/2412.18052'
+  figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,
+             'distances': figures.distances, 'thresholds': figures.thresholds}
 
-def train_all(config: Config, stop: signals.Stop) -> None:
-  """Train whatever is not trained yet; then test what has been chosen."""
-  problem, final = task.Problem(config), {}
-  for arm in config.arms():
-    workers = trainer.Workers(
-      config.num_workers, config.backend, config.lanes_at_once)
-    sizes = (analysis.partner_sizes(config, arm) if arm.partner
-             else None)
-    state = trainer.train(
-      problem.program(arm, workers.axis_name, sizes),
-      trainer.Schedule(config.steps, config.every, config.save_seconds),
-      pathlib.Path(config.workdir) / arm.name, workers=workers, stop=stop,
-      config=config.defining() | {'part': arm.name}, title=arm.name)
-    final[arm.name] = state['params']
-  tests = {}
-  for arm in config.arms():
-    # [noise, threshold, seed] -> lanes
-    chosen = analysis.chosen_lanes(config, arm)
-    lanes = jnp.asarray(chosen.ravel())
-    accuracy = problem.test_accuracy(
-      jax.tree.map(lambda x: x[lanes], final[arm.name]))
-    tests[arm.name] = accuracy.reshape(chosen.shape).tolist()
-  records.write_whole(pathlib.Path(config.workdir) / 'test.json', tests)
+  def prepare(self, config):
+    """Load the data and build the network."""
+    return Task(config)
+
+  def stages(self, config, task, done):
+    """Yield the arms that stand alone; then those that copy the filter."""
+    every = config.arms()
+    yield [self.part(config, task, arm) for arm in every if not arm.partner]
+    sizes = analysis.let_through(done[arms.FILTER], config.control_threshold)
+    yield [self.part(config, task, arm, sizes)
+           for arm in every if arm.partner]
+
+  def part(self, config, task, arm, sizes=None):
+    """Make the part of an arm; `sizes` is what the filter let through."""
+    def copied(at):
+      found = sizes.sel({name: at[name] for name in ('noise', 'rate', 'seed')})
+      return {'sizes': found.transpose('stage', 'count').values.astype(int)
+              .tolist()}
+
+    return Trained(
+      arm.name,
+      {'noise': config.noise_rates, 'threshold': arm.thresholds,
+       'rate': config.learning_rates, 'seed': tuple(config.seeds)},
+      lambda lanes: task.program(arm, lanes),
+      config.schedule(config.steps, config.every),
+      workers=config.workers(),
+      defined_by=config.pick(
+        'dataset', 'image_size', 'noisy_label_key', 'train_examples',
+        'validation_examples', 'augment', 'model', 'model_options',
+        'per_class', 'momentum', 'weight_decay') | {
+          'split_seed': config.seed, 'arm': arm.name},
+      also=(lambda at: {}) if sizes is None else copied,
+      dims={'sizes': ('count',)},
+      finish=None if task is None else task.finish)
+
+  def reduce(self, config, done):
+    """Choose rates and thresholds; keep what tables and figures show."""
+    return analysis.reduce(config, done)
+
+  def summarize(self, config, reduced):
+    """Return the numbers of every arm, noise and threshold."""
+    return analysis.summarize(config, reduced)
+
+  def claims(self, config, reduced):
+    """Judge the claims."""
+    return claims.claims(config, reduced)
+
+  def tables(self, config, reduced):
+    """Lay the numbers out."""
+    return tables.tables(config, reduced)

@@ -1,4 +1,4 @@
-"""The data and the network of `agreement_filtering`, for a trainer."""
+"""The data and the network of `agreement_filtering`, and its programs."""
 
 import functools
 
@@ -6,22 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, models
-from experiments.agreement_filtering import arms as agreement_arms
+from experiments import data
+from experiments.agreement_filtering import arms
 from experiments.agreement_filtering.config import Config
-from experiments.common import flags
+from experiments.common import flags, task
 from experiments.engine import trainer
 
 
-class Problem:
-  """The data and the network, and the programs that train it."""
+class Task:
+  """Images with wrong labels, a part held out, and a network to train."""
 
   def __init__(self, config: Config):
     self.config = config
-    load = functools.partial(
-      data.load, config.dataset, data_dir=config.data_dir or None,
-      image_size=config.image_size or None)
-    examples = load('train')
+    examples = task.load_images(config, 'train')
     self.num_classes = examples.num_classes
     flags.check(
       config.validation_examples, 'validation_examples', f'below the '
@@ -33,76 +30,65 @@ class Problem:
       'are not held out', lambda n: 0 <= n <= len(kept))
     kept = kept[:config.train_examples or None]
     train, validation = examples.gather(kept), examples.gather(held)
-    self.clean = train['label']
-    self.given = (load('train', label_key=config.noisy_label_key)
-                  .gather(kept)['label'] if config.noisy_label_key
-                  else self.clean)
-    self.test = load('test')
+    self.clean = self.given = train['label']
+    if config.noisy_label_key:
+      self.given = task.load_images(
+        config, 'train', label_key=config.noisy_label_key).gather(kept)['label']
+    self.test = task.load_images(config, 'test')
     mean, std = data.channel_statistics(train['image'])
     self.standardize = functools.partial(data.standardize, mean=mean, std=std)
-    self.arrays = jax.tree.map(jnp.asarray, {
-      'image': train['image'], 'clean': self.clean, 'validation': validation})
-    self.model = models.build(
-      config.model, input_shape=train['image'].shape[1:],
-      num_classes=self.num_classes, **flags.options(config))
+    self.arrays = {
+      'image': train['image'], 'clean': self.clean, 'validation': validation}
+    self.model = task.build_model(
+      config, train['image'].shape[1:], self.num_classes)
+    self.loss = task.image_loss(
+      self.model, self.standardize, augment=config.augment)
 
   @functools.cache  # noqa: B019
   def labels(self, noise: float, seed: int) -> np.ndarray:
     """Make the labels to learn."""
     return data.flip_labels(self.given, noise, self.num_classes, seed)
 
-  def program(self, arm: agreement_arms.Arm, axis_name, sizes=None):
-    """Train an arm; `sizes` is what its partner let through, by stage."""
-    config, settings = self.config, self.config.settings(arm)
-    noise, thresholds, rates, seeds = map(np.array, zip(*settings))
-    streams = sorted({(noise, seed) for noise, _, _, seed in settings})
-    lanes = {
-      'seed': seeds.astype(np.uint32),
-      'order': np.array([streams.index((s[0], s[3])) for s in settings]),
-      'threshold': thresholds.astype(np.float32),
-      'learning_rate': rates.astype(np.float32),
-      'labels': np.stack([self.labels(s[0], s[3]) for s in settings]),
-    }
-    if arm.partner:
-      lanes['sizes'] = sizes.astype(np.float32)
-      lanes['max_updates'] = sizes[:, :, 1:].sum((1, 2)).astype(np.int32)
+  def program(self, arm: arms.Arm, lanes: dict[str, np.ndarray]
+              ) -> trainer.Program:
+    """Train lanes of an arm.
 
-    def fetch(steps):
-      return np.stack([data.balanced_order(
+    Args:
+      arm: How to combine micro-gradients.
+      lanes: 'noise', 'threshold', 'rate' and 'seed' [L]; where the arm has a
+        partner, 'sizes' [L, stages, k + 1], what that let through.
+    """
+    config = self.config
+    streams = list(zip(lanes['noise'].tolist(), lanes['seed'].tolist()))
+    lanes = lanes | {'labels': np.stack([self.labels(*s) for s in streams])}
+    if arm.partner:
+      sizes = lanes['sizes']
+      lanes |= {'sizes': sizes.astype(np.float32),
+                'max_updates': sizes[:, :, 1:].sum((1, 2)).astype(np.int32)}
+
+    def draw(stream, steps):
+      noise, seed = stream
+      return data.balanced_order(
         seed, steps,
         self.labels(noise, seed) if arm.balance == 'noisy' else self.clean,
         num_classes=self.num_classes, per_class=config.per_class,
-        num_batches=config.num_workers) for noise, seed in streams])
+        num_batches=config.num_workers)
 
-    return trainer.Program(
-      lanes=jax.tree.map(jnp.asarray, lanes),
-      data=self.arrays,
-      init=lambda lane: self.model.init(
-        trainer.key_for(lane['seed'], 'init')),
-      make_optimizer=lambda lane: agreement_arms.make_optimizer(
+    return task.program(
+      self.model, lanes, arrays=self.arrays, draw=draw, streams=streams,
+      make_optimizer=lambda lane: arms.make_optimizer(
         lane, arm, key=trainer.key_for(lane['seed'], 'filter'),
-        axis_name=axis_name, num_workers=config.num_workers,
+        axis_name=config.workers().axis_name, num_workers=config.num_workers,
         momentum=config.momentum, weight_decay=config.weight_decay),
-      fetch=fetch,
       batch=lambda arrays, lane, rows: {
         'image': arrays['image'][rows], 'label': lane['labels'][rows]},
-      loss=self.loss, evaluate=self.evaluate, read=agreement_arms.read)
-
-  def loss(self, params, batch, key):
-    """Average the cross entropy over a micro-batch."""
-    image = batch['image']
-    if self.config.augment:
-      image = data.augment_cifar(key, image)
-    logits = self.model.apply(params, self.standardize(image))
-    return models.cross_entropy(logits, batch['label'])
+      loss=self.loss, evaluate=self.evaluate, read=arms.read)
 
   def predict(self, params, images):
-    """Name the class of each image, of a number that the batch divides."""
-    size = min(self.config.eval_batch_size, len(images))
-    parts = images.reshape(-1, size, *images.shape[1:])
-    predict = lambda part: self.model.apply(
-      params, self.standardize(part)).argmax(-1)
-    return jax.lax.map(predict, parts).ravel()
+    """Name the class of each image."""
+    return jax.lax.map(
+      lambda image: self.model.apply(params, self.standardize(image)).argmax(),
+      images, batch_size=min(self.config.eval_batch_size, len(images)))
 
   def evaluate(self, arrays, lane, params):
     """Compute the validation accuracy, and how much noise is memorized.
@@ -120,15 +106,9 @@ class Problem:
         self.predict(params, held['image']) == held['label']),
       'memorized': memorized.sum() / wrong.sum()}
 
-  def test_accuracy(self, params) -> np.ndarray:
-    """Compute the accuracy on the test set: [lanes]."""
-    size, right = self.config.eval_batch_size, 0
-    apply = jax.jit(lambda params, images: jax.lax.map(
-      lambda p: self.model.apply(p, self.standardize(images)).argmax(-1),
-      params))
-    for start in range(0, len(self.test), size):
-      batch = self.test.gather(
-        np.arange(start, min(start + size, len(self.test))))
-      predicted = np.asarray(apply(params, batch['image']))
-      right += (predicted == batch['label'][None]).sum(1)
-    return right / len(self.test)
+  def finish(self, state, lanes) -> dict[str, np.ndarray]:
+    """Compute the test accuracy of all lanes; rates are not chosen by it."""
+    del lanes
+    return {'test': task.test_accuracy(
+      self.model, self.standardize, state['params'], self.test,
+      at_once=self.config.eval_batch_size)}

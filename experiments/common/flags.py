@@ -13,7 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments.engine import signals
+from experiments.engine import signals, trainer
+
+
+class UsageError(ValueError):
+  """A flag that does not fit the others, the data or the network."""
 
 
 def flag(default: Any, text: str) -> Any:
@@ -40,6 +44,14 @@ class Config:
                             'all do not fit into memory; 0: all')
   seed: int = flag(0, 'the first seed')
   save_seconds: float = flag(20.0, 'least time between two checkpoints')
+  parts_at_once: int = flag(0, 'how many parts to train side by side; 0: two '
+                            'on a CPU, else one')
+  roundings: int = flag(1, '2 trains everything once more with the examples of '
+                        'each batch in reverse order: a claim on which the two '
+                        'disagree is open')
+  report: bool = flag(False, 'train nothing; judge, print and draw again what '
+                      'is finished')
+  rounding: str = ''  # no flag: 'reversed' in the second of two roundings
 
   def __post_init__(self):
     check(self.workdir, 'workdir', 'the path of a folder', bool)
@@ -49,19 +61,46 @@ class Config:
           lambda b: b in ('vmap', 'pmap', 'shard_map'))
     check(self.lanes_at_once, 'lanes_at_once', 'at least 0',
           lambda n: n >= 0)
+    check(self.parts_at_once, 'parts_at_once', 'at least 0', lambda n: n >= 0)
+    check(self.roundings, 'roundings', '1 or 2', lambda n: n in (1, 2))
     check(self.seed, 'seed', 'from 0 to 2**31', lambda s: 0 <= s < 2**31)
     options(self)
 
+  @property
+  def seeds(self) -> range:
+    """The seeds of the runs of each setting."""
+    return range(self.seed, self.seed + self.num_seeds)
+
+  def workers(self, num_workers: int | None = None) -> trainer.Workers:
+    """Say who computes; a single worker needs no backend of its own."""
+    count = self.num_workers if num_workers is None else num_workers
+    return trainer.Workers(
+      count, self.backend if count > 1 else 'vmap', self.lanes_at_once,
+      is_reversed=self.rounding == 'reversed')
+
+  def schedule(self, steps: int, every: int) -> trainer.Schedule:
+    """Say how long, and how often to evaluate and record."""
+    return trainer.Schedule(steps, every, self.save_seconds)
+
+  def pick(self, *names: str) -> dict[str, Any]:
+    """Pick flags by name: what a part is defined by.
+
+    Its numbers depend on them. How lanes are grouped, where data lie and when
+    to save changes no number; the order of summation does.
+    """
+    return {name: getattr(self, name) for name in (*names, 'rounding')}
+
   def defining(self) -> dict:
     """All that defines the results: where and how often to save does not."""
-    skip = ('workdir', 'data_dir', 'save_seconds')
+    skip = ('workdir', 'data_dir', 'save_seconds', 'parts_at_once', 'roundings',
+            'rounding', 'report')
     return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 
 def check(value: Any, name: str, allowed: str, holds: Callable) -> None:
-  """Raise ValueError, with the value and what is allowed, unless it holds."""
+  """Raise UsageError, with the value and what is allowed, unless it holds."""
   if not holds(value):
-    raise ValueError(f'--{name}={value!r}: must be {allowed}')
+    raise UsageError(f'--{name}={value!r}: must be {allowed}')
 
 
 def options(config: Config, name: str = 'model_options') -> dict:
@@ -72,7 +111,7 @@ def options(config: Config, name: str = 'model_options') -> dict:
     values = {k: tuple(v) if isinstance(v, list) else v
               for k, v in values.items()}
   except (ValueError, AttributeError) as error:
-    raise ValueError(
+    raise UsageError(
       f'--{name}={text!r}: must be a JSON object such as {{"hidden": [32]}}'
     ) from error
   return values
@@ -83,11 +122,12 @@ def parse(cls: type[Config], argv: Sequence[str]) -> Config:
 
   Raises:
     flags.Error: On an unknown flag, with the nearest names.
-    ValueError: On a value out of range.
+    UsageError: On a value out of range.
   """
   values = flags.FlagValues()
   flags.DEFINE_bool('help', False, 'show the flags', flag_values=values)
-  for field in dataclasses.fields(cls):
+  declared = [f for f in dataclasses.fields(cls) if 'help' in f.metadata]
+  for field in declared:
     _define(field, values)
   rest = values(list(argv))
   if values.help:
@@ -97,7 +137,7 @@ def parse(cls: type[Config], argv: Sequence[str]) -> Config:
     raise flags.Error(f'{rest[1:]}: not a flag; each is --name=value')
   return cls(**{
     field.name: _value(field, values[field.name].value)
-    for field in dataclasses.fields(cls)
+    for field in declared
   })
 
 
@@ -151,7 +191,7 @@ def _value(field, value):
   try:
     return tuple(kind(x) for x in value)
   except ValueError:
-    raise ValueError(
+    raise UsageError(
       f'--{field.name}={",".join(value)!r}: must be a comma-separated list '
       f'of {kind.__name__}'
     ) from None

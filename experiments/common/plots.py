@@ -1,54 +1,52 @@
 """How figures look: one style, and a palette for color-blind readers too.
 
-Figures are drawn from records alone. Every function takes axes and returns
-them; `save` writes the file whole or not at all.
+Figures are drawn from results alone, at 6.5 inches' width and with at most two
+panels, so that a page 880 pixels wide shows them readable. `save` writes the
+file whole or not at all.
 """
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.common.claims import Claim
+
+plt.style.use(pathlib.Path(__file__).with_name('house.mplstyle'))
+
 # Okabe and Ito's palette, dark enough on white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
-STYLE = {
-  'axes.grid': True,
-  'axes.prop_cycle': matplotlib.cycler(color=COLORS),
-  'axes.spines.right': False,
-  'axes.spines.top': False,
-  'axes.titlesize': 11,
-  'axes.titleweight': 'bold',
-  'figure.constrained_layout.use': True,
-  'figure.dpi': 110,
-  'font.size': 10,
-  'grid.alpha': 0.25,
-  'legend.frameon': False,
-  'lines.linewidth': 1.8,
-  'lines.markersize': 5,
-}
+VERDICT_COLORS = {'holds': '#009E73', 'fails': '#D55E00', 'open': '#E69F00',
+                  'unknown': '#888888'}
+WIDTH = 6.5
+
+
+def panels(columns: int = 1, rows: int = 1, height: float = 3.2, **options):
+  """Make a figure of a page's width; returns it with axes [rows, columns]."""
+  return plt.subplots(rows, columns, squeeze=False,
+                      figsize=(WIDTH, height * rows), **options)
 
 
 def subplots(columns: int = 1, width: float = 4.6, height: float = 3.8,
              rows: int = 1, sharey: bool | str = False):
   """Make rows of axes in the style of the house."""
-  with plt.rc_context(STYLE):
-    return plt.subplots(rows, columns, squeeze=False, sharey=sharey,
-                        figsize=(width * columns, height * rows))
+  return plt.subplots(rows, columns, squeeze=False, sharey=sharey,
+                      figsize=(width * columns, height * rows))
 
 
 def mosaic(top: list[str], bottom: list[str], width: float = 13.0,
            height: float = 7.4):
   """Make two rows of axes by name: those above share their scales."""
-  with plt.rc_context(STYLE):
-    figure = plt.figure(figsize=(width, height))
-    above, below = figure.subfigures(2, 1)
-    axes = dict(zip(top, above.subplots(1, len(top), sharex=True,
-                                        sharey=True, squeeze=False)[0]))
-    axes |= zip(bottom, below.subplots(1, len(bottom), squeeze=False)[0])
+  figure = plt.figure(figsize=(width, height))
+  above, below = figure.subfigures(2, 1)
+  axes = dict(zip(top, above.subplots(1, len(top), sharex=True,
+                                      sharey=True, squeeze=False)[0]))
+  axes |= zip(bottom, below.subplots(1, len(bottom), squeeze=False)[0])
   return figure, axes
 
 
@@ -88,12 +86,91 @@ def label_sizes(ax, sizes, axis: str = 'x'):
   return ax
 
 
+def label_lines(ax, *, gap: float = 0.02, size: float = 8) -> None:
+  """Write each line's label at its right end, instead of a legend.
+
+  Labels that would overlap are pushed apart.
+  """
+  lines = [line for line in ax.get_lines()
+           if not line.get_label().startswith('_') and len(line.get_xdata())]
+  ax.figure.canvas.draw()  # fixes limits and scales
+  to_axes = lambda line: ax.transAxes.inverted().transform(
+    ax.transData.transform([line.get_xdata()[-1], line.get_ydata()[-1]]))
+  ends = [(line, to_axes(line)) for line in lines]
+  ends = sorted(((line, at) for line, at in ends if np.isfinite(at).all()),
+                key=lambda end: end[1][1])
+  step = 1.3 * size / (ax.get_window_extent().height * 72 / ax.figure.dpi)
+  lowest = -np.inf
+  for line, at in ends:
+    height = max(at[1], lowest + step)
+    lowest = height
+    ax.annotate(line.get_label(), (min(at[0], 1) + gap, height),
+                xycoords='axes fraction', va='center', fontsize=size,
+                color=line.get_color(), annotation_clip=False)
+
+
+def matrix(ax, counts: np.ndarray, total: int, rows: Sequence[str],
+           columns: Sequence[str]) -> None:
+  """Show counts as a matrix: the number in the cell, the color by share."""
+  ax.imshow(counts / total, cmap='Blues', vmin=0, vmax=1.25, aspect='auto')
+  for (i, j), count in np.ndenumerate(counts):
+    if np.isfinite(count):
+      ax.text(j, i, f'{count:.0f}', ha='center', va='center',
+              color='white' if count > 0.6 * total else '#222222')
+  ax.set_xticks(range(len(columns)), columns)
+  ax.set_yticks(range(len(rows)), rows)
+  ax.tick_params(length=0)
+  ax.grid(False)
+  ax.spines[:].set_visible(False)
+
+
+def forest(claims: Sequence[Claim]) -> Figure:
+  """Draw a row a claim: its interval, its allowed range, the paper's number.
+
+  Each row has a scale of its own, from the ends of what it shows.
+  """
+  figure, axes = plt.subplots(
+    len(claims), 1, squeeze=False,
+    figsize=(WIDTH, 0.62 * len(claims) + 0.6))
+  for ax, claim in zip(axes[:, 0], claims):
+    _forest_row(ax, claim)
+  figure.suptitle(
+    'Bar: our value with its 95 % interval.  Shaded: the claim holds within.  '
+    'Hollow diamond: the paper.', fontsize=8, color='#444444', x=0.01,
+    ha='left')
+  return figure
+
+
+def _forest_row(ax, claim):
+  color = VERDICT_COLORS[claim.verdict]
+  value, low, high = claim.measured
+  shown = [x for x in (value, low, high, claim.paper, *claim.allowed)
+           if x is not None and np.isfinite(x)] or [0.0]
+  pad = 0.12 * (max(shown) - min(shown)) or 1.0
+  left, right = min(shown) - pad, max(shown) + pad
+  ax.axvspan(max(claim.allowed[0], left), min(claim.allowed[1], right),
+             color='#dddddd', lw=0, zorder=0)
+  if claim.measured.is_known:
+    ax.plot([low, high], [0, 0], color=color, lw=3, solid_capstyle='butt')
+    ax.plot(value, 0, 'o', color=color, ms=6)
+  if claim.paper is not None:
+    ax.plot(claim.paper, 0, 'D', mfc='white', mec='#222222', ms=6)
+  ax.set_xlim(left, right)
+  ax.set_ylim(-1, 1)
+  ax.set_yticks([])
+  ax.grid(False)
+  ax.spines['left'].set_visible(False)
+  ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+  ax.set_title(f'{claim.text}: {claim.verdict}', fontsize=8,
+               fontweight='normal', color=color, pad=2)
+
+
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
   """Write a PNG: whole, or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
-  figure.savefig(partial, format='png', dpi=130)
+  figure.savefig(partial, format='png')
   os.replace(partial, path)
   plt.close(figure)
   return path

@@ -80,13 +80,16 @@ class Schedule:
 class Workers:
   """Who computes: how many workers, on which backend, how many lanes at once.
 
-  With lanes_at_once = 0 all lanes are vmapped; else so many, one group after
-  the other within each step.
+  With lanes_at_once = 0 all lanes are vmapped; otherwise that many, one group
+  after the other within each step. With `is_reversed` each worker takes the
+  examples of its batch in reverse order: the same run up to rounding, which
+  shows what rounding alone decides.
   """
 
   num_workers: int = 1
   backend: str = 'vmap'
   lanes_at_once: int = 0
+  is_reversed: bool = False
 
   @property
   def axis_name(self) -> gradiv.AxisName:
@@ -111,6 +114,8 @@ class Workers:
           f'num_workers={self.num_workers}'
         )
       x = x.reshape(orders, steps, self.num_workers, -1, *rest)
+      if self.is_reversed:
+        x = x[:, :, :, ::-1]
       return np.moveaxis(x, (2, 1, 0), (0, 1, 2))
 
     return jax.tree.map(deal, tree)

@@ -104,8 +104,24 @@ def train(
   return common(program, state)
 
 
-def _begin(program, workers, store, config):
-  """Restore the newest state, or make the first."""
+def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
+  """Trace a chunk of steps and an evaluation, and compute nothing.
+
+  Returns:
+    The shapes [L, ...] of the quantities that a run records.
+
+  Raises:
+    ValueError: Where the parts of the program do not fit together.
+  """
+  rows = workers.split(program.fetch(np.arange(schedule.every)))
+  state = jax.eval_shape(_creation(program, workers), program.lanes)
+  chunk, evaluate = _compile(program, workers)
+  state, loss = jax.eval_shape(chunk, rows, state, np.int32(0))
+  return jax.eval_shape(evaluate, state, loss)
+
+
+def _creation(program, workers):
+  """Build the function from lanes to the first state."""
   def create(lane):
     params = program.init(lane)
     return {'params': params,
@@ -118,6 +134,12 @@ def _begin(program, workers, store, config):
       name: gradiv.replicate(state[name], workers.num_workers)
       for name in program.private}
 
+  return create_all
+
+
+def _begin(program, workers, store, config):
+  """Restore the newest state, or make the first."""
+  create_all = _creation(program, workers)
   restored = store.restore(jax.eval_shape(create_all, program.lanes))
   if restored is None:
     return 0, create_all(program.lanes)

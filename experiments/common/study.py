@@ -1,0 +1,198 @@
+"""A study: parts are trained, records become labelled arrays, claims judge.
+
+What a paper writes is a `Study`; `run` is the only program there is. It trains
+what is missing, reads the records, judges the claims, prints, draws and writes.
+With `report_only` it does all of that but the training.
+"""
+
+import abc
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
+from typing import Any, Protocol
+
+import jax
+
+from experiments.common import claims as claims_lib, plots, tables
+from experiments.engine import records, signals
+
+ROUNDINGS = ('', 'reversed')
+
+
+class Part(Protocol):
+  """What is trained or computed at once, and then read: see `parts`."""
+
+  name: str
+
+  def check(self) -> None:
+    """Raise ValueError where shapes do not fit; trains nothing."""
+
+  def plan(self) -> Any:
+    """Return what `read` will, with the right shapes, before there is any."""
+
+  def run(self, workdir: pathlib.Path, stop: signals.Stop) -> None:
+    """Do what is not done yet."""
+
+  def read(self, workdir: pathlib.Path) -> Any:
+    """Read the results from disk."""
+
+
+# What the earlier parts have found, by their names.
+Done = Mapping[str, Any]
+
+
+class Study(abc.ABC):
+  """What a paper writes.
+
+  Attributes:
+    name: Of the paper's folder and command.
+    title: Of the paper, with its authors and year.
+    link: To the paper.
+    figures: By file name, functions of (config, reduced, claims).
+  """
+
+  name: str
+  title: str
+  link: str
+  figures: Mapping[str, Callable[..., Any]] = {}
+
+  def prepare(self, config: Any) -> Any:
+    """Load the data and build the network; raises UsageError on bad flags."""
+    return None
+
+  @abc.abstractmethod
+  def stages(self, config: Any, task: Any, done: Done
+             ) -> Iterable[Sequence[Part]]:
+    """Yield groups of parts; those of a group do not need one another.
+
+    A generator: by the time that it is asked for the next group, `done` holds
+    the results of all earlier ones. `task` is what `prepare` returned, or None
+    where nothing is trained.
+    """
+
+  @abc.abstractmethod
+  def reduce(self, config: Any, done: Done) -> Any:
+    """Reduce the results to what claims, tables and figures show."""
+
+  def summarize(self, config: Any, reduced: Any) -> Any:
+    """Return the numbers to write to `summary.json`."""
+    del config
+    return reduced
+
+  @abc.abstractmethod
+  def claims(self, config: Any, reduced: Any) -> Iterable[claims_lib.Claim]:
+    """Judge the claims."""
+
+  def tables(self, config: Any, reduced: Any) -> Iterable[tables.Table]:
+    """Lay the results out; the table of claims is added by `run`."""
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a study found: `reduced` of the first rounding, and all claims."""
+
+  reduced: Any
+  claims: list[claims_lib.Claim]
+
+
+def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
+        report_only: bool = False) -> Outcome:
+  """Train what is missing, then judge, tabulate and draw.
+
+  Args:
+    study: The paper's.
+    config: Its flags; see `flags.Config`.
+    stop: Raised by a signal; by default, one that listens while this runs.
+    report_only: Whether to read the records of a finished run, and no more.
+
+  Raises:
+    UsageError: On flags that do not fit the data or the network.
+    FileNotFoundError: With `report_only`, where a part is not finished.
+  """
+  began = time.monotonic()
+  found = []
+  for rounding in ROUNDINGS[:config.roundings]:
+    workdir = pathlib.Path(config.workdir) / rounding
+    one = dataclasses.replace(config, rounding=rounding)
+    done: dict[str, Any] = {}
+    if report_only:
+      for stage in study.stages(one, None, done):
+        done |= {part.name: part.read(workdir) for part in stage}
+    elif stop is None:
+      with signals.listen() as heard:
+        _train(study, one, workdir, done, heard)
+    else:
+      _train(study, one, workdir, done, stop)
+    reduced = study.reduce(one, done)
+    found.append(Outcome(reduced, list(study.claims(one, reduced))))
+  outcome = found[0]
+  if len(found) > 1:
+    outcome = dataclasses.replace(
+      outcome, claims=claims_lib.joined(outcome.claims, found[1].claims))
+  _show(study, config, outcome)
+  print(f'{time.monotonic() - began:.0f} s in all')
+  return outcome
+
+
+def _train(study, config, workdir, done, stop):
+  """Check every part, then run each; `done` holds the results."""
+  task = study.prepare(config)
+  planned: dict[str, Any] = {}
+  for stage in study.stages(config, task, planned):
+    for part in stage:
+      part.check()
+      planned[part.name] = part.plan()
+  for stage in study.stages(config, task, done):
+    _run_stage(stage, workdir, stop, parts_at_once(config))
+    done |= {part.name: part.read(workdir) for part in stage}
+
+
+def parts_at_once(config: Any) -> int:
+  """Return how many parts to train side by side; by default two on a CPU.
+
+  XLA runs small networks on one core each. Collectives of two programs over
+  the same devices would cross, so other backends train one after the other.
+  """
+  if config.backend != 'vmap':
+    return 1
+  return config.parts_at_once or (2 if jax.default_backend() == 'cpu' else 1)
+
+
+def _run_stage(stage, workdir, stop, at_once):
+  """Run the parts of a stage, some side by side; the first error ends all."""
+  with futures.ThreadPoolExecutor(at_once) as pool:
+    jobs = [pool.submit(_run_part, part, workdir, stop) for part in stage]
+    try:
+      for job in futures.as_completed(jobs):
+        job.result()
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+
+
+def _run_part(part, workdir, stop):
+  stop.check()
+  part.run(workdir, stop)
+
+
+def _show(study, config, outcome):
+  """Write and print all that is to see."""
+  workdir = pathlib.Path(config.workdir)
+  summary = study.summarize(config, outcome.reduced)
+  records.write_whole(workdir / 'summary.json', summary)
+  story = {'name': study.name, 'title': study.title, 'link': study.link}
+  claims_lib.write(workdir / 'claims.json', story, outcome.claims)
+  for table in study.tables(config, outcome.reduced):
+    print(f'\n{table.text()}')
+  draw = dict(study.figures)
+  if outcome.claims:
+    draw['claims'] = lambda *args: plots.forest(args[-1])
+  for name, make in draw.items():
+    figure = make(config, outcome.reduced, outcome.claims)
+    print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
+  if outcome.claims:
+    print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
+  print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')
