@@ -18,6 +18,11 @@ from absl import flags as absl_flags
 from experiments.common import description, flags, parsing
 from experiments.engine import signals
 
+# What a user can mend, not by another flag.
+_ERRORS = (('experiments.data', 'DataUnavailableError'),
+           ('experiments.engine.checkpoints', 'CheckpointError'),
+           ('experiments.engine.trainer', 'OtherRunError'))
+
 
 def main(cls: type[flags.Config], study: str) -> None:
   """Parse the flags, run the study, and set the exit code.
@@ -33,8 +38,8 @@ def main(cls: type[flags.Config], study: str) -> None:
   with exit_codes():
     config = _begin(cls)
     if not config.report:
-      from experiments.common import task  # here: checking flags needs no JAX
-      task.check_data(config)
+      from experiments.common import inputs  # here: a bad flag needs no data
+      inputs.check_data(config)
     made = pkgutil.resolve_name(study)()
     from experiments.common import study as study_lib
     if not config.report:
@@ -55,6 +60,10 @@ def _begin(cls):
   config = dataclasses.replace(config, workdir=str(folder))
   if not getattr(config, 'report', False):
     description.write(folder, config, sys.argv)
+  elif not (folder / 'config.json').exists():
+    raise description.WorkdirError(
+      f'--workdir={config.workdir!r} holds no run, as config.json is missing: '
+      'run without --report')
   return config
 
 
@@ -89,12 +98,9 @@ def exit_codes():
 
 
 def _of_the_world() -> tuple[type[Exception], ...]:
-  """List errors of data and disks; asked for after the others, as it imports.
-  """
-  from experiments import data
-  from experiments.engine import checkpoints, trainer
-  return (data.DataUnavailableError, checkpoints.CheckpointError,
-          trainer.OtherRunError, OSError)
+  """List errors of data and disks, of the modules that have been imported."""
+  return OSError, *(getattr(sys.modules[module], name)
+                    for module, name in _ERRORS if module in sys.modules)
 
 
 def _leave(message, code):

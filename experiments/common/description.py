@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class WorkdirError(Exception):
-  """The folder of a run cannot be made or written."""
+  """The folder of a run cannot be made, written or read."""
 
 
 def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
@@ -50,8 +50,8 @@ def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
     partial.write_text(text)
     os.replace(partial, path)
   except OSError as error:
-    raise WorkdirError(f'--workdir={str(workdir)!r} cannot be written: '
-                       f'{error.strerror} ({error.filename})') from error
+    raise WorkdirError(f'--workdir={str(workdir)!r} is no folder that can be '
+                       f'written: {error.strerror}') from error
 
 
 def _versions() -> dict[str, str | None]:
