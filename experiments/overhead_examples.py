@@ -1,7 +1,7 @@
 """Runs `overhead_examples`; see `experiments.overhead.examples`."""
 
-from experiments.common import flags
+from experiments.common import cli
 from experiments.overhead import examples
 
 if __name__ == '__main__':
-  flags.run(examples.run, examples.Config)
+  cli.run(examples.run, examples.Config)

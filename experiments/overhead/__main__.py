@@ -1,7 +1,7 @@
 """Runs `overhead`; see `experiments.overhead.aggregation`."""
 
-from experiments.common import flags
+from experiments.common import cli
 from experiments.overhead import aggregation
 
 if __name__ == '__main__':
-  flags.run(aggregation.main, aggregation.Config)
+  cli.run(aggregation.main, aggregation.Config)

@@ -42,11 +42,11 @@ COLUMNS = ('milliseconds', 'memory', 'sent')
 class Config:
   """The flags of this experiment."""
 
-  workdir: str = flag('', 'folder for the record; none where empty')
+  workdir: str = flag('', 'folder for the record; empty: runs/overhead')
   sizes: tuple[int, ...] = flag((1_000_000, 10_000_000), 'parameters, D')
   num_workers: int = flag(8, 'one a device; on a CPU, of as many virtual ones')
   num_leaves: int = flag(16, 'of the tree that the parameters are cut into')
-  dtype: str = flag('float32', 'of the gradients: float32 or bfloat16')
+  dtype: str = flag('float32', 'of the gradients', ('float32', 'bfloat16'))
   rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
   num_layers: int = flag(100, 'layers of the network that is tracked by layer')
 
@@ -57,8 +57,7 @@ class Config:
     for name in ('num_leaves', 'rounds', 'num_layers'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
-    check(self.dtype, 'dtype', "'float32' or 'bfloat16'",
-          lambda d: d in ('float32', 'bfloat16'))
+    flags.check_choices(self)
 
 
 def gather_everything(

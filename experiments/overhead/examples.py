@@ -35,8 +35,9 @@ TOLERANCE = 1e-3
 class Config:
   """The flags of this experiment."""
 
-  workdir: str = flag('', 'folder for the record; none where empty')
-  workloads: tuple[str, ...] = flag(WORKLOADS, 'networks to measure')
+  workdir: str = flag('', 'folder for the record; empty: runs/overhead')
+  workloads: tuple[str, ...] = flag(
+    WORKLOADS, 'networks to measure', WORKLOADS)
   sizes: str = flag('{}', 'other sizes by workload, as JSON: batch_size, '
                     'input_shape, num_classes and options of the model')
   skip: tuple[str, ...] = flag(
@@ -48,8 +49,7 @@ class Config:
 
   def __post_init__(self):
     check = flags.check
-    check(self.workloads, 'workloads', f'some of {", ".join(WORKLOADS)}',
-          lambda names: names and set(names) <= set(WORKLOADS))
+    flags.check_choices(self)
     pairs = {f'{name}:{way}' for name in WORKLOADS for way in WAYS
              if way != 'plain'}
     check(self.skip, 'skip', 'pairs such as resnet18:vmap, and never plain',
