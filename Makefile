@@ -40,7 +40,7 @@ overhead: $(VENV)/ready
 	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
 
 test: $(VENV)/ready
-	@echo '== the tests (about ten minutes on two cores)'
+	@echo '== the tests (under eight minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
