@@ -38,7 +38,7 @@ def gain(config, reduced, other: str, noise: float, *, is_tuned: bool = False):
 
 
 def _at(config, reduced, noise):
-  share, rate = f'{noise:.0%}', f'{config.learning_rates[-1]:g}'
+  share, rate = f'{100 * noise:.0f} %', f'{config.learning_rates[-1]:g}'
   rows = (
     ('mean', False, 'filtering makes up for wrong labels',
      f'validation accuracy beyond the mean, all at the rate {rate}',
@@ -53,7 +53,7 @@ def _at(config, reduced, noise):
      'validation data', None, 'ours'))
   return [Claim(
     f'{other}{"_tuned" * is_tuned}_{100 * noise:.0f}',
-    f'at {share} wrong labels: {text}', how,
+    f'{text}, with {share} wrong labels', how,
     intervals.of_mean(gain(config, reduced, other, noise, is_tuned=is_tuned)),
     GAIN, paper, source, runs=config.num_seeds, unit='%')
     for other, is_tuned, text, how, paper, source in rows]

@@ -1,11 +1,11 @@
-"""Writes docs/papers.md and the table of README.md from the claims of the papers.
+"""Writes docs/papers.md and the table of README.md from the papers' claims.
 
   python -m experiments.common.results_page            # writes both
-  python -m experiments.common.results_page --check    # fails where they are stale
+  python -m experiments.common.results_page --check    # fails if stale
   python -m experiments.common.results_page --take=runs/agreement_filtering
 
-The claims lie in `docs/results/<paper>.json`; `--take` copies those of a finished
-run there, with the figures that the page shows.
+The claims lie in `docs/results/<paper>.json`; `--take` copies those of a
+finished run there, with the figures that the page shows.
 """
 
 import pathlib
