@@ -28,7 +28,7 @@ class Filtering(study.Study):
            'decay (5e-4) are chosen so that the mean memorizes wrong labels. '
            "The paper's released scripts differ from its text: the micro-batch "
            'is fixed at 100 examples there, and their adaptive threshold never '
-           'switches on for three or more micro-batches.')
+           'switches on for three or more examples a class.')
   pictures = {'agreement': 'What filtering gains over the mean, and over three '
               'controls'}
   figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,

@@ -11,6 +11,7 @@ finished run there, with the figures that the page shows.
 import pathlib
 import shutil
 import sys
+import textwrap
 
 from experiments.common import claims as claims_lib, tables
 from experiments.common.claims import VERDICTS, Claim
@@ -58,11 +59,9 @@ def section(story: dict, claims: list[Claim]) -> str:
     f'`{story["command"]}` · {counts(claims)}', '', wrapped(
       f'{story["setup"]} {story["num_seeds"]} seeds{again}.'), '',
     table(claims).markdown(), '']
-  notes = [f'{i}. {claim.note}' for i, claim in enumerate(
-    (claim for claim in claims if claim.note), 1)]
-  if notes:
-    lines += ['<details><summary>Notes</summary>', '', *notes, '',
-              '</details>', '']
+  lines += ['<details><summary>What is measured</summary>', '',
+            *(f'{i}. {detail(claim)}' for i, claim in enumerate(claims, 1)),
+            '', '</details>', '']
   for name, caption in story['pictures'].items():
     lines += [f'![{caption}](results/{story["name"]}_{name}.png)', '']
   return '\n'.join(lines)
@@ -70,19 +69,23 @@ def section(story: dict, claims: list[Claim]) -> str:
 
 def table(claims: list[Claim]) -> tables.Table:
   """Make the table of a section: the verdict first."""
-  rows, number_of_notes = [], 0
-  for claim in claims:
-    mark = ''
-    if claim.note:
-      number_of_notes += 1
-      mark = f' [{number_of_notes}]'
-    rows.append((
-      VERDICTS[claim.verdict], f'{claim.text}{mark}', claim.how,
-      tables.with_interval(claim.measured, claim.unit), tables.allowed(claim),
-      tables.number(claim.paper, claim.unit) + (
-        f' ({claim.source})' if claim.source else '')))
-  return tables.Table('', ('', 'claim', 'what is measured', 'here',
-                           'holds if', 'paper'), rows, is_text=True)
+  return tables.Table(
+    '', ('', 'claim', 'the paper', 'here', 'holds if'),
+    [(VERDICTS[claim.verdict], f'{i}. {claim.text}',
+      tables.number(claim.paper, claim.unit),
+      tables.with_interval(claim.measured, claim.unit), tables.allowed(claim))
+     for i, claim in enumerate(claims, 1)], is_text=True)
+
+
+def detail(claim: Claim) -> str:
+  """Say what a claim measures, where it stands, and what else to know."""
+  source = {'': '', 'ours': ' A question of ours.'}.get(
+    claim.source, f' In the paper: {claim.source}.')
+  again = '' if claim.second is None else (
+    ' With the other rounding '
+    f'{tables.with_interval(claim.second, claim.unit)}.')
+  return (f'{claim.how[0].upper()}{claim.how[1:]}.{source}{again} '
+          f'{claim.note}').rstrip()
 
 
 def readme_table() -> str:
@@ -96,7 +99,6 @@ def readme_table() -> str:
 
 def wrapped(text: str, width: int = 100) -> str:
   """Break a paragraph into lines."""
-  import textwrap
   return '\n'.join(textwrap.wrap(text, width, break_long_words=False,
                                  break_on_hyphens=False))
 
