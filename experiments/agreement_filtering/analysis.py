@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import xarray as xr
 
+from experiments.agreement_filtering.arms import list_arms
 from experiments.common import results
 
 
@@ -77,7 +78,7 @@ def by_stage(totals: xr.DataArray) -> xr.DataArray:
 def summarize(config, reduced: Reduced) -> dict:
   """Reduce the runs to a cell for each arm, noise and threshold."""
   cells = []
-  for arm in config.arms():
+  for arm in list_arms(config):
     run, tuned = reduced.runs[arm.name], reduced.tuned[arm.name]
     rates = final(run).mean('seed', skipna=False).argmax('rate')
     sizes = final(tuned, 'sizes')  # [noise, threshold, seed, count]
@@ -103,7 +104,7 @@ def summarize(config, reduced: Reduced) -> dict:
           'learning_rate': config.learning_rates[int(rates[at])],
           **{name: results.mean_and_error(x[at]) for name, x in shown.items()}})
   best = {arm.name: [arm.thresholds[int(j)] for j in reduced.best[arm.name]]
-          for arm in config.arms()}
+          for arm in list_arms(config)}
   return {'cells': cells, 'best_threshold': best,
           'noise_rates': list(config.noise_rates)}
 

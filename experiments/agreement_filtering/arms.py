@@ -17,10 +17,8 @@ import jax.numpy as jnp
 import optax
 
 import gradiv
+from experiments.agreement_filtering.config import FILTER, Config
 from gradiv import weightings
-
-# The filter that the controls go with.
-FILTER = 'running_mean'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +42,24 @@ class Arm:
   partner: bool = False
 
 
-def list_arms(
-  combines: tuple[str, ...], thresholds: tuple[float, ...], control: float,
-  every: int,
-) -> list[Arm]:
-  """List all arms, those that others need first.
-
-  Args:
-    combines: Ways to combine, `FILTER` among them.
-    thresholds: For each way to combine.
-    control: The threshold of `FILTER` that the controls go with.
-    every: Steps between two records.
-  """
+def list_arms(config: Config) -> list[Arm]:
+  """List all arms, those that others need first."""
   filtered = lambda combine: lambda lane: weightings.agreement(
     lane['threshold'], combine=combine)
   mean = lambda lane: plain_mean()
   return [
     *(Arm(combine, f'filter: {combine.replace("_", " ")}', filtered(combine),
-          thresholds) for combine in combines),
+          config.thresholds) for combine in config.combines),
     Arm('mean', 'mean', mean),
     Arm('geometric_median', 'geometric median',
         lambda lane: weightings.geometric_median()),
     Arm('random', 'blind filter, same rate',
-        lambda lane: random_subset(lane['sizes'], every), partner=True),
+        lambda lane: random_subset(lane['sizes'], config.every), partner=True),
     Arm('equal_updates', 'mean, as many updates',
         lambda lane: mean_until(lane['max_updates']), partner=True),
     Arm('mean_clean', 'mean, balanced by true labels', mean, balance='clean'),
     Arm(f'{FILTER}_clean', 'filter, balanced by true labels', filtered(FILTER),
-        (control,), balance='clean'),
+        (config.control_threshold,), balance='clean'),
   ]
 
 

@@ -3,7 +3,7 @@
 import math
 
 from experiments.agreement_filtering import analysis
-from experiments.agreement_filtering.arms import FILTER
+from experiments.agreement_filtering.config import FILTER
 from experiments.common import intervals
 from experiments.common.claims import Claim
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 
-from experiments.agreement_filtering import arms as agreement_arms
 from experiments.common import flags
 from experiments.common.flags import flag
-from gradiv import weightings
+
+# The ways to filter that `gradiv.weightings.agreement` knows.
+COMBINES = ('running_mean', 'halving', 'first', 'leave_one_out')
+# The filter that the controls go with.
+FILTER = 'running_mean'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +19,6 @@ class Config(flags.Config):
   num_seeds: int = flag(8, 'independent runs of each setting')
   per_class: int = flag(1, 'm, examples of each class in a micro-batch')
   model_options: str = flag('{"hidden": [64]}', 'sizes of the model, as JSON')
-  image_size: int = flag(0, 'scale and crop images to this; needed where '
-                         'they differ in size')
   train_examples: int = flag(0, 'how many to train on, the first that are not '
                              'held out; 0: all')
   noise_rates: tuple[float, ...] = flag(
@@ -26,8 +27,8 @@ class Config(flags.Config):
                               'comes with noise of its own; --noise_rates is '
                               'then 0')
   combines: tuple[str, ...] = flag(
-    weightings.COMBINE, 'ways to filter, running_mean among them; of two '
-    'micro-batches all are the same')
+    COMBINES, 'ways to filter, running_mean among them; of two micro-batches '
+    'all are the same', COMBINES)
   thresholds: tuple[float, ...] = flag(
     (0.9, 0.97, 1.0), 'largest cosine distances, for each way to filter')
   control_threshold: float = flag(0.9, 'the one that the controls go with')
@@ -46,17 +47,16 @@ class Config(flags.Config):
     check = flags.check
     check(self.num_workers, 'num_workers', 'at least 2', lambda k: k >= 2)
     check(self.per_class, 'per_class', 'at least 1', lambda m: m >= 1)
-    check(self.image_size, 'image_size', 'at least 0', lambda n: n >= 0)
+    check(self.train_examples, 'train_examples', 'at least 0',
+          lambda n: n >= 0)
     check(self.noise_rates, 'noise_rates', 'shares from 0 to 1, rising',
           lambda rates: rates and list(rates) == sorted(set(rates)) and all(
             0 <= rate <= 1 for rate in rates))
     if self.noisy_label_key:
       check(self.noise_rates, 'noise_rates', '0 alone with --noisy_label_key',
             lambda rates: rates == (0,))
-    check(self.combines, 'combines', f'some of {weightings.COMBINE}, '
-          f'{agreement_arms.FILTER} among them', lambda names:
-          agreement_arms.FILTER in names and set(names) <= set(
-            weightings.COMBINE))
+    check(self.combines, 'combines', f'some of {", ".join(COMBINES)}, '
+          f'{FILTER} among them', lambda names: FILTER in names)
     check(self.thresholds, 'thresholds', 'cosine distances from 0 to 2',
           lambda taus: taus and all(0 <= tau <= 2 for tau in taus))
     check(self.control_threshold, 'control_threshold', 'one of --thresholds',
@@ -79,7 +79,12 @@ class Config(flags.Config):
     """Count the steps between two records."""
     return self.steps // self.num_records
 
-  def arms(self) -> list[agreement_arms.Arm]:
-    """List the arms, those that others need first."""
-    return agreement_arms.list_arms(
-      self.combines, self.thresholds, self.control_threshold, self.every)
+  def check_examples(self, count: int) -> None:
+    """Check the sizes of the splits against the number of examples."""
+    flags.check(
+      self.validation_examples, 'validation_examples',
+      f'below the {count} of {self.dataset}', lambda n: n < count)
+    kept = count - self.validation_examples
+    flags.check(
+      self.train_examples, 'train_examples', f'at most the {kept} of '
+      f'{self.dataset} that are not held out', lambda n: n <= kept)

@@ -3,8 +3,9 @@
 import numpy as np
 
 from experiments.agreement_filtering import analysis
-from experiments.agreement_filtering.arms import FILTER
+from experiments.agreement_filtering.arms import list_arms
 from experiments.agreement_filtering.claims import PAPER_GAINS, gain
+from experiments.agreement_filtering.config import FILTER
 from experiments.common import intervals, plots
 
 # The same arm has the same color in every figure.
@@ -54,7 +55,7 @@ def accuracy(config, reduced, claims):
   del claims
   figure, ((left, right),) = plots.panels(2, height=3.6, sharey=True)
   rules = (*config.combines, 'geometric_median')
-  labels = {arm.name: arm.label for arm in config.arms()}
+  labels = {arm.name: arm.label for arm in list_arms(config)}
   noises = 100 * np.array(config.noise_rates)
   for ax, names in ((left, rules), (right, CONTROLS)):
     for k, name in enumerate(names):

@@ -7,7 +7,7 @@ from experiments.agreement_filtering import (
   figures,
   tables,
 )
-from experiments.agreement_filtering.task import Task
+from experiments.agreement_filtering.config import FILTER
 from experiments.common import study
 from experiments.common.parts import Trained
 
@@ -36,13 +36,15 @@ class Filtering(study.Study):
 
   def prepare(self, config):
     """Load the data and build the network."""
+    # Here: --report needs neither.
+    from experiments.agreement_filtering.task import Task
     return Task(config)
 
   def stages(self, config, task, done):
     """Yield the arms that stand alone; then those that copy the filter."""
-    every = config.arms()
+    every = arms.list_arms(config)
     yield [self.part(config, task, arm) for arm in every if not arm.partner]
-    sizes = analysis.let_through(done[arms.FILTER], config.control_threshold)
+    sizes = analysis.let_through(done[FILTER], config.control_threshold)
     yield [self.part(config, task, arm, sizes)
            for arm in every if arm.partner]
 

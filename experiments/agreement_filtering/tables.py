@@ -1,14 +1,15 @@
 """The tables of `agreement_filtering`: one for each quantity."""
 
 from experiments.agreement_filtering import analysis
+from experiments.agreement_filtering.arms import list_arms
 from experiments.common.tables import Table, plus_minus
 
 
 def tables(config, reduced) -> list[Table]:
   """Lay out accuracy, what is memorized and what is skipped, by noise."""
   summary = analysis.summarize(config, reduced)
-  every = [(arm, tau) for arm in config.arms() for tau in arm.thresholds]
-  tuned = [(arm, None) for arm in config.arms() if arm.name != 'mean']
+  every = [(arm, tau) for arm in list_arms(config) for tau in arm.thresholds]
+  tuned = [(arm, None) for arm in list_arms(config) if arm.name != 'mean']
   skipping = [(arm, tau) for arm, tau in every
               if len(arm.thresholds) > 1 or arm.partner]
   rate = f'{config.learning_rates[-1]:g}'

@@ -9,7 +9,7 @@ import numpy as np
 from experiments import data
 from experiments.agreement_filtering import arms
 from experiments.agreement_filtering.config import Config
-from experiments.common import flags, task
+from experiments.common import task
 from experiments.engine import trainer
 
 
@@ -20,14 +20,9 @@ class Task:
     self.config = config
     examples = task.load_images(config, 'train')
     self.num_classes = examples.num_classes
-    flags.check(
-      config.validation_examples, 'validation_examples', f'below the '
-      f'{len(examples)} of {config.dataset}', lambda n: n < len(examples))
+    config.check_examples(len(examples))
     kept, held = data.hold_out(
       len(examples), config.validation_examples, seed=config.seed)
-    flags.check(
-      config.train_examples, 'train_examples', f'at most the {len(kept)} that '
-      'are not held out', lambda n: 0 <= n <= len(kept))
     kept = kept[:config.train_examples or None]
     train, validation = examples.gather(kept), examples.gather(held)
     self.clean = self.given = train['label']

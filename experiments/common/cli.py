@@ -1,30 +1,102 @@
-"""The `__main__` of every paper: flags, the study, and the exit code."""
+"""The `__main__` of every paper: flags, folder, study and exit code.
 
+In the order of what they cost, so that whatever is wrong is said soon: flags,
+the folder, the data, and only then the study, its imports and its shapes.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import pkgutil
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags as absl_flags
 
-from experiments.common import flags, study as study_lib
+from experiments.common import description, flags, parsing
+from experiments.engine import signals
 
 
-def main(study: study_lib.Study, cls: type[flags.Config]) -> None:
+def main(cls: type[flags.Config], study: str) -> None:
   """Parse the flags, run the study, and set the exit code.
 
   0 after a whole run; 2 for a bad flag; 1 for data or a disk that is not there;
   130 after Ctrl-C and 143 after SIGTERM, with everything saved.
+
+  Args:
+    cls: The flags.
+    study: 'package.module:Name' of a `study.Study`, imported when the flags
+      have been checked.
+  """
+  with exit_codes():
+    config = _begin(cls)
+    if not config.report:
+      from experiments.common import task  # here: checking flags needs no JAX
+      task.check_data(config)
+    made = pkgutil.resolve_name(study)()
+    from experiments.common import study as study_lib
+    if not config.report:
+      _use_jax(config)
+    study_lib.run(made, config, report_only=config.report)
+
+
+def run(work: Callable[[Any], Any], cls: type) -> None:
+  """Parse the flags and call `work` with them; set the exit code, as `main`."""
+  with exit_codes():
+    work(_begin(cls))
+
+
+def _begin(cls):
+  """Parse the flags, and write `config.json` unless all is there already."""
+  config = parsing.parse(cls, sys.argv)
+  folder = parsing.folder(cls, config.workdir)
+  config = dataclasses.replace(config, workdir=str(folder))
+  if not getattr(config, 'report', False):
+    description.write(folder, config, sys.argv)
+  return config
+
+
+def _use_jax(config):
+  """Keep compiled programs for the next start, and note the devices."""
+  import jax
+  if config.compilation_cache:
+    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    jax.config.update('jax_compilation_cache_dir',
+                      str(cache.expanduser() / 'gradiv' / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  description.write(
+    pathlib.Path(config.workdir), config, sys.argv,
+    [f'{x.platform}: {x.device_kind}' for x in jax.devices()])
+
+
+@contextlib.contextmanager
+def exit_codes():
+  """Turn errors that a user can mend into a message and an exit code."""
+  try:
+    yield
+  except (absl_flags.Error, flags.UsageError) as error:
+    _leave(error, 2)
+  except description.WorkdirError as error:
+    _leave(error, 1)
+  except signals.Interrupted as stopped:
+    _leave(f'{stopped}; the same command goes on from there', stopped.exit_code)
+  except KeyboardInterrupt:
+    _leave('stopped by SIGINT', 130)
+  except _of_the_world() as error:
+    _leave(error, 1)
+
+
+def _of_the_world() -> tuple[type[Exception], ...]:
+  """List errors of data and disks; asked for after the others, as it imports.
   """
   from experiments import data
-  from experiments.engine import checkpoints, signals, trainer
-  try:
-    config = flags.parse(cls, sys.argv)
-    study_lib.run(study, config, report_only=config.report)
-  except (absl_flags.Error, flags.UsageError) as error:
-    print(f'{error}\n--help lists the flags', file=sys.stderr)
-    raise SystemExit(2) from None
-  except signals.Interrupted as stopped:
-    print(f'{stopped}; the same command goes on from there', file=sys.stderr)
-    raise SystemExit(stopped.exit_code) from None
-  except (data.DataUnavailableError, checkpoints.CheckpointError,
-          trainer.OtherRunError, OSError) as error:
-    print(error, file=sys.stderr)
-    raise SystemExit(1) from None
+  from experiments.engine import checkpoints, trainer
+  return (data.DataUnavailableError, checkpoints.CheckpointError,
+          trainer.OtherRunError, OSError)
+
+
+def _leave(message, code):
+  print(message, file=sys.stderr)
+  raise SystemExit(code) from None

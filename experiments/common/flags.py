@@ -1,70 +1,89 @@
-"""Flags become one frozen dataclass, and nothing below `main` reads them.
+"""What flags a paper has: the fields of a frozen dataclass, and their checks.
 
 An experiment declares its flags as the fields of a dataclass derived from
-`Config`; `parse` makes absl flags of them, so that ``--flagfile`` and
-``--help`` work, and builds the instance. Checks live in `__post_init__`.
+`Config`. `parsing` makes absl flags of them. Checks live in `__post_init__`.
+Nothing here imports JAX, so that a bad flag is refused at once.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from experiments.models import options as model_options
 
-from experiments.engine import signals, trainer
+if TYPE_CHECKING:
+  from experiments.engine import trainer
+
+BACKENDS = ('vmap', 'pmap', 'shard_map')
+LARGEST_IMAGE = 1024
 
 
 class UsageError(ValueError):
   """A flag that does not fit the others, the data or the network."""
 
 
-def flag(default: Any, text: str) -> Any:
-  """Declare a field that is a flag, with its default and its help."""
-  return dataclasses.field(default=default, metadata={'help': text})
+def flag(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
+  """Declare a field that is a flag.
+
+  Args:
+    default: Its default, which gives its type; a tuple is a list of the type
+      of its first item, an empty one of text.
+    text: Its help.
+    choices: All values that are allowed, where they are known; of a tuple, all
+      items.
+  """
+  return dataclasses.field(
+    default=default, metadata={'help': text, 'choices': tuple(choices)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """The flags that all experiments share."""
+  """The flags that all papers share."""
 
-  workdir: str = flag('', 'folder for records, checkpoints and figures; a run '
-                      'that was cut off goes on there')
-  dataset: str = flag('digits', "'digits', or any image classification set of "
+  workdir: str = flag('', 'folder for records, checkpoints and figures, where '
+                      'a run that was cut off goes on; empty: runs/<paper>')
+  dataset: str = flag('digits', "'digits', or an image classification set of "
                       'TFDS')
-  data_dir: str = flag('', 'where data sets lie; else TFDS_DATA_DIR, else '
+  data_dir: str = flag('', 'folder of the data sets; empty: TFDS_DATA_DIR or '
                        '~/tensorflow_datasets')
-  model: str = flag('mlp', 'logistic, mlp, cnn, cuda_convnet or resnet18')
-  model_options: str = flag('{}', 'sizes of the model, as JSON')
+  image_size: int = flag(0, 'size to scale and crop images to; 0: as they are')
+  model: str = flag('mlp', 'network', model_options.IMAGE_MODELS)
+  model_options: str = flag('{}', 'sizes of the network, as JSON')
   num_workers: int = flag(8, 'workers that share each batch')
-  backend: str = flag('vmap', 'vmap, pmap or shard_map')
+  backend: str = flag('vmap', 'how workers are laid out', BACKENDS)
   num_seeds: int = flag(3, 'independent runs of each setting')
-  lanes_at_once: int = flag(0, 'how many runs to train side by side where '
-                            'all do not fit into memory; 0: all')
   seed: int = flag(0, 'the first seed')
-  save_seconds: float = flag(20.0, 'least time between two checkpoints')
-  parts_at_once: int = flag(0, 'how many parts to train side by side; 0: two '
-                            'on a CPU, else one')
   roundings: int = flag(1, '2 trains everything once more with the examples of '
-                        'each batch in reverse order: a claim on which the two '
+                        'each batch in reverse order; a claim on which the two '
                         'disagree is open')
-  report: bool = flag(False, 'train nothing; judge, print and draw again what '
-                      'is finished')
+  lanes_at_once: int = flag(0, 'runs to train side by side where all do not '
+                            'fit into memory; 0: all')
+  parts_at_once: int = flag(0, 'parts to train side by side; 0: two on a CPU, '
+                            'else one')
+  save_seconds: float = flag(20.0, 'least time between two checkpoints')
+  report: bool = flag(False, 'train nothing; judge, print and draw a finished '
+                      'run again, with its flags where none are given')
+  allow_changed: tuple[str, ...] = flag(
+    (), 'names of what may differ from the run in the folder, such as '
+    'eval_batch_size; its records are used all the same')
+  compilation_cache: bool = flag(True, 'keep compiled programs in '
+                                 '~/.cache/gradiv for the next start')
   rounding: str = ''  # no flag: 'reversed' in the second of two roundings
 
   def __post_init__(self):
-    check(self.workdir, 'workdir', 'the path of a folder', bool)
-    check(self.num_workers, 'num_workers', 'at least 1', lambda n: n >= 1)
-    check(self.num_seeds, 'num_seeds', 'at least 1', lambda n: n >= 1)
-    check(self.backend, 'backend', "'vmap', 'pmap' or 'shard_map'",
-          lambda b: b in ('vmap', 'pmap', 'shard_map'))
-    check(self.lanes_at_once, 'lanes_at_once', 'at least 0',
-          lambda n: n >= 0)
-    check(self.parts_at_once, 'parts_at_once', 'at least 0', lambda n: n >= 0)
+    check_choices(self)
+    for name in ('num_workers', 'num_seeds'):
+      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    for name in ('lanes_at_once', 'parts_at_once', 'save_seconds'):
+      check(getattr(self, name), name, 'at least 0', lambda n: n >= 0)
+    check(self.image_size, 'image_size', f'from 0 to {LARGEST_IMAGE}',
+          lambda n: 0 <= n <= LARGEST_IMAGE)
     check(self.roundings, 'roundings', '1 or 2', lambda n: n in (1, 2))
-    check(self.seed, 'seed', 'from 0 to 2**31', lambda s: 0 <= s < 2**31)
-    options(self)
+    check(self.seed, 'seed', 'from 0 to below 2**31', lambda s: 0 <= s < 2**31)
+    check_options(self, 'model_options', self.model)
 
   @property
   def seeds(self) -> range:
@@ -73,6 +92,7 @@ class Config:
 
   def workers(self, num_workers: int | None = None) -> trainer.Workers:
     """Say who computes; a single worker needs no backend of its own."""
+    from experiments.engine import trainer  # here: parsing needs no JAX
     count = self.num_workers if num_workers is None else num_workers
     return trainer.Workers(
       count, self.backend if count > 1 else 'vmap', self.lanes_at_once,
@@ -80,6 +100,7 @@ class Config:
 
   def schedule(self, steps: int, every: int) -> trainer.Schedule:
     """Say how long, and how often to evaluate and record."""
+    from experiments.engine import trainer  # here: parsing needs no JAX
     return trainer.Schedule(steps, every, self.save_seconds)
 
   def pick(self, *names: str) -> dict[str, Any]:
@@ -90,17 +111,47 @@ class Config:
     """
     return {name: getattr(self, name) for name in (*names, 'rounding')}
 
-  def defining(self) -> dict:
-    """All that defines the results: where and how often to save does not."""
-    skip = ('workdir', 'data_dir', 'save_seconds', 'parts_at_once', 'roundings',
-            'rounding', 'report')
-    return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
+  def needs_images(self) -> bool:
+    """Tell whether anything is trained on --dataset."""
+    return True
+
+  def check_examples(self, count: int) -> None:
+    """Check the flags that depend on the number of training examples."""
+    if hasattr(self, 'train_examples'):
+      check(self.train_examples, 'train_examples',
+            f'at most the {count} of {self.dataset}', lambda n: n <= count)
 
 
 def check(value: Any, name: str, allowed: str, holds: Callable) -> None:
   """Raise UsageError, with the value and what is allowed, unless it holds."""
   if not holds(value):
-    raise UsageError(f'--{name}={value!r}: must be {allowed}')
+    raise UsageError(f'--{name}={shown(value)}: must be {allowed}')
+
+
+def check_together(config: Any, names: Sequence[str], relation: str,
+                   holds: bool) -> None:
+  """Raise UsageError unless flags fit together.
+
+  To blame is the first of `names` that is not at its default, else the last.
+  """
+  if not holds:
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    bad = next((name for name in names
+                if getattr(config, name) != defaults[name]), names[-1])
+    text = lambda name: f'--{name}={shown(getattr(config, name))}'
+    others = ', '.join(text(name) for name in names if name != bad)
+    raise UsageError(f'{text(bad)} does not fit {others}: {relation}')
+
+
+def check_choices(config: Any) -> None:
+  """Raise UsageError where a field is none of its choices."""
+  for field in dataclasses.fields(config):
+    if choices := field.metadata.get('choices'):
+      value, is_list = getattr(config, field.name), type(field.default) is tuple
+      items = value if is_list else (value,)
+      check(value, field.name,
+            f'{"some" if is_list else "one"} of {", ".join(choices)}',
+            lambda _: set(items) <= set(choices) and len(items) > 0)
 
 
 def options(config: Config, name: str = 'model_options') -> dict:
@@ -108,90 +159,30 @@ def options(config: Config, name: str = 'model_options') -> dict:
   text = getattr(config, name)
   try:
     values = json.loads(text)
-    values = {k: tuple(v) if isinstance(v, list) else v
-              for k, v in values.items()}
+    return {k: tuple(v) if isinstance(v, list) else v
+            for k, v in values.items()}
   except (ValueError, AttributeError) as error:
     raise UsageError(
       f'--{name}={text!r}: must be a JSON object such as {{"hidden": [32]}}'
     ) from error
-  return values
 
 
-def parse(cls: type[Config], argv: Sequence[str]) -> Config:
-  """Build a config from a command line.
+def check_options(config: Config, name: str, model: str) -> None:
+  """Raise UsageError where a flag has sizes that the network does not take."""
+  try:
+    model_options.check(model, options(config, name))
+  except UsageError:
+    raise
+  except ValueError as error:
+    raise UsageError(f'--{name}={getattr(config, name)!r}: {error}') from error
 
-  Raises:
-    flags.Error: On an unknown flag, with the nearest names.
-    UsageError: On a value out of range.
+
+def shown(value: Any) -> str:
+  """Write a value as on a command line.
+
+  >>> shown((1, 2)), shown(0.5), shown('a b')
+  ('1,2', '0.5', "'a b'")
   """
-  values = flags.FlagValues()
-  flags.DEFINE_bool('help', False, 'show the flags', flag_values=values)
-  declared = [f for f in dataclasses.fields(cls) if 'help' in f.metadata]
-  for field in declared:
-    _define(field, values)
-  rest = values(list(argv))
-  if values.help:
-    print(f'{_story(cls)}\n\nflags:\n{values.get_help()}')
-    raise SystemExit(0)
-  if len(rest) > 1:
-    raise flags.Error(f'{rest[1:]}: not a flag; each is --name=value')
-  return cls(**{
-    field.name: _value(field, values[field.name].value)
-    for field in declared
-  })
-
-
-def _story(cls: type[Config]) -> str | None:
-  """Return the docstring of the paper: of the package, or of the module."""
-  module = sys.modules[cls.__module__]
-  is_config = cls.__module__.endswith('.config')
-  return sys.modules[module.__package__ if is_config else
-                     cls.__module__].__doc__
-
-
-def run(main: Callable[[Config], Any], cls: type[Config]) -> None:
-  """Be the `__main__` of an experiment: parse, run, and set the exit code.
-
-  0 after a whole run, 2 for a bad flag, 1 for data or disk that is not to be
-  had, 130 after Ctrl-C and 143 after SIGTERM, with all saved.
-  """
-  try:
-    config = parse(cls, sys.argv)
-  except (flags.Error, ValueError) as error:
-    print(f'{error}\n--help lists the flags', file=sys.stderr)
-    raise SystemExit(2) from None
-  from experiments import data
-  from experiments.engine import checkpoints, trainer
-  try:
-    main(config)
-  except signals.Interrupted as stopped:
-    print(f'{stopped}; the same command goes on from there', file=sys.stderr)
-    raise SystemExit(stopped.exit_code) from None
-  except (data.DataUnavailableError, checkpoints.CheckpointError,
-          trainer.OtherRunError) as error:
-    print(error, file=sys.stderr)
-    raise SystemExit(1) from None
-
-
-def _define(field, values):
-  text, default = field.metadata['help'], field.default
-  if isinstance(default, tuple):
-    flags.DEFINE_list(field.name, [str(x) for x in default], text,
-                      flag_values=values)
-    return
-  define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer,
-            float: flags.DEFINE_float, str: flags.DEFINE_string}[type(default)]
-  define(field.name, default, text, flag_values=values)
-
-
-def _value(field, value):
-  if not isinstance(field.default, tuple):
-    return value
-  kind = type(field.default[0])
-  try:
-    return tuple(kind(x) for x in value)
-  except ValueError:
-    raise UsageError(
-      f'--{field.name}={",".join(value)!r}: must be a comma-separated list '
-      f'of {kind.__name__}'
-    ) from None
+  if isinstance(value, tuple):
+    return ','.join(map(str, value)) or "''"
+  return repr(value)

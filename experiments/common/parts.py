@@ -11,16 +11,15 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from experiments.common import blocks
+from experiments.common.blocks import At
 from experiments.engine import records, signals, trainer
-
-# A lane: its coordinates, and what else its numbers depend on.
-At = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,30 +71,54 @@ class Trained:
   def plan(self) -> xr.Dataset:
     """Return zeros with the shapes and coordinates of what `read` returns."""
     metrics = dict(self._shapes)
-    length = len(self.lanes)
     rows = [{'step': step} | {
       name: np.zeros(x.shape) for name, x in metrics.items()}
       for step in range(0, self.schedule.steps + 1, self.schedule.every)]
-    return self._dataset(self.lanes, rows, {}, length)
+    return self._dataset(self.lanes, rows, {})
 
-  def run(self, workdir: pathlib.Path, stop: signals.Stop) -> None:
+  @property
+  def size(self) -> int:
+    """Count the steps of all lanes."""
+    return len(self.lanes) * self.schedule.steps
+
+  def missing(self, workdir: pathlib.Path,
+              allow_changed: Collection[str] = ()) -> str:
+    """Say what is not finished; empty where nothing is missing.
+
+    Raises:
+      OtherRunError: Where the folder holds these lanes by another definition.
+    """
+    folder = workdir / self.name
+    found = set()
+    for block in blocks.find(folder, self.lanes, self._definition,
+                             allow_changed):
+      if block.is_done:
+        found |= set(map(blocks.name, block.lanes))
+    lacking = [at for at in self.lanes if blocks.name(at) not in found]
+    if not lacking:
+      return ''
+    first = ', '.join(f'{name}={lacking[0][name]}' for name in self.axes)
+    return (f'{folder} lacks {len(lacking)} of {len(self.lanes)} lanes, the '
+            f'first {first}')
+
+  def run(self, workdir: pathlib.Path, stop: signals.Stop,
+          allow_changed: Collection[str] = ()) -> None:
     """Finish the blocks that hold wanted lanes; train the rest in a new one."""
     folder = workdir / self.name
-    missing = {_name(at): at for at in self.lanes}
-    for block in _blocks(folder):
-      found = json.loads((block / 'lanes.json').read_text())
-      wanted = [at for at in found['lanes'] if _name(at) in missing]
-      if wanted:
-        trainer.check_config(found['defined_by'], self._definition, folder)
-        if not (block / 'done.json').exists():
-          self._train(block, found['lanes'], stop)
-        for at in wanted:
-          del missing[_name(at)]
-    if missing:
-      block = folder / f'lanes_{len(_blocks(folder)):02d}'
-      records.write_whole(block / 'lanes.json', {
-        'defined_by': self._definition, 'lanes': list(missing.values())})
-      self._train(block, list(missing.values()), stop)
+    wanted = {blocks.name(at): at for at in self.lanes}
+    for block in blocks.find(folder, self.lanes, self._definition,
+                             allow_changed):
+      if not block.is_done:
+        self._train(block, stop)
+      for at in block.lanes:
+        wanted.pop(blocks.name(at), None)
+    if wanted:
+      count = len(list(folder.glob('lanes_*/lanes.json')))
+      block = blocks.Block(folder / f'lanes_{count:02d}', list(wanted.values()),
+                           self._definition)
+      records.write_whole(block.folder / 'lanes.json', {
+        'defined_by': block.defined_by, 'lanes': block.lanes})
+      self._train(block, stop)
 
   @property
   def _definition(self) -> dict[str, Any]:
@@ -104,53 +127,28 @@ class Trained:
       **self.defined_by, **schedule,
       'num_workers': self.workers.num_workers}))
 
-  def _train(self, block, lanes, stop):
-    columns = _columns(lanes)
+  def _train(self, block, stop):
+    columns = _columns(block.lanes)
     state = trainer.train(
-      self.program(columns), self.schedule, block, workers=self.workers,
-      stop=stop, config=self._definition, title=self.name)
+      self.program(columns), self.schedule, block.folder, workers=self.workers,
+      stop=stop, config=block.defined_by, title=self.name)
     final = {} if self.finish is None else self.finish(state, columns)
-    records.write_whole(block / 'done.json', {
+    records.write_whole(block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})
 
   def read(self, workdir: pathlib.Path) -> xr.Dataset:
     """Read every quantity [*axes, step, ...], by name and coordinate.
 
-    NaN where a record lacks it; what `finish` returned has no step.
-
-    Raises:
-      FileNotFoundError: Where lanes are missing or not finished.
+    NaN where a record lacks it; what `finish` returned has no step. Nothing may
+    be `missing`.
     """
-    folder = workdir / self.name
-    lanes, rows, final = [], None, {}
-    for block in _blocks(folder):
-      if not (block / 'done.json').exists():
-        continue
-      more = json.loads((block / 'lanes.json').read_text())['lanes']
-      new = records.read(block / 'metrics.jsonl')
-      last = json.loads((block / 'done.json').read_text())
-      keep = [i for i, at in enumerate(more)
-              if _name(at) not in map(_name, lanes)]
-      lanes += [more[i] for i in keep]
-      picked = [{name: x if name == 'step' else [x[i] for i in keep]
-                 for name, x in row.items()} for row in new]
-      rows = picked if rows is None else [
-        {name: x if name == 'step' else x + after[name]
-         for name, x in row.items()} for row, after in zip(rows, picked)]
-      for name, x in last.items():
-        final.setdefault(name, []).extend(x[i] for i in keep)
-    known = set(map(_name, lanes))
-    missing = [at for at in self.lanes if _name(at) not in known]
-    if missing:
-      raise FileNotFoundError(
-        f'{folder} lacks {len(missing)} of {len(self.lanes)} lanes, the first '
-        f'{missing[0]}: run without --report')
-    return self._dataset(lanes, rows, final, len(lanes))
+    lanes, rows, final = blocks.read(workdir / self.name, self.lanes)
+    return self._dataset(lanes, rows, final)
 
-  def _dataset(self, lanes, rows, final, length) -> xr.Dataset:
+  def _dataset(self, lanes, rows, final) -> xr.Dataset:
     """Order the lanes as the axes are, and label everything."""
-    place = {_name(at): i for i, at in enumerate(lanes)}
-    order = [place[_name(at)] for at in self.lanes]
+    place = {blocks.name(at): i for i, at in enumerate(lanes)}
+    order = [place[blocks.name(at)] for at in self.lanes]
     sizes = [len(values) for values in self.axes.values()]
     def labelled(name, x, dims):
       x = x[order].reshape(*sizes, *x.shape[1:])
@@ -194,23 +192,39 @@ class Computed:
   def plan(self) -> None:
     """Nothing is known before it is computed."""
 
-  def run(self, workdir: pathlib.Path, stop: signals.Stop) -> None:
-    """Compute what is not there."""
+  @property
+  def size(self) -> int:
+    """Nothing is known of its steps."""
+    return 0
+
+  def missing(self, workdir: pathlib.Path,
+              allow_changed: Collection[str] = ()) -> str:
+    """Say what is not finished; empty where nothing is missing.
+
+    Raises:
+      OtherRunError: Where the result is one by another definition.
+    """
     path = workdir / f'{self.name}.json'
-    definition = json.loads(json.dumps(dict(self.defined_by)))
-    if path.exists():
-      found = json.loads(path.read_text())['defined_by']
-      trainer.check_config(found, definition, path)
-      return
-    records.write_whole(
-      path, {'defined_by': definition, 'result': self.compute(stop)})
+    if not path.exists():
+      return f'{path} is missing'
+    blocks.check_definition(json.loads(path.read_text())['defined_by'],
+                            self._definition, path, allow_changed)
+    return ''
+
+  def run(self, workdir: pathlib.Path, stop: signals.Stop,
+          allow_changed: Collection[str] = ()) -> None:
+    """Compute what is not there."""
+    if self.missing(workdir, allow_changed):
+      records.write_whole(workdir / f'{self.name}.json', {
+        'defined_by': self._definition, 'result': self.compute(stop)})
+
+  @property
+  def _definition(self) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(self.defined_by)))
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the result."""
-    path = workdir / f'{self.name}.json'
-    if not path.exists():
-      raise FileNotFoundError(f'{path} is missing: run without --report')
-    return json.loads(path.read_text())['result']
+    return json.loads((workdir / f'{self.name}.json').read_text())['result']
 
 
 def at_each(lanes: dict[str, np.ndarray]) -> list[At]:
@@ -220,12 +234,3 @@ def at_each(lanes: dict[str, np.ndarray]) -> list[At]:
 
 def _columns(lanes: list[At]) -> dict[str, np.ndarray]:
   return {name: np.array([at[name] for at in lanes]) for name in lanes[0]}
-
-
-def _name(at: At) -> str:
-  """Write a lane as text; equal lanes give equal text."""
-  return json.dumps(at, sort_keys=True)
-
-
-def _blocks(folder: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(path.parent for path in folder.glob('lanes_*/lanes.json'))

@@ -8,15 +8,17 @@ With `report_only` it does all of that but the training.
 import abc
 import dataclasses
 import pathlib
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Protocol
 
 import jax
 
-from experiments.common import claims as claims_lib, plots, tables
-from experiments.engine import records, signals
+from experiments.common import claims as claims_lib, flags, plots, tables
+from experiments.engine import progress, records, signals
 
 ROUNDINGS = ('', 'reversed')
 
@@ -26,17 +28,26 @@ class Part(Protocol):
 
   name: str
 
+  @property
+  def size(self) -> int:
+    """Count the steps of all lanes; 0 where there are none."""
+
+  def missing(self, workdir: pathlib.Path,
+              allow_changed: Collection[str] = ()) -> str:
+    """Say what is not finished; empty where nothing is missing."""
+
   def check(self) -> None:
     """Raise ValueError where shapes do not fit; trains nothing."""
 
   def plan(self) -> Any:
     """Return what `read` will, with the right shapes, before there is any."""
 
-  def run(self, workdir: pathlib.Path, stop: signals.Stop) -> None:
+  def run(self, workdir: pathlib.Path, stop: signals.Stop,
+          allow_changed: Collection[str] = ()) -> None:
     """Do what is not done yet."""
 
   def read(self, workdir: pathlib.Path) -> Any:
-    """Read the results from disk."""
+    """Read the results from disk, of which nothing may be missing."""
 
 
 # What the earlier parts have found, by their names.
@@ -121,19 +132,19 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
     FileNotFoundError: With `report_only`, where a part is not finished.
   """
   began = time.monotonic()
+  config = dataclasses.replace(
+    config, workdir=config.workdir or f'runs/{study.name}')
   found = []
   for rounding in ROUNDINGS[:config.roundings]:
     workdir = pathlib.Path(config.workdir) / rounding
     one = dataclasses.replace(config, rounding=rounding)
-    done: dict[str, Any] = {}
     if report_only:
-      for stage in study.stages(one, None, done):
-        done |= {part.name: part.read(workdir) for part in stage}
+      done = _read(study, one, workdir)
     elif stop is None:
       with signals.listen() as heard:
-        _train(study, one, workdir, done, heard)
+        done = _train(study, one, workdir, heard)
     else:
-      _train(study, one, workdir, done, stop)
+      done = _train(study, one, workdir, stop)
     reduced = study.reduce(one, done)
     found.append(Outcome(reduced, list(study.claims(one, reduced))))
   outcome = found[0]
@@ -141,21 +152,66 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
     outcome = dataclasses.replace(
       outcome, claims=claims_lib.joined(outcome.claims, found[1].claims))
   _show(study, config, outcome)
-  print(f'{time.monotonic() - began:.0f} s in all')
+  print(f'{time.monotonic() - began:.1f} s in all')
   return outcome
 
 
-def _train(study, config, workdir, done, stop):
-  """Check every part, then run each; `done` holds the results."""
-  task = study.prepare(config)
-  planned: dict[str, Any] = {}
-  for stage in study.stages(config, task, planned):
+def _read(study, config, workdir):
+  """Read all parts of a finished run."""
+  done: dict[str, Any] = {}
+  for stage in study.stages(config, None, done):
     for part in stage:
-      part.check()
-      planned[part.name] = part.plan()
-  for stage in study.stages(config, task, done):
-    _run_stage(stage, workdir, stop, parts_at_once(config))
-    done |= {part.name: part.read(workdir) for part in stage}
+      if lacks := part.missing(workdir, config.allow_changed):
+        raise FileNotFoundError(f'{lacks}: run without --report')
+      done[part.name] = part.read(workdir)
+  return done
+
+
+def _train(study, config, workdir, stop):
+  """Check every part that is not finished, then run it; return all results."""
+  task = study.prepare(config)
+  done: dict[str, Any] = {}
+  work = _plan(study, config, task, workdir)
+  finished = sum(size is None for size in work.values())
+  if finished:
+    print(f'{finished} of {len(work)} parts were finished before',
+          file=sys.stderr)
+  sizes = {name: size for name, size in work.items() if size is not None}
+  with progress.board(sizes, finished) as board:
+    for stage in study.stages(config, task, done):
+      done |= _run_stage(stage, config, workdir, stop, board)
+  return done
+
+
+def _plan(study, config, task, workdir) -> dict[str, int | None]:
+  """Check the shapes of all parts that are to do; return the size of each.
+
+  A finished part has none, and is read, as later parts may depend on it.
+  """
+  found: dict[str, Any] = {}
+  sizes: dict[str, int | None] = {}
+  for stage in study.stages(config, task, found):
+    for part in stage:
+      if part.missing(workdir, config.allow_changed):
+        found[part.name] = _checked(part, workdir)
+        sizes[part.name] = part.size
+      else:
+        found[part.name] = part.read(workdir)
+        sizes[part.name] = None
+  return sizes
+
+
+def _checked(part, workdir):
+  """Return the plan of a part; what does not fit becomes one line."""
+  try:
+    part.check()
+    return part.plan()
+  except Exception as error:
+    path = workdir / 'traceback.txt'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(traceback.format_exc())
+    text = ' '.join(str(error).split())
+    raise flags.UsageError(f'part {part.name}: {text} (see {path})') from error
 
 
 def parts_at_once(config: Any) -> int:
@@ -169,21 +225,40 @@ def parts_at_once(config: Any) -> int:
   return config.parts_at_once or (2 if jax.default_backend() == 'cpu' else 1)
 
 
-def _run_stage(stage, workdir, stop, at_once):
+def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
   """Run the parts of a stage, some side by side; the first error ends all."""
-  with futures.ThreadPoolExecutor(at_once) as pool:
-    jobs = [pool.submit(_run_part, part, workdir, stop) for part in stage]
+  def one(part):
+    stop.check()
+    if not part.missing(workdir, config.allow_changed):
+      return part.name, part.read(workdir)
+    board.begin(part.name)
+    part.run(workdir, stop, config.allow_changed)
+    result = part.read(workdir)
+    board.finish(part.name, last_value(result))
+    return part.name, result
+
+  with futures.ThreadPoolExecutor(parts_at_once(config)) as pool:
+    jobs = [pool.submit(one, part) for part in stage]
     try:
       for job in futures.as_completed(jobs):
         job.result()
     except BaseException:
       pool.shutdown(cancel_futures=True)
       raise
+  return dict(job.result() for job in jobs)
 
 
-def _run_part(part, workdir, stop):
-  stop.check()
-  part.run(workdir, stop)
+def last_value(result: Any) -> str:
+  """Say in words what a part came to: its best final accuracy, or loss."""
+  names = [name for name in getattr(result, 'data_vars', ())
+           if set(result[name].dims) <= {*result.coords}]
+  for words, best in ((('test', 'accuracy', 'validation'), 'max'),
+                      (('loss',), 'min')):
+    for name in (name for word in words for name in names if word in name):
+      last = result[name]
+      last = last.isel(step=-1) if 'step' in last.dims else last
+      return f'best {name} {float(getattr(last, best)()):.3g}'
+  return ''
 
 
 def _show(study, config, outcome):

@@ -11,13 +11,41 @@ from experiments import data, models
 from experiments.common import flags
 from experiments.engine import trainer
 
+# The flags that give the arguments of `data.load`.
+_FLAGS = {'name': 'dataset', 'data_dir': 'data_dir', 'image_size': 'image_size',
+          'label_key': 'noisy_label_key'}
+
 
 def load_images(config: flags.Config, split: str, **options: Any
                 ) -> data.Examples:
-  """Load a split of --dataset, at --image_size."""
-  return data.load(
-    config.dataset, split, data_dir=config.data_dir or None,
-    image_size=getattr(config, 'image_size', 0) or None, **options)
+  """Load a split of --dataset, at --image_size.
+
+  Raises:
+    UsageError: Where a flag names no such data.
+    DataUnavailableError: Where the data cannot be had.
+  """
+  try:
+    examples = data.load(
+      config.dataset, split, data_dir=config.data_dir or None,
+      image_size=config.image_size or None, **options)
+  except data.ArgumentError as error:
+    flag = _FLAGS.get(error.argument, 'dataset')
+    text = error.allowed if error.argument in _FLAGS else str(error)
+    raise flags.UsageError(
+      f'--{flag}={flags.shown(getattr(config, flag))}: {text}') from error
+  flags.check(config.dataset, 'dataset', 'a set of images',
+              lambda _: examples.num_classes is not None)
+  return examples
+
+
+def check_data(config: flags.Config) -> None:
+  """Open --dataset and check the flags that depend on its size.
+
+  Nothing but its description is read.
+  """
+  if config.needs_images():
+    config.check_examples(
+      len(load_images(config, 'train', max_bytes_in_memory=0)))
 
 
 def build_model(config: flags.Config, input_shape: tuple[int, ...],

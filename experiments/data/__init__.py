@@ -14,6 +14,7 @@ from experiments.data.augmentation import (
 from experiments.data.balancing import balanced_order as balanced_order
 from experiments.data.examples import Examples as Examples
 from experiments.data.folders import (
+    ArgumentError as ArgumentError,
     DataUnavailableError as DataUnavailableError,
 )
 from experiments.data.loading import load as load

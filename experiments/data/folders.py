@@ -30,6 +30,22 @@ class DataUnavailableError(RuntimeError):
     return type(self), (self.missing, self.looked_in, self.remedy)
 
 
+class ArgumentError(ValueError):
+  """An argument of `load` that no data set fits.
+
+  Attributes:
+    argument: Its name, as `load` has it.
+    allowed: What it must be.
+  """
+
+  def __init__(self, argument: str, allowed: str):
+    self.argument, self.allowed = argument, allowed
+    super().__init__(f'{argument} {allowed}')
+
+  def __reduce__(self):
+    return type(self), (self.argument, self.allowed)
+
+
 class Name(NamedTuple):
   """A name as TFDS writes it: name[/config][:version]."""
 
@@ -41,8 +57,9 @@ class Name(NamedTuple):
 def parse_name(name: str) -> Name:
   match = _NAME.fullmatch(name) if isinstance(name, str) else None
   if match is None:
-    raise ValueError(
-        f"name must be 'name', 'name/config' or 'name:1.2.3', got {name!r}")
+    raise ArgumentError(
+        'name',
+        f"must be 'name', 'name/config' or 'name:1.2.3', got {name!r}")
   return Name(match['name'], match['config'], match['version'])
 
 
@@ -55,13 +72,15 @@ def resolve_data_dir(data_dir: os.PathLike | str | None) -> pathlib.Path:
   if data_dir is None:
     data_dir = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   if not isinstance(data_dir, (str, os.PathLike)) or not os.fspath(data_dir):
-    raise ValueError(f'data_dir must be a folder or None, got {data_dir!r}')
+    raise ArgumentError(
+        'data_dir', f'must be a folder or None, got {data_dir!r}')
   if '://' in os.fspath(data_dir):
-    raise ValueError('data_dir must be a local folder (records are read by '
-                     f'position), got {os.fspath(data_dir)!r}')
+    raise ArgumentError(
+        'data_dir', 'must be a local folder (records are read by position), '
+        f'got {os.fspath(data_dir)!r}')
   path = pathlib.Path(os.path.abspath(os.path.expanduser(data_dir)))
   if path.exists() and not path.is_dir():
-    raise ValueError(f'data_dir must be a folder, and {path} is a file')
+    raise ArgumentError('data_dir', f'must be a folder, and {path} is a file')
   return path
 
 

@@ -42,6 +42,7 @@ def load(
     label_key: which class label, where there are several.
 
   Raises:
+    ArgumentError: An argument that no data set fits; a ValueError.
     DataUnavailableError: the data cannot be had, within seconds.
   """
   parsed = folders.parse_name(name)
@@ -60,7 +61,8 @@ def load(
 
 def _check(split, max_bytes_in_memory, image_size) -> None:
   if not isinstance(split, str) or not split:
-    raise ValueError(f"split must be a string such as 'train', got {split!r}")
+    raise folders.ArgumentError(
+        'split', f"must be a string such as 'train', got {split!r}")
   streams.check_integer('max_bytes_in_memory', max_bytes_in_memory, 0)
   if image_size is not None:
     streams.check_integer('image_size', image_size, 1)
@@ -100,14 +102,15 @@ def _reader(builder, split: str, image_size: int | None, label_key: str):
     return readers.TextReader(_source(builder, split, {}), texts[0]), None
   label_key = _label_key(of_type(tfds.features.ClassLabel), label_key)
   if len(images) != 1 or label_key is None:
-    raise ValueError(
-        f'name must be a set with one Image and a ClassLabel, and '
+    raise folders.ArgumentError(
+        'name', f'must be a set with one Image and a ClassLabel, and '
         f'{builder.name} has '
         + ', '.join(f'{k}: {type(f).__name__}' for k, f in features.items()))
   image = features[images[0]]
   if image.np_dtype != 'uint8':
-    raise ValueError(f'name must be a set of uint8 images, and those of '
-                     f'{builder.name} are {image.np_dtype}')
+    raise folders.ArgumentError(
+        'name', f'must be a set of uint8 images, and those of {builder.name} '
+        f'are {image.np_dtype}')
   shape, fit = _image_shape(builder.name, image.shape, image_size)
   decoders = {images[0]: tfds.decode.SkipDecoding()}
   source = _source(builder, split, decoders)
@@ -122,7 +125,8 @@ def _label_key(labels: list[str], label_key: str) -> str | None:
   if label_key == 'label' and len(labels) == 1:
     return labels[0]
   if label_key not in labels:
-    raise ValueError(f'label_key must be one of {labels}, got {label_key!r}')
+    raise folders.ArgumentError(
+        'label_key', f'must be one of {labels}, got {label_key!r}')
   return label_key
 
 
@@ -132,8 +136,9 @@ def _image_shape(name: str, shape, image_size: int | None):
   if image_size is not None:
     return (image_size, image_size, channels), True
   if height is None or width is None:
-    raise ValueError(f'image_size must be given, as the images of {name} '
-                     'differ in size, got None')
+    raise folders.ArgumentError(
+        'image_size', f'must be given, as the images of {name} differ in size, '
+        'got None')
   return (height, width, channels), False
 
 
@@ -142,11 +147,12 @@ def _source(builder, split: str, decoders: dict):
   try:
     info = builder.info.splits[split]
   except (ValueError, KeyError) as error:
-    raise ValueError(
-        f'split must be one of {sorted(builder.info.splits)} or a slice such '
-        f"as 'train[:90%]', got {split!r}") from error
+    raise folders.ArgumentError(
+        'split', f'must be one of {sorted(builder.info.splits)} or a slice '
+        f"such as 'train[:90%]', got {split!r}") from error
   if not info.num_examples:
-    raise ValueError(f'split must not be empty, got {split!r}')
+    raise folders.ArgumentError(
+        'split', f'must not be empty, got {split!r}')
   for instruction in info.file_instructions:
     if not os.path.isfile(instruction.filename):
       raise folders.DataUnavailableError(

@@ -39,15 +39,16 @@ def pin_embedded(name: folders.Name) -> folders.Name:
   """Fill in the configuration and the version that this Python makes."""
   if name.name == 'digits':
     if name.config is not None:
-      raise ValueError(f"name must be 'digits', it has no configurations, got "
-                       f"'digits/{name.config}'")
+      raise folders.ArgumentError(
+          'name', "must be 'digits', it has no configurations, got "
+          f"'digits/{name.config}'")
     return name._replace(version=name.version or '1.0.0')
   config = name.config or 'length64'
   match = re.fullmatch(r'length([1-9]\d*)', config)
   if match is None or int(match[1]) > _MAX_WINDOW:
-    raise ValueError(
-        "name must be 'pydoc_topics' or 'pydoc_topics/length<n>' with n from 1 "
-        f"to {_MAX_WINDOW}, got 'pydoc_topics/{config}'")
+    raise folders.ArgumentError(
+        'name', "must be 'pydoc_topics' or 'pydoc_topics/length<n>' with n "
+        f"from 1 to {_MAX_WINDOW}, got 'pydoc_topics/{config}'")
   version = name.version or '.'.join(map(str, sys.version_info[:3]))
   return name._replace(config=config, version=version)
 
@@ -158,8 +159,9 @@ def _check_known(name: folders.Name, tfds) -> None:
   near = difflib.get_close_matches(
       name.name.lower(), [*_EMBEDDED, *known], n=4, cutoff=0.5)
   hint = f'; near it: {", ".join(near)}' if near else ''
-  raise ValueError(f'name must be a data set of TFDS, or one of '
-                   f'{", ".join(_EMBEDDED)}, got {name.name!r}{hint}')
+  raise folders.ArgumentError(
+      'name', f'must be a data set of TFDS, or one of {", ".join(_EMBEDDED)}, '
+      f'got {name.name!r}{hint}')
 
 
 def _obstacles(name, data_dir, tfds) -> tuple[list[str], list[str]]:

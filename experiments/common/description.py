@@ -1,0 +1,77 @@
+"""`config.json`: the flags, the command, the versions and the devices of a run.
+
+It is the first file that a run writes, so that a folder that cannot be written
+is refused before anything is imported or trained.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
+            'orbax-checkpoint', 'tensorflow-datasets')
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class WorkdirError(Exception):
+  """The folder of a run cannot be made or written."""
+
+
+def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
+          devices: Sequence[str] | None = None) -> None:
+  """Write `config.json`, whole or not at all.
+
+  Args:
+    workdir: The folder of the run; made where it is missing.
+    config: The dataclass of flags.
+    argv: The command.
+    devices: What computes; unknown until JAX is imported.
+
+  Raises:
+    WorkdirError: Where the folder cannot be made or written.
+  """
+  text = json.dumps({
+    'command': list(argv),
+    'flags': {f.name: getattr(config, f.name)
+              for f in dataclasses.fields(config) if 'help' in f.metadata},
+    'commit': _commit(),
+    'versions': _versions(),
+    'devices': devices}, indent=1)
+  path = workdir / 'config.json'
+  partial = path.with_name('.config.json.partial')
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial.write_text(text)
+    os.replace(partial, path)
+  except OSError as error:
+    raise WorkdirError(f'--workdir={str(workdir)!r} cannot be written: '
+                       f'{error.strerror} ({error.filename})') from error
+
+
+def _versions() -> dict[str, str | None]:
+  found: dict[str, str | None] = {'python': platform.python_version()}
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+def _commit() -> str | None:
+  """Return the git commit of this code, '-dirty' where files differ from it."""
+  if not (ROOT / '.git').exists():
+    return None
+  try:
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+      cwd=ROOT, capture_output=True, text=True, check=True, timeout=5
+    ).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
