@@ -106,7 +106,7 @@ def thresholds(config, reduced, claims):
   del claims
   figure, ((left, right),) = plots.panels(2, height=3.6)
   noise = config.noise_rates[len(config.noise_rates) // 2]
-  labels = {arm.name: arm.label for arm in config.arms()}
+  labels = {arm.name: arm.label for arm in list_arms(config)}
   for k, name in enumerate(config.combines):
     color, marker = STYLE[name]
     tuned = reduced.tuned[name]['test'] - reduced.tuned['mean']['test'].isel(
