@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized overhead test test-all \
+.PHONY: demo mechanisms agreement critical decentralized overhead results test test-all \
   lint
 
 demo: WORKDIR ?= runs/gradient_diversity
@@ -34,13 +34,17 @@ decentralized: $(VENV)/ready
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready
-	@echo '== the cost of exchanging gradients, into $(WORKDIR) (two minutes)'
+	@echo '== the cost of exchanging gradients, into $(WORKDIR) (eight minutes)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 	@echo '== the cost of per-example statistics (four minutes)'
 	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
 
+results: $(VENV)/ready
+	@echo '== docs/papers.md and the table of README.md, from docs/results'
+	$(RUN) -m experiments.common.results_page
+
 test: $(VENV)/ready
-	@echo '== the tests (about ten minutes on two cores)'
+	@echo '== the tests (under eight minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready

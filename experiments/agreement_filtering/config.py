@@ -16,7 +16,7 @@ class Config(flags.Config):
   """The flags of this experiment."""
 
   num_workers: int = flag(4, 'k, micro-batches of a step')
-  num_seeds: int = flag(4, 'independent runs of each setting')
+  num_seeds: int = flag(8, 'independent runs of each setting')
   per_class: int = flag(1, 'm, examples of each class in a micro-batch')
   model_options: str = flag('{"hidden": [64]}', 'sizes of the model, as JSON')
   train_examples: int = flag(0, 'how many to train on, the first that are not '

@@ -9,10 +9,9 @@ from experiments.agreement_filtering.config import FILTER
 from experiments.common import intervals, plots
 
 # The same arm has the same color in every figure.
-STYLE = {name: (plots.COLORS[i % 6], plots.MARKERS[i % 6]) for i, name in
-         enumerate((FILTER, 'halving', 'first', 'leave_one_out',
-                    'geometric_median', 'random', 'equal_updates',
-                    'mean_clean', f'{FILTER}_clean'))}
+ARMS = (FILTER, 'halving', 'first', 'leave_one_out', 'geometric_median',
+        'random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
+STYLE = dict(zip(ARMS, zip(plots.COLORS, plots.MARKERS)))
 CONTROLS = ('random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
 
 
@@ -54,7 +53,7 @@ def agreement(config, reduced, claims):
 def accuracy(config, reduced, claims):
   """Show test accuracy beyond the mean: the rules, and the controls."""
   del claims
-  figure, ((left, right),) = plots.panels(2, height=3.2, sharey=True)
+  figure, ((left, right),) = plots.panels(2, height=3.6, sharey=True)
   rules = (*config.combines, 'geometric_median')
   labels = {arm.name: arm.label for arm in list_arms(config)}
   noises = 100 * np.array(config.noise_rates)
@@ -64,15 +63,12 @@ def accuracy(config, reduced, claims):
                - reduced.at_best('mean')['test'])
       found = np.array([intervals.of_mean(x) for x in gains.values])
       color, marker = STYLE[name]
-      dodge = 1.2 * (k - (len(names) - 1) / 2)
-      ax.errorbar(
-        noises + dodge, 100 * found[:, 0],
-        100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
-        marker=marker, ms=4, lw=1.2, label=labels[name])
+      dodge = (k - (len(names) - 1) / 2)
+      _points(ax, noises + 2 * dodge, found, color, marker, labels[name])
     ax.axhline(0, color='#222222', lw=0.8)
     ax.set(xlabel='wrong labels (%)', xticks=noises)
-    ax.legend(fontsize=7)
-  left.set(ylabel='test accuracy beyond\nthe mean (points)',
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1.1), fontsize=7)
+  left.set(ylabel='test accuracy beyond the mean\n(points, 95 % interval)',
            title='Rules, each tuned')
   right.set(title='Controls, each tuned')
   return figure
@@ -96,10 +92,11 @@ def distances(config, reduced, claims):
                    label=label)
   left.axhline(1, color='#222222', lw=0.8, ls=':')
   left.set(xlabel='step', ylabel='mean cosine distance',
-           title=f'Micro-gradients at the rate {rate:g}\n'
-           '(solid: filter, dashed: mean)')
+           title='Micro-gradients are nearly orthogonal\n'
+           f'(rate {rate:g}; solid: filter, dashed: mean)')
   right.set(xlabel='step', ylabel='steps without agreement (%)',
-            ylim=(0, None), title=f'Skipped at $\\tau$ = {tau:g}')
+            ylim=(0, None),
+            title=f'Steps that the filter skips\nat $\\tau$ = {tau:g}')
   right.legend()
   return figure
 
@@ -107,9 +104,10 @@ def distances(config, reduced, claims):
 def thresholds(config, reduced, claims):
   """Show accuracy beyond the mean by threshold, at the middle noise."""
   del claims
-  figure, ((left, right),) = plots.panels(2, height=3.2)
+  figure, ((left, right),) = plots.panels(2, height=3.6)
   noise = config.noise_rates[len(config.noise_rates) // 2]
-  for name in config.combines:
+  labels = {arm.name: arm.label for arm in list_arms(config)}
+  for k, name in enumerate(config.combines):
     color, marker = STYLE[name]
     tuned = reduced.tuned[name]['test'] - reduced.tuned['mean']['test'].isel(
       threshold=0, drop=True)
@@ -119,15 +117,25 @@ def thresholds(config, reduced, claims):
     for ax, gains in ((left, tuned), (right, fixed)):
       found = np.array([intervals.of_mean(x)
                         for x in gains.sel(noise=noise).values])
-      ax.errorbar(
-        gains['threshold'], 100 * found[:, 0],
-        100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
-        marker=marker, ms=4, lw=1.2, label=name.replace('_', ' '))
+      _points(ax, np.arange(len(found)) + 0.12 * k, found, color, marker,
+              labels[name])
   for ax in (left, right):
     ax.axhline(0, color='#222222', lw=0.8)
+    ax.set_xticks(np.arange(len(config.thresholds)) + 0.18,
+                  [f'{tau:g}' for tau in config.thresholds])
     ax.set(xlabel='threshold $\\tau$ (cosine distance)')
-  left.set(ylabel='accuracy beyond the mean (points)',
-           title=f'{noise:.0%} wrong labels: test, rate tuned')
-  right.set(title=f'validation, rate {config.learning_rates[-1]:g}')
-  left.legend()
+  left.set(ylabel='accuracy beyond the mean\n(points, 95 % interval)',
+           title='Test accuracy, rate tuned')
+  right.set(title=f'Validation, rate {config.learning_rates[-1]:g}')
+  figure.legend(
+    *left.get_legend_handles_labels(), loc='outside upper left', ncols=4,
+    title=f'Accuracy by threshold, {100 * noise:.0f} % wrong labels',
+    alignment='left')
   return figure
+
+
+def _points(ax, x, found, color, marker, label):
+  """Draw percentages with their intervals: rows of (value, low, high)."""
+  ax.errorbar(x, 100 * found[:, 0],
+              100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
+              marker=marker, ms=4, lw=0, elinewidth=1.4, label=label)

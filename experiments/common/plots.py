@@ -7,6 +7,7 @@ file whole or not at all.
 
 import os
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -18,9 +19,10 @@ from experiments.common.claims import Claim
 
 plt.style.use(pathlib.Path(__file__).with_name('house.mplstyle'))
 
-# Okabe and Ito's palette, dark enough on white.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-MARKERS = ('o', 's', '^', 'D', 'v', 'P')
+# Okabe and Ito's palette, dark enough on white, and three of Tol's beside it.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
+          '#882255', '#999933', '#332288')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<', '>')
 VERDICT_COLORS = {'holds': '#009E73', 'fails': '#D55E00', 'open': '#E69F00',
                   'unknown': '#888888'}
 WIDTH = 6.5
@@ -127,42 +129,59 @@ def matrix(ax, counts: np.ndarray, total: int, rows: Sequence[str],
 def forest(claims: Sequence[Claim]) -> Figure:
   """Draw a row a claim: its interval, its allowed range, the paper's number.
 
-  Each row has a scale of its own, from the ends of what it shows.
+  Each row has a scale of its own, which its ends name.
   """
+  height = 0.36 * len(claims) + 0.75
   figure, axes = plt.subplots(
-    len(claims), 1, squeeze=False,
-    figsize=(WIDTH, 0.62 * len(claims) + 0.6))
-  for ax, claim in zip(axes[:, 0], claims):
-    _forest_row(ax, claim)
-  figure.suptitle(
-    'Bar: our value with its 95 % interval.  Shaded: the claim holds within.  '
-    'Hollow diamond: the paper.', fontsize=8, color='#444444', x=0.01,
-    ha='left')
+    len(claims), 2, squeeze=False, figsize=(WIDTH, height),
+    width_ratios=(1.6, 1), layout='constrained')
+  figure.get_layout_engine().set(hspace=0.0, h_pad=0.01)
+  for (left, right), claim in zip(axes, claims):
+    left.text(0, 0.5, '\n'.join(textwrap.wrap(claim.text, 62)), va='center',
+              fontsize=7)
+    left.set_axis_off()
+    _forest_row(right, claim)
+  marks = [
+    plt.Line2D([], [], color=color, lw=3, marker='o', label=word)
+    for word, color in VERDICT_COLORS.items()
+    if any(claim.verdict == word for claim in claims)]
+  marks += [
+    plt.Line2D([], [], color='#dddddd', lw=8, label='holds within'),
+    plt.Line2D([], [], color='none', marker='D', mfc='white', mec='#222222',
+               label="the paper's value")]
+  figure.legend(handles=marks, loc='outside upper left', ncols=len(marks),
+                fontsize=7, title='Claims: our value with its 95 % interval',
+                title_fontsize=8, alignment='left')
   return figure
 
 
 def _forest_row(ax, claim):
   color = VERDICT_COLORS[claim.verdict]
-  value, low, high = claim.measured
-  shown = [x for x in (value, low, high, claim.paper, *claim.allowed)
+  scale = 100 if claim.unit == '%' else 1
+  value, low, high = (scale * x for x in claim.measured)
+  least, most = (scale * x for x in claim.allowed)
+  paper = None if claim.paper is None else scale * claim.paper
+  shown = [x for x in (value, low, high, paper, least, most)
            if x is not None and np.isfinite(x)] or [0.0]
   pad = 0.12 * (max(shown) - min(shown)) or 1.0
   left, right = min(shown) - pad, max(shown) + pad
-  ax.axvspan(max(claim.allowed[0], left), min(claim.allowed[1], right),
-             color='#dddddd', lw=0, zorder=0)
+  ax.axvspan(max(least, left), min(most, right), color='#dddddd', lw=0,
+             zorder=0)
   if claim.measured.is_known:
     ax.plot([low, high], [0, 0], color=color, lw=3, solid_capstyle='butt')
-    ax.plot(value, 0, 'o', color=color, ms=6)
-  if claim.paper is not None:
-    ax.plot(claim.paper, 0, 'D', mfc='white', mec='#222222', ms=6)
+    ax.plot(value, 0, 'o', color=color, ms=5)
+  if paper is not None:
+    ax.plot(paper, 0, 'D', mfc='white', mec='#222222', ms=5)
   ax.set_xlim(left, right)
   ax.set_ylim(-1, 1)
   ax.set_yticks([])
   ax.grid(False)
   ax.spines['left'].set_visible(False)
-  ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-  ax.set_title(f'{claim.text}: {claim.verdict}', fontsize=8,
-               fontweight='normal', color=color, pad=2)
+  ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+  unit = ' %' if claim.unit == '%' else ''
+  ax.xaxis.set_major_formatter(
+    matplotlib.ticker.FuncFormatter(lambda x, _: f'{x:g}{unit}'))
+  ax.tick_params(axis='x', labelsize=6, pad=1, length=2)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:

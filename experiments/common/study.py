@@ -61,12 +61,20 @@ class Study(abc.ABC):
     name: Of the paper's folder and command.
     title: Of the paper, with its authors and year.
     link: To the paper.
+    command: What reproduces it, such as 'make demo'.
+    sentence: What the reproduction found, in one sentence.
+    setup: What is trained, on which data: a paragraph for docs/papers.md.
+    pictures: The captions of the figures that docs/papers.md shows.
     figures: By file name, functions of (config, reduced, claims).
   """
 
   name: str
   title: str
   link: str
+  command: str = ''
+  sentence: str = ''
+  setup: str = ''
+  pictures: Mapping[str, str] = {}
   figures: Mapping[str, Callable[..., Any]] = {}
 
   def prepare(self, config: Any) -> Any:
@@ -258,7 +266,10 @@ def _show(study, config, outcome):
   workdir = pathlib.Path(config.workdir)
   summary = study.summarize(config, outcome.reduced)
   records.write_whole(workdir / 'summary.json', summary)
-  story = {'name': study.name, 'title': study.title, 'link': study.link}
+  story = {name: getattr(study, name) for name in (
+    'name', 'title', 'link', 'command', 'sentence', 'setup')}
+  story |= {'pictures': dict(study.pictures), 'num_seeds': config.num_seeds,
+            'roundings': config.roundings}
   claims_lib.write(workdir / 'claims.json', story, outcome.claims)
   for table in study.tables(config, outcome.reduced):
     print(f'\n{table.text()}')

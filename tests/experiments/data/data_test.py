@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import data
@@ -176,6 +177,7 @@ class AugmentTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (np.uint8, 'zero'), (np.float32, 'reflect'), (jnp.bfloat16, 'zero'))
+  @pytest.mark.slow
   def test_shape_dtype_and_purity(self, dtype, padding):
     images = jnp.arange(5 * 8 * 6 * 3).reshape(5, 8, 6, 3).astype(dtype)
     key = jax.random.key(0)

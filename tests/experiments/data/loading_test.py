@@ -12,6 +12,7 @@ from pydoc_data import topics
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import data
@@ -57,6 +58,7 @@ class DigitsTest(absltest.TestCase):
     both = data.load('digits', 'train+test', data_dir=DATA_DIR)
     self.assertLen(both, 1797)
 
+  @pytest.mark.slow
   def test_a_cached_load_reads_and_does_no_more(self):
     data.load('digits', 'train', data_dir=DATA_DIR)
     code = ('import socket, sys\n'

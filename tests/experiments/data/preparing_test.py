@@ -10,6 +10,7 @@ import textwrap
 import time
 from unittest import mock
 
+import pytest
 import tensorflow_datasets as tfds
 from absl.testing import absltest
 
@@ -25,6 +26,7 @@ def _environment() -> dict[str, str]:
 
 class PreparingTest(fakes.Folder):
 
+  @pytest.mark.slow
   def test_a_killed_preparation_leaves_no_data_set(self):
     code = textwrap.dedent('''
         import sys, time
@@ -59,6 +61,7 @@ class PreparingTest(fakes.Folder):
     self.assertEqual([path.name for path in self.root.iterdir()],
                      ['pydoc_topics'])
 
+  @pytest.mark.slow
   def test_two_processes_prepare_at_once(self):
     code = ('import sys\n'
             'from experiments import data\n'

@@ -54,6 +54,7 @@ class ResumeTest(ResumeCase):
     self.assertEqual(self.log('b'), self.log('a'))
     self.assertLen(records.read(self.folder / 'a/metrics.jsonl'), 16)
 
+  @pytest.mark.slow
   def test_records_past_the_checkpoint_are_cut_back(self):
     tiny_run.run(self.folder / 'a')
     tiny_run.run(self.folder / 'b', steps=20)
@@ -62,6 +63,7 @@ class ResumeTest(ResumeCase):
     tiny_run.run(self.folder / 'b')
     self.assertEqual(self.log('b'), self.log('a'))
 
+  @pytest.mark.slow
   def test_a_finished_run_is_left_alone(self):
     first = tiny_run.run(self.folder / 'a')
     stamps = {p: p.stat().st_mtime_ns for p in self.folder.rglob('*')}
@@ -78,6 +80,7 @@ class ResumeTest(ResumeCase):
       tiny_run.run(self.folder / 'a', config={'name': 'other'})
     self.assertEqual(self.log('a'), before)
 
+  @pytest.mark.slow
   def test_a_flag_stops_after_the_chunk_and_saves(self):
     stop = signals.Stop()
     stop._signum = signal.SIGTERM

@@ -76,6 +76,7 @@ class RunTest(absltest.TestCase):
 
 class ExampleTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_of_each_example_and_of_each_worker(self):
     """At a rate of 0 both are the plain mean; at 0.5 they are two things."""
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

@@ -107,6 +107,7 @@ class ModelTest(parameterized.TestCase):
     self.assertGreater(float(jnp.std(logits, axis=0).max()), 1e-2)
 
   @tiny
+  @pytest.mark.slow
   def test_kernels_have_the_spread_that_keeps_signals_alive(
       self, name, shape, classes, options, num_params):
     del num_params
@@ -138,6 +139,7 @@ class ModelTest(parameterized.TestCase):
       self.assertGreater(len(np.unique(leaf)), 0.9 * leaf.size)
 
   @tiny
+  @pytest.mark.slow
   def test_init_follows_the_key(self, name, *_):
     model, params, _ = tiny_model(name)
     keys = jax.random.split(jax.random.key(0), 2)
@@ -176,6 +178,7 @@ class ModelTest(parameterized.TestCase):
                     1e-5 * float(jnp.linalg.norm(whole)))
 
   @tiny
+  @pytest.mark.slow
   def test_examples_do_not_see_each_other(self, name, shape, classes, *_):
     model, params, _ = tiny_model(name)
     x, _ = batch_of(name, shape, classes)
@@ -207,6 +210,7 @@ class ModelTest(parameterized.TestCase):
   @parameterized.parameters(
       ('logistic', 0.1), ('mlp', 0.1), ('cnn', 0.1), ('lstm', 1.0),
       ('transformer', 0.1))
+  @pytest.mark.slow
   def test_descent_lowers_the_loss(self, name, learning_rate):
     _, params, loss = tiny_model(name)
     _, shape, classes, _, _ = next(row for row in TINY if row[0] == name)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from experiments import models
@@ -40,6 +41,7 @@ class LstmTest(absltest.TestCase):
         model.apply(params, jnp.array(TOKENS[:3])),
         model.apply(params, jnp.array(TOKENS))[:3], rtol=1e-5, atol=1e-6)
 
+  @pytest.mark.slow
   def test_against_its_equations(self):
     model, params = build('lstm', embed=2, hidden=2)
     layer = params['lstm_0']
@@ -61,12 +63,14 @@ class TransformerTest(absltest.TestCase):
     assert_reads_only_the_past(
         *build('transformer', width=4, heads=2, layers=2))
 
+  @pytest.mark.slow
   def test_order_matters(self):
     model, params = build('transformer', width=4, heads=2, layers=1)
     swapped = jnp.array(TOKENS)[jnp.array([1, 0, 2, 3, 4, 5])]
     a, b = (model.apply(params, x)[5] for x in (jnp.array(TOKENS), swapped))
     self.assertGreater(float(jnp.abs(a - b).max()), 1e-3)
 
+  @pytest.mark.slow
   def test_against_its_equations(self):
     model, params = build('transformer', width=4, heads=2, layers=2)
     x = (params['embed']['embedding'][list(TOKENS)]

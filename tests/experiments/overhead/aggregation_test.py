@@ -20,6 +20,7 @@ from tests import helpers
 
 class OverheadTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_the_ways_agree(self):
     mesh = Mesh(np.array(jax.devices()), ('workers',))
     rows = np.random.default_rng(0).normal(size=(8, 5000)).astype('f')

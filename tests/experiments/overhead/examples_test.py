@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments.overhead import (
@@ -95,6 +96,7 @@ class OverheadExamplesTest(parameterized.TestCase):
     self.assertAlmostEqual(errors(np.array(4.))['norm_error'], 0.5)
     self.assertIsNone(errors(None)['norm_error'])
 
+  @pytest.mark.slow
   def test_table_and_record(self):
     folder = self.enterContext(tempfile.TemporaryDirectory())
     config = examples.Config(

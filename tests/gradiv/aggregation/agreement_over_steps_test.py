@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -32,6 +33,7 @@ class AccumulateTest(parameterized.TestCase):
 
   @parameterized.product(combine=STREAMED, count_aware=(False, True),
                          dtype=(jnp.float32, jnp.bfloat16))
+  @pytest.mark.slow
   def test_equals_the_workers(self, combine, count_aware, dtype):
     options = dict(combine=combine, count_aware=count_aware)
     tx = gradiv.accumulate_by_agreement(

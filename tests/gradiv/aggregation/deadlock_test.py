@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -49,6 +50,7 @@ print(bool(jnp.isfinite(mapped(grads, jnp.ones(500))).all()))
 class DeadlockTest(parameterized.TestCase):
 
   @parameterized.parameters('vmap', 'pmap', 'shard_map')
+  @pytest.mark.slow
   def test_ends_in_time(self, backend):
     # Ten seconds are usual; a deadlock would last forever.
     done = subprocess.run(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -54,6 +55,7 @@ class ShardedTest(parameterized.TestCase):
     lambda **kw: gradiv.aggregate_by_weights(
       weightings.norm_clipping(2.), 'data', **kw),
     lambda **kw: gradiv.aggregate_by_mean('data', **kw)))
+  @pytest.mark.slow
   def test_sharded_workers_decide_as_whole_ones(self, check_vma, rule):
     grads = sharded_sample()
     update, state = run_sharded(
@@ -119,6 +121,7 @@ class ExclusionTest(parameterized.TestCase):
     (gradiv.aggregate_by_agreement(
       1., 'workers', combine='leave_one_out'),),
     (aggregation.aggregate_by_bulyan(0, 'workers'),))
+  @pytest.mark.slow
   def test_lengths_at_the_edge_of_float32(self, tx):
     """Whether used or left out, sums and differences never overflow."""
     for length in (1e15, 6e16, 1e17, 1.8e19):

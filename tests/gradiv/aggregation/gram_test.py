@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -112,6 +113,7 @@ class CombineTest(parameterized.TestCase):
       g, rule(gradiv.worker_gram(g, 'workers')), 'workers'), grads)
     helpers.assert_close(by_slices, by_psum, 0.01, 1e-3)
 
+  @pytest.mark.slow
   def test_gram_weights_and_combine_by_hand(self):
     """The three steps in public, with a worker that is not finite."""
     grads = np.float32(RNG.normal(size=(5, 30)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -41,6 +42,7 @@ class ProtocolTest(parameterized.TestCase):
     update, _ = tx.update(grads, tx.init(grads[0, 0]))
     np.testing.assert_allclose(update, grads.mean((0, 1)), 1e-5, 1e-6)
 
+  @pytest.mark.slow
   def test_in_process_a_step_without_agreement_is_none(self):
     aggregator = aggregation.as_aggregator(
       gradiv.aggregate_by_agreement(0.5, 'rows'), 'rows')

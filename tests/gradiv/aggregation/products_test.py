@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -23,6 +24,7 @@ class PairTest(parameterized.TestCase):
   """Two workers exchange the sum of their gradients instead of slices."""
 
   @parameterized.parameters('vmap', 'pmap', 'shard_map')
+  @pytest.mark.slow
   def test_equals_the_exchange_of_slices(self, backend):
     for kind, grads in self.hard_pairs():
       tree = {'a': jnp.float32(grads[:, :5]), 'b': jnp.float32(grads[:, 5:])}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
@@ -63,6 +64,7 @@ class StatesTest(parameterized.TestCase):
     return jax.jit(alone if one_device else step, **options)
 
   @parameterized.named_parameters(*ROWS)
+  @pytest.mark.slow
   def test_states_are_donated_and_the_key_is_not(self, make):
     key = jax.random.key(0)
     tx = make(key)
@@ -84,6 +86,7 @@ class StatesTest(parameterized.TestCase):
     self.assertLen(found, expected)
 
   @parameterized.named_parameters(*ROWS)
+  @pytest.mark.slow
   def test_trees_without_leaves(self, make):
     tx = make(jax.random.key(0))
     for params in ({}, None, {'a': None, 'b': ()}):
@@ -140,6 +143,7 @@ class InjectTest(parameterized.TestCase):
     ('sign_majority', aggregation.aggregate_by_sign_majority, ('workers',), ()),
     ('accumulate', gradiv.accumulate_by_agreement,
      (lambda step: 1., 3), ('num_micro_steps', 'min_agreed')))
+  @pytest.mark.slow
   def test_equals_the_transformation_itself(self, make, args, static):
     injected = optax.inject_hyperparams(make, static_args=static)(*args)
     value = lambda arg: arg(0) if callable(arg) else arg

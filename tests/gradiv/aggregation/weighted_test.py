@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -15,6 +16,7 @@ from tests.gradiv.aggregation.gram_helpers import RNG, sample, stacked
 class LayoutTest(parameterized.TestCase):
 
   @parameterized.parameters('vmap', 'shard_map')
+  @pytest.mark.slow
   def test_workers_may_be_averaged_over_some_axes_first(self, backend):
     axis = ('group', 'member')
     grads = sample(8)
@@ -38,6 +40,7 @@ class LayoutTest(parameterized.TestCase):
     self.assertEqual(int(state.num_left_out), 1)
 
   @parameterized.parameters('vmap', 'shard_map')
+  @pytest.mark.slow
   def test_gradients_may_be_sharded(self, backend):
     """Kernels cut over an axis, biases the same along it and counted once."""
     kernel = jnp.float32(RNG.normal(size=(4, 2, 30, 5)))
@@ -69,6 +72,7 @@ class LayoutTest(parameterized.TestCase):
     np.testing.assert_allclose(update['bias'][0], expected['bias'], 1e-5, 1e-6)
 
   @parameterized.parameters('vmap', 'shard_map')
+  @pytest.mark.slow
   def test_clipping_around_the_last_update_or_a_given_tree(self, backend):
     grads = sample(4)
     like = jax.tree.map(lambda g: jnp.zeros_like(g[0]), grads)
@@ -132,6 +136,7 @@ class OwnShardMapTest(parameterized.TestCase):
           weightings.geometric_median(), 'workers'),
         aggregation.aggregate_by_bulyan(1, 'workers'),
         gradiv.aggregate_by_sign_agreement(0.5, 'workers', normalize=True)))
+  @pytest.mark.slow
   def test_leaves_as_common(self, check_vma, tx):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ('workers',))
     grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), sample(8))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -17,6 +18,7 @@ RNG = np.random.default_rng(5)
 class ZeroRedundancyTest(parameterized.TestCase):
 
   @parameterized.parameters('vmap', 'shard_map')
+  @pytest.mark.slow
   def test_zero_redundancy_equals_the_whole(self, backend):
     """Slices of parameters, updates and Adam's state; then put together."""
     start = {'w': jnp.float32(RNG.normal(size=(7, 3))), 'b': jnp.ones(2)}

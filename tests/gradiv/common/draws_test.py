@@ -33,6 +33,7 @@ def update(tx, grads, **extra):
 class ExampleIndexTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*EACH)
+  @pytest.mark.slow
   def test_ties_the_draw_to_the_example(self, make):
     tx = make('examples')
     tied = jax.vmap(lambda g, i: update(tx, g, example_index=i),
@@ -57,6 +58,7 @@ class ExampleIndexTest(parameterized.TestCase):
     self.assertTrue((np.asarray(first) != np.asarray(second)).any())
 
   @parameterized.named_parameters(*EACH)
+  @pytest.mark.slow
   def test_per_worker_and_per_example(self, make):
     tx = make(('workers', 'examples'))
     each = jax.vmap(jax.vmap(lambda g: update(tx, g), axis_name='examples'),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from gradiv.compression import _packing
@@ -15,6 +16,7 @@ KEY = jax.random.key(6)
 class PackingTest(parameterized.TestCase):
 
   @parameterized.parameters(8, 4)
+  @pytest.mark.slow
   def test_integers_survive(self, num_bits):
     largest = _packing.LARGEST[num_bits]
     rows = np.float32(RNG.integers(-largest, largest + 1, size=(3, 64)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -53,6 +54,7 @@ def many_steps(tx, grads, axis='workers', backend='vmap'):
 class MeanTest(parameterized.TestCase):
 
   @parameterized.parameters((8, 'vmap'), (4, 'shard_map'))
+  @pytest.mark.slow
   def test_no_bias(self, num_bits, backend):
     grads = sample(8)
     updates, moments = many_steps(make(num_bits), grads, backend=backend)
@@ -84,6 +86,7 @@ class MeanTest(parameterized.TestCase):
       self.assertLess(error.max(), 2 * level)
       self.assertLess(np.sqrt(np.mean(error**2)), 0.5 * level)
 
+  @pytest.mark.slow
   def test_the_same_numbers_on_every_backend(self):
     for num_bits, axis, workers in (
         (8, 'workers', 8), (4, ('devices', 'virtual'), 16)):
@@ -182,6 +185,7 @@ class StateTest(parameterized.TestCase):
 class LayoutTest(parameterized.TestCase):
 
   @parameterized.parameters(True, False)
+  @pytest.mark.slow
   def test_sharded_workers_in_a_shard_map_of_ones_own(self, check_vma):
     rows = {'kernel': jnp.float32(RNG.normal(size=(8, 5, 3))),
             'bias': jnp.float32(RNG.normal(size=(4, 9)))}
@@ -202,6 +206,7 @@ class LayoutTest(parameterized.TestCase):
       lambda g, _: gradiv.worker_moments(g, 'workers'), whole)
     helpers.assert_close(state.moments, exact, 0.05)
 
+  @pytest.mark.slow
   def test_shards_round_apart(self):
     """Where two shards hold the same numbers, their errors differ."""
     rows = {'w': jnp.repeat(jnp.float32(RNG.normal(size=(4, 40))), 2, 0)}
@@ -231,6 +236,7 @@ class CompiledTest(parameterized.TestCase):
   @parameterized.product(wire=((8, 0.27), (4, 0.14)), shapes=(
     ((300, 1000), (1001,), (7, 11)),
     ((64, 32), (32,), (32, 10), (10,))))  # the network on digits
+  @pytest.mark.slow
   def test_bytes_on_the_wire(self, wire, shapes):
     num_bits, fraction = wire
     params = [jnp.zeros(shape) for shape in shapes]

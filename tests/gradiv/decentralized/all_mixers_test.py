@@ -28,6 +28,7 @@ from tests.gradiv.decentralized.runs import (
 class OptimumTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*EXACT)
+  @pytest.mark.slow
   def test_exact_methods_reach_the_optimum(self, make):
     with helpers.double_precision():
       x, _ = train(make(0.1), 1500)
@@ -158,6 +159,7 @@ class ArgumentsTest(parameterized.TestCase):
     ('diloco', gradiv.diloco,
      ('period', 'num_fragments', 'delay', 'fragment_of'),
      dict(period=2, momentum=0.8, learning_rate=0.9, blend=0.25)))
+  @pytest.mark.slow
   def test_numbers_may_be_injected(self, make, static, arguments):
     inject = optax.inject_hyperparams(make, static_args=static)
     seen, state = train(chain(RATE, inject(

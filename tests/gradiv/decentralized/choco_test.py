@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -48,6 +49,7 @@ class ChocoTest(parameterized.TestCase):
     ('signs', gradiv.keep_signs),
     ('rounded', lambda: gradiv.quantize_updates(
       4, key=jax.random.key(0), axis_name='workers')))
+  @pytest.mark.slow
   def test_keeps_the_mean_and_agrees(self, make):
     start = runs.RNG.normal(size=(8, 24))
     step_size = decentralized.tune_consensus_step(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -50,6 +51,7 @@ class GossipTest(parameterized.TestCase):
       jnp.float32(centers))
 
   @parameterized.parameters(*decentralized.ORDERS)
+  @pytest.mark.slow
   def test_orders_on_every_backend(self, order):
     centers = RNG.normal(size=(self.N, 3))
     matching = topology.random_matching(8, 5, seed=2)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -45,6 +46,7 @@ def run(fn, tree, axis='workers', backend='vmap', **kwargs):
 class MixTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*MATRICES)
+  @pytest.mark.slow
   def test_is_the_matrix_product(self, w):
     n = len(w)
     tree = sample(n)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -121,6 +122,7 @@ class AccumulateMomentsTest(parameterized.TestCase):
     self.assertEqual({x.dtype for x in jax.tree.leaves(updates)},
                      {jnp.dtype(jnp.bfloat16)})
 
+  @pytest.mark.slow
   def test_the_inner_transformation_runs_once_a_round(self):
     """Moments reach `track_moments`; momentum does not coast between."""
     inner = optax.chain(gradiv.track_moments(decay=.9),

@@ -75,6 +75,7 @@ class CoverageTest(parameterized.TestCase):
     ('signal_grows', 300., -0.002, 0., 8, 0.99),
     ('short_memory', 100., 0.005, 0., 8, 0.95),
   )
+  @pytest.mark.slow
   def test_covers_the_truth_of_now(
       self, noise, drift, noise_drift, workers, decay):
     covers, trusted, _, at_least, truth, _ = simulate(
@@ -107,6 +108,7 @@ class CoverageTest(parameterized.TestCase):
     self.assertLess(float(trusted[:, 199:].mean()), 0.01)
 
   @parameterized.parameters(0.003, 0.005, 0.01, -0.005)
+  @pytest.mark.slow
   def test_at_a_fast_drift_few_are_trusted_and_wrong(self, drift):
     """Measured: up to 0.062, above the nominal 0.05, where ‖∇F‖² grows."""
     covers, trusted, *_ = simulate(

@@ -7,6 +7,7 @@ every backend. `estimate_test` has the cases of sampling.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -76,6 +77,7 @@ class ClosedFormTest(parameterized.TestCase):
       gradiv.estimate(m))))
 
   @parameterized.parameters(*BACKENDS)
+  @pytest.mark.slow
   def test_05_invariances(self, backend):
     grads = RNG.normal(0.3, 1, size=(8, 6))
     reference = gradiv.gradient_diversity(helpers.moments_of(grads, backend))
@@ -125,6 +127,7 @@ class ClosedFormTest(parameterized.TestCase):
     np.testing.assert_allclose(
       bound_of(lam * (w - x), backend), 1 + 1 / np.sum(w**2), 1e-4)
 
+  @pytest.mark.slow
   def test_11_stationary_norm_and_divergence(self):
     x = jnp.concatenate([jnp.eye(4), -jnp.eye(4)])
     lam = 1.0

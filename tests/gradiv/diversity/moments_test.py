@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -201,6 +202,7 @@ class LayoutTest(parameterized.TestCase):
   @parameterized.product(
     backend=('vmap', 'pmap', 'shard_map', 'check_vma'),
     groups=(None, gradiv.by_layer))
+  @pytest.mark.slow
   def test_shards_add_up_to_the_whole(self, backend, groups):
     grads = {'dense': {'kernel': RNG.normal(1, 2, (4, 6, 3)).astype('f'),
                        'bias': RNG.normal(1, 2, (4, 3)).astype('f')},

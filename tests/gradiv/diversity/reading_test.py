@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import pytest
 from absl.testing import absltest, parameterized
 from flax import nnx
 
@@ -138,6 +139,7 @@ class NamesTest(parameterized.TestCase):
     self.assertEqual(
       tracking.decode_names(jnp.stack([encoded, encoded])), names)
 
+  @pytest.mark.slow
   def test_a_checkpoint_keeps_them(self):
     tx = optax.chain(gradiv.track_moments(groups=gradiv.by_layer),
                      optax.sgd(.1))

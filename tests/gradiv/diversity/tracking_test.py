@@ -40,6 +40,7 @@ def run(tx, grads, axis='workers', backend='vmap', state=None, params=PARAMS):
 class TrackMomentsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*helpers.ON_ALL)
+  @pytest.mark.slow
   def test_averages_what_each_step_estimates(self, backend, axis, workers):
     grads = gradients(12, workers)
     tx = gradiv.track_moments(axis, batch_size=4, decay=0.8)
@@ -58,6 +59,7 @@ class TrackMomentsTest(parameterized.TestCase):
       average.variance, weights @ spread / weights.sum(), 1e-4)
     self.assertEqual(int(state.averages.count), 12)
 
+  @pytest.mark.slow
   def test_each_group_and_the_whole_as_if_tracked_alone(self):
     grads = gradients(12, 8)
     track = lambda **kw: gradiv.track_moments(
@@ -184,6 +186,7 @@ class SourcesTest(parameterized.TestCase):
       lambda a, b, c: (a / 4 + b / 2 + c) / 1.75, *each)
     helpers.assert_close(average, expected, 1e-5)
 
+  @pytest.mark.slow
   def test_moments_that_are_handed_in_are_those_tracked(self):
     """Of examples, with no axis at all; by group, too."""
     loss = lambda p, x: jnp.mean(
@@ -258,6 +261,7 @@ class SourcesTest(parameterized.TestCase):
     whole = jax.vmap(follow(plain), 1, None, axis_name='data')(grads)
     helpers.assert_close(state, whole, 1e-5, 1e-6)
 
+  @pytest.mark.slow
   def test_no_leaves(self):
     """As in `optax.partition`, where a label has no parameters."""
     for groups in (None, gradiv.by_layer):
@@ -274,6 +278,7 @@ class LoopTest(parameterized.TestCase):
   """In the loops that people write."""
 
   @parameterized.parameters(None, gradiv.by_layer)
+  @pytest.mark.slow
   def test_donated_and_injected(self, groups):
     """Numbers may be injected; no two leaves share a buffer."""
     tx = optax.inject_hyperparams(
@@ -344,6 +349,7 @@ class WholeStepTest(parameterized.TestCase):
           ('devices', 'virtual'), backend, jax.devices()[:count])
         helpers.assert_close(result, reference, 2e-4, 1e-5)
 
+  @pytest.mark.slow
   def test_one_step_from_the_same_state(self):
     """To float32 rounding, with nothing grown over steps."""
     reference = self.train('workers', 'vmap', steps=1)
@@ -354,6 +360,7 @@ class WholeStepTest(parameterized.TestCase):
         helpers.assert_close(result, reference, 2e-6, 1e-7)
 
   @parameterized.parameters(True, False)
+  @pytest.mark.slow
   def test_inside_the_users_shard_map(self, check_vma):
     """The state and the update come out typed common: out_specs=P()."""
     rng = np.random.default_rng(0)

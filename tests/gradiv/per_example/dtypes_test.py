@@ -119,6 +119,7 @@ class DtypesTest(absltest.TestCase):
       self.assertEqual(text.count('= dot_general['),
                        text.count('precision=(Precision.HIGHEST,'))
 
+  @pytest.mark.slow
   def test_in_a_shard_map_of_the_user(self):
     """In loops, and for common values, where types tell what varies."""
     params, batch = penalized_case()

@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import data, models
@@ -70,6 +71,7 @@ def configured():
 class ExplainTest(parameterized.TestCase):
 
   @parameterized.named_parameters(configured())
+  @pytest.mark.slow
   def test_networks_of_the_experiments(self, name, shape, classes, options):
     """At most a twentieth of the parameters is written out in chunks."""
     rows = of_model(name, shape, classes, **options).values()

@@ -6,6 +6,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax import lax
 from jax.extend import core
@@ -178,6 +179,7 @@ class RulesTest(parameterized.TestCase):
   @parameterized.named_parameters(
     (f'{name}_{kind}_{i}', name, kind, fn)
     for (name, kind), fns in RULES.items() for i, fn in enumerate(fns))
+  @pytest.mark.slow
   def test_terms_add_up_to_the_value(self, name, kind, fn):
     program = programs.Program(jax.make_jaxpr(fn)(X, Y, C))
     found = []

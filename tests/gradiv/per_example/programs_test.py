@@ -120,6 +120,7 @@ def some(num_programs):
 class ProgramsTest(absltest.TestCase):
 
   @some(12)
+  @pytest.mark.slow
   def test_equals_the_gradient_of_each_example(self, program):
     reference.check(*lib.build(program))
 

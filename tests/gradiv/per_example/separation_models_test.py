@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn, nnx
 
@@ -122,6 +123,7 @@ class ModelsTest(parameterized.TestCase):
     self.accept(lambda p, b: xent(apply(p, b[0]), b[1]).mean(), params,
                 (x, LABELS))
 
+  @pytest.mark.slow
   def test_language_models(self):
     for apply, params in (of_linen(Transformer(), TOKENS),
                           of_nnx(NnxTransformer)):

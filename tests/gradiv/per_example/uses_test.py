@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -202,6 +203,7 @@ class UsesTest(parameterized.TestCase):
     assert_equal(total['in'], summed(np.minimum(1, of_in**-0.5))['in'])
     np.testing.assert_array_equal(total['out']['w'], 0)
 
+  @pytest.mark.slow
   def test_a_group_without_a_gradient_counts_as_zero(self):
     """It keeps its place, as `group_names` lists it."""
     params = {'count': {'n': np.arange(2)}, **PARAMS}

@@ -59,6 +59,7 @@ class ZooTest(parameterized.TestCase):
                     tolerance=case.tolerance, gram_room=reference.little_room)
 
   @few('wide_dense_on_sequences', 'weight_normalized')
+  @pytest.mark.slow
   def test_gram_matrix_equals_it_in_little_room_too(self, case):
     reference.check(*case.make(), gram_room=reference.little_room)
 
@@ -96,6 +97,7 @@ class ZooTest(parameterized.TestCase):
     truth.check_moments(moments)
 
   @few('cond_by_the_example')
+  @pytest.mark.slow
   def test_masked_examples_do_not_count(self, case):
     """Padding may hold anything: here, NaN in all floating-point arrays."""
     loss_fn, params, batch = case.make()
@@ -139,6 +141,7 @@ class ZooTest(parameterized.TestCase):
     self.assertTrue(np.isnan(gram[:, ~mask]).all())
 
   @few('linen_mlp')
+  @pytest.mark.slow
   def test_groups_are_measured_apart(self, case):
     """Each group has its own statistics and its own weights."""
     loss_fn, params, batch = case.make()

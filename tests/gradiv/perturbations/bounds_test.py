@@ -8,6 +8,7 @@ The paper is *Yin et al., `Gradient Diversity
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -181,6 +182,7 @@ class BatchTest(parameterized.TestCase):
   @parameterized.parameters(
     *((name, draws) for name in MECHANISMS for draws in ('tied', 'fresh')),
     ('drop', 'shared'), ('noise', 'shared'))
+  @pytest.mark.slow
   def test_second_moment_of_a_batch(self, name, draws):
     """Lemma 1: E‖Σ_B g‖² = B M² (1 + (B − 1)/B_S)."""
     make, bound = MECHANISMS[name]
@@ -207,6 +209,7 @@ class BatchTest(parameterized.TestCase):
     self.assertLess(abs(seen.mean() - expected),
                     4 * seen.std(ddof=1) / np.sqrt(seen.size))
 
+  @pytest.mark.slow
   def test_rescaling_changes_lengths_alone(self):
     # Case 21: mean ‖g‖² is (1 − p)M², or M²/(1 − p); B_S is the same.
     seen = {}

@@ -48,6 +48,7 @@ class LemmaTest(parameterized.TestCase):
     cls.apart = flatten(params) - flatten(start)
 
   @parameterized.parameters(8, 64)
+  @pytest.mark.slow
   def test_distance_after_a_step(self, batch):
     gamma, rng = 0.1, np.random.default_rng(batch)
     bound = float(gradiv.batch_size_bound(

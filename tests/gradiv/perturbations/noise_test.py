@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -43,6 +44,7 @@ def draws(make, grads, num_steps, backend='vmap'):
 class MomentsTest(parameterized.TestCase):
 
   @parameterized.parameters('vmap', 'shard_map')
+  @pytest.mark.slow
   def test_means_and_variances(self, backend):
     grads = jnp.float32(RNG.normal(size=(2, 5)))
     for rescale in (False, True):
@@ -88,6 +90,7 @@ class MomentsTest(parameterized.TestCase):
 
 class StateTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_states_keep_their_dtypes_in_float64(self):
     self.enterContext(helpers.double_precision())
     grads = jnp.ones((4, 6, 5), jnp.float64)
@@ -111,6 +114,7 @@ class StateTest(parameterized.TestCase):
           tree)]
         self.assertEqual(spec(state), spec(start))
 
+  @pytest.mark.slow
   def test_numbers_may_be_scheduled_and_injected(self):
     """A constant schedule, inside or around, is the constant."""
     grads = jnp.float32(RNG.normal(size=50))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -33,12 +34,14 @@ def draws_of(tree, **options):
 class LevelsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*WAYS)
+  @pytest.mark.slow
   def test_mean_and_second_moment(self, options):
     seen = draws_of(VECTOR, **options).astype(np.float64)
     helpers.assert_mean(seen, VECTOR)
     helpers.assert_mean(
       (seen**2).sum(1), perturbations.quantized_sq_norm(VECTOR, **options))
 
+  @pytest.mark.slow
   def test_second_moments_in_closed_form(self):
     v = np.asarray(VECTOR, np.float64)
     norm, d = np.linalg.norm(v), len(v)
@@ -83,6 +86,7 @@ class LevelsTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       draws_of(powers, method='natural'), np.tile(powers, (DRAWS, 1)))
 
+  @pytest.mark.slow
   def test_a_tree_is_one_vector_unless_in_buckets(self):
     tree = {'a': VECTOR[:5].reshape(5, 1), 'b': VECTOR[5:], 'none': None,
             'empty': jnp.zeros((0, 3))}
@@ -97,6 +101,7 @@ class LevelsTest(parameterized.TestCase):
         perturbations.quantized_sq_norm(tree, 2, bucket_size=size),
         sum(perturbations.quantized_sq_norm(VECTOR[p], 2) for p in parts), 1e-6)
 
+  @pytest.mark.slow
   def test_extreme_zero_and_non_finite_vectors(self):
     for scale in (1e30, 1e-30):
       seen = gradiv.stochastic_quantize(KEY, scale * VECTOR, 2)
@@ -127,6 +132,7 @@ class LevelsTest(parameterized.TestCase):
         rounding=float(jnp.finfo(dtype).eps))
 
   @parameterized.parameters(('vmap', WAYS[2]), ('shard_map', WAYS[5]))
+  @pytest.mark.slow
   def test_each_worker_rounds_on_its_own(self, backend, way):
     options = {'num_levels': 1} | way[1]
     tx = gradiv.quantize_updates(key=KEY, axis_name='workers', **options)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -50,6 +51,7 @@ class ShardMapTest(parameterized.TestCase):
       out_specs=state_spec, check_vma=check_vma))
 
   @parameterized.named_parameters(*COMMON)
+  @pytest.mark.slow
   def test_common_results(self, make):
     tx = make()
     fn = lambda g, s: tx.update(jax.tree.map(lambda x: x[0], g), s)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from gradiv import weightings
@@ -48,6 +49,7 @@ def adacons(steps, decay):
 class AdaConsTest(parameterized.TestCase):
 
   @parameterized.product(n=inputs.SIZES, decay=(0., .9))
+  @pytest.mark.slow
   def test_definition(self, n, decay):
     for kind in inputs.KINDS:
       with self.subTest(kind):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -36,6 +37,7 @@ def rows_for(name, n, kind='offset'):
 class EveryRuleTest(parameterized.TestCase):
 
   @parameterized.parameters(*RULES)
+  @pytest.mark.slow
   def test_absent_gradients_do_not_count(self, name):
     rows = rows_for(name, 16)
     # A draw depends on the index of a gradient.
@@ -67,6 +69,7 @@ class EveryRuleTest(parameterized.TestCase):
           self.assertTrue(np.isfinite(weights).all())
 
   @parameterized.parameters(*LOOPS)
+  @pytest.mark.slow
   def test_runs_inside_vmap_scan_and_shard_map(self, name):
     rule = RULES[name]
     grams = np.stack([inputs.gram_of(scale * rows_for(name, 5, kind))
