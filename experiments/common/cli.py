@@ -16,12 +16,12 @@ from typing import Any
 from absl import flags as absl_flags
 
 from experiments.common import description, flags, parsing
-from experiments.engine import signals
 
-# What a user can mend, not by another flag.
+# Errors of data and of disks, by the modules that define them.
 _ERRORS = (('experiments.data', 'DataUnavailableError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
            ('experiments.engine.trainer', 'OtherRunError'))
+_SIGNAL = ('experiments.engine.signals', 'Interrupted')
 
 
 def main(cls: type[flags.Config], study: str) -> None:
@@ -89,18 +89,18 @@ def exit_codes():
     _leave(error, 2)
   except description.WorkdirError as error:
     _leave(error, 1)
-  except signals.Interrupted as stopped:
+  except _imported(_SIGNAL) as stopped:
     _leave(f'{stopped}; the same command goes on from there', stopped.exit_code)
   except KeyboardInterrupt:
     _leave('stopped by SIGINT', 130)
-  except _of_the_world() as error:
+  except (OSError, *_imported(*_ERRORS)) as error:
     _leave(error, 1)
 
 
-def _of_the_world() -> tuple[type[Exception], ...]:
-  """List errors of data and disks, of the modules that have been imported."""
-  return OSError, *(getattr(sys.modules[module], name)
-                    for module, name in _ERRORS if module in sys.modules)
+def _imported(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:
+  """Look up exceptions; one whose module is not imported was not raised."""
+  return tuple(getattr(sys.modules[module], name)
+               for module, name in errors if module in sys.modules)
 
 
 def _leave(message, code):
