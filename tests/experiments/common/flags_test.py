@@ -1,119 +1,82 @@
-"""Flags: parsed once, checked at once, with errors that help."""
+"""The flags that papers share: checked once, with errors that name the flag."""
 
-import pathlib
-import subprocess
-import sys
-import tempfile
+import dataclasses
 
-from absl import flags
 from absl.testing import absltest, parameterized
 
-from experiments.agreement_filtering import config as agreement_filtering
-from experiments.common import flags as config
-from experiments.decentralized import config as decentralized
-from experiments.gradient_diversity import config as gradient_diversity
-
-ROOT = pathlib.Path(__file__).parents[3]
-PRESETS = sorted((ROOT / 'experiments').glob('*/flags/*.flags'))
+from experiments.common import flags
+from experiments.common.flags import flag
 
 
-def parse(*argv):
-  return config.parse(gradient_diversity.Config, ['main', *argv])
+@dataclasses.dataclass(frozen=True)
+class Config(flags.Config):
+  """The flags of a paper."""
+
+  ways: tuple[str, ...] = flag(('up',), 'ways', ('up', 'down'))
+  batch_sizes: tuple[int, ...] = flag((16, 32), 'sizes of batches')
+  train_examples: int = flag(64, 'examples to train on')
+
+  def __post_init__(self):
+    super().__post_init__()
+    flags.check_together(
+      self, ('train_examples', 'batch_sizes'), 'each size must divide it',
+      all(self.train_examples % b == 0 for b in self.batch_sizes))
 
 
 class ConfigTest(parameterized.TestCase):
 
-  def test_every_kind_of_flag(self):
-    made = parse('--workdir=x', '--passes=3', '--target_loss=0.5', '--noexact',
-                 '--batch_sizes=16,64', '--replications=1,1.5',
-                 '--model=logistic', '--model_options={}')
-    self.assertEqual(made.batch_sizes, (16, 64))
-    self.assertEqual(made.replications, (1.0, 1.5))
-    self.assertEqual((made.passes, made.target_loss, made.exact, made.model),
-                     (3, 0.5, False, 'logistic'))
-    self.assertEqual(config.options(parse('--workdir=x')), {'hidden': (32,)})
-
-  def test_a_flagfile(self):
-    with tempfile.NamedTemporaryFile('w', suffix='.flags') as file:
-      file.write('# a comment\n--passes=7\n')
-      file.flush()
-      made = parse(f'--flagfile={file.name}', '--workdir=x')
-    self.assertEqual(made.passes, 7)
-
-  def test_where_and_how_often_to_save_defines_nothing(self):
-    one = parse('--workdir=x', '--save_seconds=1').defining()
-    self.assertEqual(one, parse('--workdir=y', '--data_dir=z').defining())
-    self.assertNotEqual(one, parse('--workdir=x', '--seed=1').defining())
-
   @parameterized.parameters(
-    (('--batch_size=3',), 'batch_sizes'),  # the nearest name
-    (('stray',), 'not a flag'),
-    (('--passes=many',), 'passes'),
-  )
-  def test_bad_flags(self, argv, message):
-    with self.assertRaisesRegex(flags.Error, message):
-      parse('--workdir=x', *argv)
+    (dict(num_workers=0), '--num_workers=0: must be at least 1'),
+    (dict(num_seeds=0), '--num_seeds=0: must be at least 1'),
+    (dict(backend='gpu'), "--backend='gpu': must be one of vmap, pmap"),
+    (dict(model='resnet50'), "--model='resnet50': must be one of .*resnet18"),
+    (dict(model='lstm'), "--model='lstm': must be one of"),
+    (dict(ways=('up', 'left')), '--ways=up,left: must be some of up, down'),
+    (dict(ways=()), "--ways='': must be some of"),
+    (dict(lanes_at_once=-1), '--lanes_at_once=-1: must be at least 0'),
+    (dict(image_size=99999), '--image_size=99999: must be from 0 to 1024'),
+    (dict(roundings=3), '--roundings=3: must be 1 or 2'),
+    (dict(seed=2**31), '--seed=2147483648'),
+    (dict(model_options='[]'), 'must be a JSON object'),
+    (dict(model_options='{"hiden": [32]}'),
+     '--model_options=.*hiden=.* is no option of .mlp.; allowed: hidden, '
+     'activation, use_bias; did you mean hidden'),
+    (dict(model_options='{"width": 3}'), 'width=3 is no option .*allowed'),
+    (dict(model='resnet18', model_options='{"width": 7}'), 'width is 7'))
+  def test_values_out_of_range(self, options, message):
+    with self.assertRaisesRegex(flags.UsageError, message) as caught:
+      Config(**options)
+    self.assertNotIn('\n', str(caught.exception))
 
-  @parameterized.parameters(
-    ((), "--workdir=''"),
-    (('--passes=1',), '--passes=1: must be at least 2'),
-    (('--batch_sizes=16,100',), 'divisors of --train_examples=1024'),
-    (('--batch_sizes=64,16',), 'rising'),
-    (('--batch_sizes=a',), 'comma-separated list of int'),
-    (('--num_workers=0',), '--num_workers=0'),
-    (('--num_workers=3',), 'a multiple of --num_workers=3'),
-    (('--backend=gpu',), "--backend='gpu'"),
-    (('--model_options=[]',), 'must be a JSON object'),
-    (('--replications=2,4',), 'the first 1'),
-    (('--reference_batch_size=17',), 'one of --batch_sizes'),
-    (('--eval_batch_size=1000',), 'a divisor'),
-    (('--sampling=cyclic',), "--sampling='cyclic'"),
-    (('--lanes_at_once=-1',), 'at least 0'),
-  )
-  def test_values_out_of_range(self, argv, message):
-    workdir = ('--workdir=x',) if argv else ()
-    with self.assertRaisesRegex(ValueError, message):
-      parse(*workdir, *argv)
+  def test_of_two_flags_the_one_that_was_given_is_to_blame(self):
+    with self.assertRaisesRegex(
+        flags.UsageError, '^--train_examples=99 does not fit --batch_sizes=16,'
+        '32: each size must divide it$'):
+      Config(train_examples=99)
+    with self.assertRaisesRegex(
+        flags.UsageError, '^--batch_sizes=16,24 does not fit --train_examples='
+        '64: each'):
+      Config(batch_sizes=(16, 24))
 
-  @parameterized.named_parameters(
-    (f'{p.parents[1].name}_{p.stem}', p) for p in PRESETS)
-  def test_presets_parse(self, path):
-    paper = path.parents[1].name
-    module = {m.__package__.split('.')[1]: m for m in (
-      agreement_filtering, decentralized, gradient_diversity)}[paper]
-    made = config.parse(
-      module.Config, ['main', f'--flagfile={path}', '--workdir=x'])
-    self.assertEqual(made.workdir, 'x')
-    text = path.read_text()
-    self.assertIn(f'python -m experiments.{paper} ', text)
-    self.assertIn(f'--flagfile=experiments/{paper}/flags/{path.name}', text)
-    for word in ('Cost', 'The paper'):
-      self.assertIn(word, text)
+  def test_the_size_of_the_data(self):
+    Config().check_examples(64)
+    with self.assertRaisesRegex(
+        flags.UsageError, '--train_examples=64: must be at most the 63 of '
+        'digits'):
+      Config().check_examples(63)
 
-  def run_module(self, *argv):
-    return subprocess.run(
-      [sys.executable, '-m', 'experiments.gradient_diversity', *argv],
-      cwd=ROOT, capture_output=True, text=True, timeout=60)
+  def test_where_and_how_to_compute_defines_no_part(self):
+    picked = Config(workdir='x', lanes_at_once=3).pick('model')
+    self.assertEqual(picked, {'model': 'mlp', 'rounding': ''})
 
-  def test_the_command_line(self):
-    bad = self.run_module('--workdir=x', '--passes=1')
-    self.assertEqual(bad.returncode, 2)
-    self.assertNotIn('Traceback', bad.stderr)
-    self.assertIn('--passes=1: must be at least 2', bad.stderr)
-    shown = self.run_module('--help')
-    self.assertEqual(shown.returncode, 0)
-    self.assertIn('--batch_sizes', shown.stdout)
-    self.assertIn('python -m experiments.gradient_diversity', shown.stdout)
-
-  def test_data_that_are_not_to_be_had(self):
-    with tempfile.TemporaryDirectory() as folder:
-      gone = self.run_module(
-        f'--workdir={folder}/run', f'--data_dir={folder}', '--dataset=mnist',
-        '--num_seeds=1')
-    self.assertEqual(gone.returncode, 1)
-    self.assertNotIn('Traceback', gone.stderr)
-    self.assertIn('mnist', gone.stderr)
-    self.assertIn(folder, gone.stderr)
+  def test_who_computes(self):
+    many = Config(backend='pmap', lanes_at_once=3, rounding='reversed')
+    workers = many.workers()
+    self.assertEqual((workers.num_workers, workers.backend,
+                      workers.lanes_at_once, workers.is_reversed),
+                     (8, 'pmap', 3, True))
+    self.assertEqual(many.workers(1).backend, 'vmap')
+    self.assertEqual(list(Config(seed=5, num_seeds=2).seeds), [5, 6])
 
 
 if __name__ == '__main__':

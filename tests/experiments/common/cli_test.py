@@ -1,0 +1,132 @@
+"""The command line as a user meets it: one line, the culprit, an exit code."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from absl.testing import absltest, parameterized
+
+ROOT = pathlib.Path(__file__).parents[3]
+# Says at exit which of these have been imported.
+WATCHED = ('jax', 'flax', 'xarray', 'tensorflow_datasets',
+           'experiments.data', 'experiments.models.building')
+WATCH = f'''
+import atexit, runpy, sys
+atexit.register(lambda: print("imported", *(
+  name for name in {WATCHED} if name in sys.modules), file=sys.stderr))
+sys.argv[0] = "main"
+runpy.run_module("experiments.agreement_filtering", run_name="__main__")
+'''
+TINY = ('--steps=4', '--num_records=2', '--num_seeds=2', '--noise_rates=0,0.4',
+        '--learning_rates=0.01', '--thresholds=0.9', '--combines=running_mean',
+        '--model_options={"hidden": [4]}', '--nocompilation_cache')
+
+
+class Case(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+      self.enterContext(tempfile.TemporaryDirectory()))
+
+  def go(self, *argv):
+    """Run the paper in a folder of its own; return code, lines and imports."""
+    done = subprocess.run(
+      [sys.executable, '-c', WATCH, *argv], cwd=self.folder, text=True,
+      capture_output=True, timeout=600, env=os.environ | {
+        'PYTHONPATH': str(ROOT), 'TFDS_DATA_DIR': str(self.folder / 'data')})
+    *self.errors, imported = done.stderr.splitlines()
+    self.imported = imported.split()[1:]
+    self.printed = done.stdout
+    return done.returncode
+
+
+class BadInputTest(Case):
+
+  @parameterized.parameters(
+    ('--learning_rate=0.1', 'Did you mean: learning_rates'),
+    ('--num_seeds=abc', '--num_seeds=abc'),
+    ('--learning_rates=0.1,x', '--learning_rates=0.1,x: must be'),
+    ('--backend=tpu', '--backend=tpu'),
+    ('--combines=running_mean,medain', '--combines=running_mean,medain: must'),
+    ('--num_records=7', '--num_records=7: must be a divisor of --steps=1000'),
+    ('--model=resnet50', '--model=resnet50'),
+    ('--model_options={"hiden":[32]}', '--model_options=.*did you mean hidden'),
+    ('--image_size=99999', '--image_size=99999: must be from 0 to'),
+    ('--noise_rates=2', '--noise_rates=2.0: must be shares'))
+  def test_flags(self, flag, message):
+    self.assertEqual(self.go(flag), 2)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], message)
+    self.assertEqual(self.imported, [])  # a tenth of a second
+    self.assertFalse((self.folder / 'runs').exists())
+
+  @parameterized.parameters(
+    ('--dataset=cifr10', "^--dataset='cifr10': must be .*near it: cifar10"),
+    ('--dataset=digits/8', "^--dataset='digits/8': must be 'digits'"),
+    ('--data_dir=gs://x', "^--data_dir='gs://x': must be a local folder"))
+  def test_data_that_there_are_not(self, flag, message):
+    self.assertEqual(self.go(flag), 2)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], message)
+    self.assertNotIn('jax', self.imported)
+
+  def test_more_examples_than_there_are(self):
+    self.assertEqual(self.go('--train_examples=99999'), 2)
+    *announced, error = self.errors  # that digits are prepared
+    self.assertLen(announced, 1)
+    self.assertRegex(error, '^--train_examples=99999: must be at most the 1149 '
+                     'of digits that are not held out$')
+    self.assertNotIn('jax', self.imported)
+
+  @parameterized.parameters('file', 'file/below', '/proc/x')
+  def test_a_folder_that_cannot_be_written(self, name):
+    (self.folder / 'file').write_text('')
+    self.assertEqual(self.go(f'--workdir={name}'), 1)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], f"^--workdir='{name}' is no folder that")
+    self.assertEqual(self.imported, [])
+
+  def test_a_report_of_nothing(self):
+    self.assertEqual(self.go('--report', '--workdir=none'), 1)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], "^--workdir='none' holds no run")
+    self.assertEqual(self.imported, [])
+    self.assertFalse((self.folder / 'none').exists())
+
+
+@pytest.mark.slow
+class RunTest(Case):
+
+  def test_a_run_and_its_report(self):
+    self.assertEqual(self.go(*TINY), 0)
+    self.assertRegex(self.printed, r'\n[✓✗◐?]  .*\n(.*\n)*.* s in all\n$')
+    run = self.folder / 'runs' / 'agreement_filtering'
+    written = json.loads((run / 'config.json').read_text())
+    self.assertEqual(written['command'], ['main', *TINY])
+    self.assertEqual(written['flags']['steps'], 4)
+    self.assertEqual(written['flags']['momentum'], 0.9)
+    self.assertRegex(written['versions']['jax'], r'^\d+\.')
+    self.assertNotEmpty(written['devices'])
+
+    stamps = {path: path.stat().st_mtime_ns
+              for path in run.rglob('metrics.jsonl')}
+    self.assertEqual(self.go('--report'), 0)
+    self.assertTrue({'flax', 'tensorflow_datasets', 'experiments.data',
+                     'experiments.models.building'}.isdisjoint(self.imported))
+    self.assertEqual(stamps, {path: path.stat().st_mtime_ns for path in stamps})
+
+    self.assertEqual(self.go('--report', '--num_seeds=3'), 1)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], 'lacks .* seed=2: run without --report')
+
+    self.assertEqual(self.go(*TINY, '--momentum=0.5'), 1)
+    self.assertIn('  momentum: stored 0.9, now 0.5', self.errors)
+
+
+if __name__ == '__main__':
+  absltest.main()
