@@ -71,7 +71,7 @@ class Clock:
     named = {name if name == 'peak_fraction' else f'{name}_per_second':
              count * rate for name, count in self._per_step.items()}
     compiles = {'compiles': True} if self._is_first else {}
-    self._log.write(step, seconds=now - self._begun, time=time.time(),
+    self._log.write(step, seconds=now - self._begun, time=round(time.time()),
                     steps_per_second=rate, **named, **compiles)
     self._last, self._step, self._is_first = now, step, False
 

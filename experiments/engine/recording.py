@@ -53,7 +53,8 @@ class Recording:
       state: Of that step.
       window: What `window` returned there.
     """
-    self._window = [jax.tree.map(np.float32, seen) for seen in window]
+    self._window = [{name: np.asarray(x, np.float32) for name, x in
+                     seen.items()} for seen in window]
     values = None if first else self._compiled.evaluate(state)
     due = first % self._schedule.record_every == 0
     self._late = _Late(
