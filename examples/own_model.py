@@ -9,8 +9,8 @@ from flax import nnx
 
 from experiments import engine
 
-x = np.random.default_rng(0).normal(size=(2048, 2)).astype('float32')
-y = (x[:, 0] * x[:, 1] > 0).astype('int32')
+x = np.random.default_rng(0).normal(size=(2048, 2)).astype('f')
+y = (x[:, 0] * x[:, 1] > 0).astype('i')
 train, test = {'x': x[512:], 'y': y[512:]}, {'x': x[:512], 'y': y[:512]}
 
 
@@ -33,7 +33,8 @@ def loss(params, batch, key):
 
 
 def evaluate(params, test):
-  return {'accuracy': (predict(params, test['x']).argmax(1) == test['y']).mean()}
+  right = predict(params, test['x']).argmax(1) == test['y']
+  return {'accuracy': right.mean()}
 
 
 state = engine.fit(

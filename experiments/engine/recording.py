@@ -42,7 +42,7 @@ class Recording:
     self._compiled, self._schedule = compiled, schedule
     self._log, self._clock, self._bar = log, clock, bar
     self._is_single = is_single
-    self._window, self._late = [], None
+    self._window, self._late, self._seen = [], None, {}
     self.diverged_at = None
 
   def begin(self, first: int, state: dict, window: list[dict]) -> None:
@@ -69,6 +69,7 @@ class Recording:
       state: Of that step; not kept.
     """
     self._window.append(seen)
+    self._seen = seen
     values = is_finite = None
     if step % self._schedule.record_every == 0:
       whole = step % self._schedule.evaluate_every == 0
@@ -111,7 +112,6 @@ class Recording:
       return
     jax.block_until_ready(late.seen)
     if late.seen:
-      self._seen = late.seen
       self._bar.update(self._schedule.scan)
     if late.values is not None:
       self._write(late.step, late.values)
