@@ -24,17 +24,16 @@ class Network(nnx.Module):
 
 
 graph = nnx.graphdef(Network(nnx.Rngs(0)))
-predict = lambda params, x: nnx.merge(graph, params)(x)
+apply = lambda params, x: nnx.merge(graph, params)(x)
 
 
 def loss(params, batch, key):
   return optax.losses.softmax_cross_entropy_with_integer_labels(
-    predict(params, batch['x']), batch['y']).mean()
+    apply(params, batch['x']), batch['y']).mean()
 
 
 def evaluate(params, test):
-  right = predict(params, test['x']).argmax(1) == test['y']
-  return {'accuracy': right.mean()}
+  return {'accuracy': (apply(params, test['x']).argmax(1) == test['y']).mean()}
 
 
 state = engine.fit(
