@@ -1,3 +1,67 @@
-"""Stub."""
-def tables(config, reduced):
-  return []
+"""The tables of `gradient_diversity --study=batches`."""
+
+from experiments.common.tables import Table, number, plus_minus
+from experiments.gradient_diversity.batches import analysis
+
+
+def tables(config, reduced) -> list[Table]:
+  """Lay out the cells, the distances, B_S by layer and what was tracked."""
+  summary = analysis.summarize(config, reduced)
+  return [_cells(config, summary), _distances(config, summary),
+          *_layers(config, summary), *_tracking(config, summary)]
+
+
+def _cells(config, summary):
+  return Table(
+    f'{config.dataset}, {config.model}, {config.train_examples} examples, '
+    f'{config.passes} passes, mean ± standard error of {config.num_seeds} '
+    'seeds',
+    ('r', 'batch', 'rate', 'loss ratio',
+     f'gradients to loss {config.target_loss:g}', 'predicted', 'steps',
+     'B_S there'),
+    [(f'{cell["replication"]:g}', f'{cell["batch_size"]}',
+      f'{cell["learning_rate"]:g}', plus_minus(*cell['loss_ratio']),
+      plus_minus(*cell['evaluations'], spec='.0f'),
+      number(cell['predicted_evaluations']), number(cell['steps'][0]),
+      number(summary['bound_at_target'][f'{cell["replication"]:g}'])
+      if cell['batch_size'] == config.reference_batch_size else '')
+     for cell in summary['cells']])
+
+
+def _distances(config, summary):
+  return Table(
+    f'Distance of twin runs after {config.passes} passes, mean ± standard '
+    f'error of {config.num_twins} pairs', ('batch', 'distance'),
+    [(size, plus_minus(*distance, spec='.3f'))
+     for size, distance in summary['distance'].items()])
+
+
+def _layers(config, summary):
+  """Lay out B_S of each layer; nothing where it was not measured."""
+  if not summary['layers']:
+    return []
+  return [Table(
+    f'B_S of each layer over all {config.train_examples} examples, after '
+    f'{config.passes} passes',
+    ('layer', *(f'r = {r:g}' for r in config.replications)),
+    [(layer, *map(number, bounds.values()))
+     for layer, bounds in summary['layers'].items()])]
+
+
+def _tracking(config, summary):
+  """Compare what was tracked with what is exact."""
+  if not summary['coverage']:
+    return []
+  ratio = summary['band_ratio']
+  sources = {f'{config.reference_batch_size} examples':
+             summary['example_coverage']}
+  title = 'B_S as tracked, by 95 % intervals, compared with the whole set'
+  if ratio:
+    sources = {f'{config.num_workers} workers': summary['coverage']} | sources
+    title += (f'\nThe workers\' intervals are {ratio["measured"]:.2f} times '
+              f'as wide as the examples\'; predicted: {ratio["predicted"]:.2f}')
+  return [Table(
+    title, ('gradients of', 'cover', 'width of 1/B_S', 'trusted'),
+    [(source, number(kept['all'], '%'), number(kept['width'], '%'),
+      number(kept['share_trusted'], '%'))
+     for source, kept in sources.items()])]
