@@ -75,7 +75,11 @@ def tracked_sgd(lane, config, axis_name) -> optax.GradientTransformation:
 
 
 def read(opt_state, *, decay: float) -> dict:
-  """Flatten what is tracked into numbers to record."""
+  """Flatten what is tracked into numbers to record.
+
+  The averages with the interval of 1/B_S now, and the estimates of the last
+  step alone.
+  """
   examples, workers = opt_state[:2]
   return {
     **_flatten(workers.averages, decay),
@@ -92,7 +96,8 @@ def _flatten(averages, decay):
   return {
     'sq_norm': estimate.sq_norm,
     'variance': estimate.variance,
+    'step_sq_norm': averages.last[0, 0],
+    'step_variance': averages.last[0, 1],
     'inverse_low': gradiv.inverse_batch_size_bound(interval.upper),
     'inverse_high': gradiv.inverse_batch_size_bound(interval.lower),
-    'trusted': interval.is_trusted,
   }

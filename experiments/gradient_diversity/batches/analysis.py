@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.common import results, tuning
+from experiments.gradient_diversity.batches import windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Reduced:
       scale predicts them.
     tracked: What was measured along a training: [replication, seed, step],
       with the passes at each step.
+    bands: 1/B_S over windows: 'value', 'low' and 'high' [source, replication,
+      seed, step], from 'workers' and from 'examples'; with --exact, 'exact'.
     distance: Between twin runs: [batch, seed, pass].
   """
 
@@ -35,6 +38,7 @@ class Reduced:
   counts: xr.DataArray
   growth: xr.DataArray
   tracked: xr.Dataset
+  bands: xr.Dataset
   distance: xr.DataArray
 
 
@@ -52,7 +56,7 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    distances(config, done))
+    windowed(config, run), distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -179,32 +183,52 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
   return bounds
 
 
-def covered(run: xr.Dataset, prefix: str = '') -> xr.DataArray:
-  """Tell where the tracked interval of 1/B_S holds the exact one.
+def windowed(config, run: xr.Dataset) -> xr.Dataset:
+  """Average 1/B_S over windows, from the first full one on: see `Reduced`."""
+  later = run.isel(step=slice(1, None))
+  bands = {}
+  for source, prefix in (('workers', ''), ('examples', 'example_')):
+    signal, noise = (later[f'{prefix}step_{name}']
+                     for name in ('sq_norm', 'variance'))
+    found = windows.band(signal.values, noise.values, config.window)
+    bands[source] = xr.Dataset({
+      name: signal.copy(data=x) for name, x in found._asdict().items()})
+    if 'exact_variance' in run:
+      bands[source]['exact'] = signal.copy(data=windows.exact(
+        later['exact_sq_norm'].values, later['exact_variance'].values,
+        windows.scale_before(noise.values), config.window))
+  source = xr.DataArray(list(bands), dims='source', name='source')
+  return xr.concat(list(bands.values()), source).isel(
+    step=slice(config.window - 1, None))
 
-  [replication, seed, step], without the first record.
-  """
-  exact = exact_inverse(run)
-  inside = (run[f'{prefix}inverse_low'] <= exact) & (
-    exact <= run[f'{prefix}inverse_high'])
-  return inside.isel(step=slice(1, None))
+
+def covered(low, high, exact) -> xr.DataArray:
+  """Share of the records of each run at which an interval holds B_S: [seed]."""
+  inside = (low <= exact) & (exact <= high)
+  return inside.mean(('replication', 'step'))
 
 
-def exact_inverse(run: xr.Dataset) -> xr.DataArray:
-  """Compute 1/B_S of the whole set."""
-  return run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
+def covered_now(reduced: Reduced) -> xr.DataArray:
+  """Share at which `track_moments` holds B_S of the step itself: [seed]."""
+  run = reduced.tracked.sel(step=reduced.bands['step'])
+  exact = run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
+  return covered(run['inverse_low'], run['inverse_high'], exact)
 
 
-def band_ratio(run: xr.Dataset) -> float:
+def narrow(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records at which B_S is known to a factor of 4: [seed]."""
+  known = bands['high'] < 4 * bands['low']
+  return known.mean(('replication', 'step'))
+
+
+def band_ratio(bands: xr.Dataset) -> float:
   """Divide the width of the workers' bands of 1/B_S by the examples'.
 
   The median over all records.
   """
-  workers, examples = (
-    (run[f'{prefix}inverse_high'] - run[f'{prefix}inverse_low']).isel(
-      step=slice(1, None)).values for prefix in ('', 'example_'))
-  wide = examples > 0
-  return float(np.median(workers[wide] / examples[wide]))
+  wide = bands['high'] - bands['low']
+  return float(np.median(
+    (wide.sel(source='workers') / wide.sel(source='examples')).values))
 
 
 def predicted_band_ratio(config) -> float:
@@ -236,11 +260,11 @@ def summarize(config, reduced: Reduced) -> dict:
       layer: {f'{r:g}': results.known(float(x))
               for r, x in zip(config.replications, bound.isel(step=-1))}
       for layer, bound in layer_bounds(run).items()},
-    'coverage': _coverage(run),
-    'example_coverage': _coverage(run, 'example_'),
+    'tracking': {source: _tracking(reduced.bands.sel(source=source))
+                 for source in reduced.bands['source'].values},
     # One worker alone tracks nothing.
     'band_ratio': None if config.num_workers == 1 else {
-      'measured': results.known(band_ratio(run)),
+      'measured': results.known(band_ratio(reduced.bands)),
       'predicted': predicted_band_ratio(config)},
   }
 
@@ -267,17 +291,10 @@ def predicted_counts(config, reduced: Reduced) -> xr.DataArray:
   return counted.mean('seed', skipna=False) * reduced.growth.mean('seed')
 
 
-def _coverage(run, prefix=''):
-  """Compare what was tracked with what is exact, but for the first record."""
-  if 'exact_variance' not in run:
-    return None
-  inside, later = covered(run, prefix), run.isel(step=slice(1, None))
-  trusted = later[f'{prefix}trusted'] > 0
-  width = (later[f'{prefix}inverse_high'] - later[f'{prefix}inverse_low'])
+def _tracking(bands):
+  """Summarize a source of bands: how often they are right, and narrow."""
   return {
-    'all': float(inside.mean()),
-    'trusted': results.known(
-      float(inside.values[trusted.values].mean()) if trusted.any()
-      else np.nan),
-    'share_trusted': float(trusted.mean()),
-    'width': results.known(float(np.median(width / exact_inverse(later))))}
+    'covered': results.mean_and_error(covered(
+      bands['low'], bands['high'], bands['exact'])) if 'exact' in bands
+    else [None, None],
+    'narrow': results.mean_and_error(narrow(bands))}

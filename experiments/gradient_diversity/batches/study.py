@@ -1,6 +1,7 @@
 """The study of batch sizes: its parts, and what becomes of them."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ class Batches(study.Study):
     return Trained(
       analysis.part_of('diversity', size),
       {'replication': config.replications, 'seed': tuple(config.seeds)},
-      program, schedule(config, size, looks=2), workers=workers,
+      program, schedule(config, size, looks=config.looks), workers=workers,
       defined_by=config.pick_task('decay', 'exact') | {'batch_size': size},
       also=lambda at: {'rate': float(rates.sel(
         replication=at['replication'], batch=size))})
@@ -115,10 +116,9 @@ class Batches(study.Study):
 
 
 def schedule(config, size: int, looks: int = 1):
-  """Train for --passes, with so many records a pass where steps allow it."""
+  """Train for --passes, with up to `looks` records a pass."""
   steps = config.train_examples // size
-  every = steps // looks if steps % looks == 0 else steps
-  return config.schedule(config.passes * steps, every)
+  return config.schedule(config.passes * steps, steps // math.gcd(steps, looks))
 
 
 def rows_of(task, replications: np.ndarray, seeds: np.ndarray) -> np.ndarray:

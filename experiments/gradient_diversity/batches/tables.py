@@ -50,18 +50,17 @@ def _layers(config, summary):
 
 def _tracking(config, summary):
   """Compare what was tracked with what is exact."""
-  if not summary['coverage']:
-    return []
   ratio = summary['band_ratio']
-  sources = {f'{config.reference_batch_size} examples':
-             summary['example_coverage']}
-  title = 'B_S as tracked, by 95 % intervals, compared with the whole set'
-  if ratio:
-    sources = {f'{config.num_workers} workers': summary['coverage']} | sources
-    title += (f'\nThe workers\' intervals are {ratio["measured"]:.2f} times '
-              f'as wide as the examples\'; predicted: {ratio["predicted"]:.2f}')
+  if not ratio:
+    return []
+  names = {'workers': f'{config.num_workers} workers',
+           'examples': f'{config.reference_batch_size} examples'}
   return [Table(
-    title, ('gradients of', 'cover', 'width of 1/B_S', 'trusted'),
-    [(source, number(kept['all'], '%'), number(kept['width'], '%'),
-      number(kept['share_trusted'], '%'))
-     for source, kept in sources.items()])]
+    f'B_S over {config.window} records, by 95 % intervals, mean ± standard '
+    'error.\nThose of the workers are '
+    f'{ratio["measured"]:.2f} times as wide as those of the examples; '
+    f'predicted: {ratio["predicted"]:.2f}',
+    ('gradients of', 'cover the exact one (%)', 'known to a factor of 4 (%)'),
+    [(names[source], *(plus_minus(*row[name], spec='.1f', scale=100)
+                       for name in ('covered', 'narrow')))
+     for source, row in summary['tracking'].items()])]
