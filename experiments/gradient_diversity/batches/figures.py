@@ -70,7 +70,7 @@ def loss_ratio(config, reduced, claims):
           label=f'r = {r:g}')
   plots.label_sizes(left, config.batch_sizes)
   left.tick_params(axis='x', labelrotation=45)
-  plots.plain_numbers(plots.log_scale(left)).set(
+  _log_scale(left).set(
     xlabel='batch size $B$', ylabel=f'loss($B$) / loss({small})',
     title='Large batches lose in as many\npasses (bars: 95 %)')
   left.legend()
@@ -114,7 +114,7 @@ def stability(config, reduced, claims):
              label='the paper, Fig. 3a')
   plots.label_sizes(right, config.batch_sizes)
   right.tick_params(axis='x', labelrotation=45)
-  plots.plain_numbers(plots.log_scale(right)).set(
+  _log_scale(right).set(
     xlabel='batch size $B$', ylabel=f'distance after {config.passes} passes',
     title=_ending(claims))
   right.legend()
@@ -150,8 +150,7 @@ def diversity(config, reduced, claims):
     0.98, config.reference_batch_size), xycoords=('axes fraction', 'data'),
     xytext=(0, -3), textcoords='offset points', ha='right', va='top',
     color='#666666', fontsize=8)
-  plots.log_scale(left)
-  plots.plain_numbers(left)
+  _log_scale(left)
   left.set(ylabel=f'$B_S$ over {config.window} records (examples)',
            title='The workers can tell $B_S$\n(one run, $r$ = 1)')
   right.set_title('Fewer distinct examples,\nsmaller $B_S$')
@@ -182,6 +181,12 @@ def _styles(config):
   styles = [{'color': color, 'marker': marker, 'ls': 'none'}
             for color, marker in zip(plots.COLORS, plots.MARKERS)]
   return zip(config.replications, styles)
+
+
+def _log_scale(ax):
+  """Use a logarithmic y-axis, with plain numbers at its decades."""
+  plots.log_scale(ax).yaxis.set_major_formatter('{x:g}')
+  return ax
 
 
 def _bars(ax, x, runs, style, **options):
