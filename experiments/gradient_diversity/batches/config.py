@@ -28,5 +28,5 @@ class Config(Shared):
     check(self.replications, 'replications', 'at least 1 each, the first 1',
           lambda rs: rs[:1] == (1,) and all(r >= 1 for r in rs))
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
-    check(self.decay, 'decay', 'from 0 to below 1', lambda d: 0 <= d < 1)
+    check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
     check(self.num_twins, 'num_twins', 'at least 1', lambda n: n >= 1)
