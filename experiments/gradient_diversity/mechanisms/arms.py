@@ -171,7 +171,7 @@ def wires() -> list[WireArm]:
     gradiv.aggregate_by_quantized_mean(num_bits, axis, key=key))
   ternary = math.log2(3)
   return [
-    WireArm('float32', '32 bits', lambda key, axis: mean(axis)),
+    WireArm('float32', 'float32', lambda key, axis: mean(axis)),
     WireArm('wire_8', '8-bit wire', quantized(8)),
     WireArm('wire_4', '4-bit wire', quantized(4)),
     WireArm('terngrad', 'TernGrad', rounded(method='max', bucket_size=2**20),

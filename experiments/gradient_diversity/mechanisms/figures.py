@@ -11,7 +11,6 @@ DARK = '#222222'
 
 def bounds(config, reduced, judged):
   """Show the measured B_S against the formula, setting by setting."""
-  del judged
   figure, axes = plots.panels(
     rows=2, height=2.5, sharex=True, height_ratios=(3, 2))
   above, below = axes[:, 0]
@@ -33,9 +32,16 @@ def bounds(config, reduced, judged):
   above.annotate(f'n = {config.measured_examples}, all examples',
                  (0.01, config.measured_examples), ha='left', va='bottom',
                  xycoords=('axes fraction', 'data'), fontsize=7)
-  plots.plain_numbers(plots.log_scale(above))
-  above.set(ylabel='$B_S$ (examples)', title='Masks, noise and rounding raise '
-            '$B_S$ as the formulas (lines) say')
+  plots.log_scale(above)
+  low, high = above.get_ylim()
+  ticks = [m * 10**k for k in range(7) for m in (1, 2, 5)]
+  above.set_yticks([x for x in ticks if low <= x <= high])
+  above.yaxis.set_minor_locator(plots.no_ticks())
+  plots.plain_numbers(above)
+  above.set(ylabel='$B_S$ (examples)', title=_says(
+    judged, ('formula_drop', 'formula_noise', 'formula_quantize'), 'holds',
+    'Masks, noise and rounding raise $B_S$ as the formulas (lines) say',
+    '$B_S$ under masks, noise and rounding: points measured, lines by formula'))
   above.legend(ncols=3)
   below.axhspan(*claims.FORMULA, color='#dddddd', lw=0, zorder=0)
   below.axhline(1, color=DARK, lw=0.8)
@@ -50,64 +56,92 @@ def bounds(config, reduced, judged):
 
 
 def _broken(label):
-  """Break a label after its mechanism."""
-  return label.replace(', ', '\n').replace('plain ', 'plain\n')
+  """Shorten a label, and break it after its mechanism."""
+  return label.replace('DropConnect', 'masks').replace(', ', '\n').replace(
+    'plain ', 'plain\n')
 
 
-def _bar(ax, place, found, color, marker, **options):
+def _says(judged, keys, verdict, then, otherwise):
+  """Choose a title by the verdict on some claims."""
+  found = [claim.verdict for claim in judged if claim.key in keys]
+  return then if found and set(found) == {verdict} else otherwise
+
+
+def _bar(ax, place, found, color, marker):
   """Draw a value with its interval."""
   if found.is_known:
     ax.plot([place, place], [found.low, found.high], color=color, lw=1.2)
-  ax.plot(place, found.value, marker, color=color, ms=4.5, **options)
+    ax.plot(place, found.value, marker, color=color, ms=4.5)
 
 
 def rounds(config, reduced, judged):
-  """Show steps by batch size, and modeled time by price, over the mean's."""
-  del judged
+  """Show steps by batch size; and modeled time over the mean's, by price."""
   figure, ((left, right),) = plots.panels(2, height=3.4)
   steps = reduced.rounds['steps'].sel(target=config.target)
   shown = [arm for arm in arms.list_arms(config) if not arm.strength or
            arm.strength in claims.PAPER_SHARES]
-  share = analysis.share_of_plain(analysis.best_times(config, steps))
+  times = analysis.best_times(config, steps)
+  share = analysis.share_of_plain(times)
   for i, (arm, color) in enumerate(zip(shown, plots.COLORS)):
-    at = steps.sel(arm=arm.label)
     dodge = 2 ** (0.08 * (i - (len(shown) - 1) / 2))
-    left.plot(at['batch'] * dodge, at.mean('seed'), color=color,
-              marker=plots.MARKERS[i], label=arm.label)
-    for size, x in zip(at['batch'].values, at.transpose('batch', ...).values):
-      found = intervals.of_mean(x)
-      if found.is_known:
-        left.plot([size * dodge] * 2, found[1:], color=color, lw=1.2)
+    _steps(left, steps.sel(arm=arm.label), dodge, color, plots.MARKERS[i])
     if arm.strength:
-      _band(right, share.sel(arm=arm.label), color, arm.label)
-      right.axhline(claims.PAPER_SHARES[arm.strength], color=color, ls='--',
-                    lw=1.2)
+      _band(right, share.sel(arm=arm.label), color)
+      if config.target == claims.PAPER_TARGET:
+        _paper(right, arm, color)
   plots.label_sizes(left, config.batch_sizes)
   plots.plain_numbers(plots.log_scale(left))
   to = f'to {config.target:.0%} training accuracy'
   left.set(xlabel='batch size $B$ (examples)', ylabel=f'steps {to}',
-           title='Masks save no steps')
+           title='Steps, with 95 % intervals')
   left.legend()
   right.axhline(1, color=DARK, lw=0.8)
-  right.set(xlabel='price of communication\n(gradients of one example)',
-            ylabel=f'time {to},\nover that of the plain mean',
-            title='nor time (dashed: the paper)')
+  shaded = 'bands: 95 % intervals'
+  if reduced.prices:
+    ends = reduced.prices[0], reduced.prices[-1]
+    right.axvspan(*ends, color='#dddddd', lw=0, zorder=0)
+    best = int(times['batch'].isel(arm=0).sel(price=ends[0]))
+    shaded += f"; gray: the mean's best $B$ is {best}"
   right.set_xscale('log', base=2)
+  prices = analysis.PRICES[::4]
+  right.set_xticks(prices, [f'{price:,}' for price in prices], fontsize=7)
+  right.set(xlabel=f'price of communication (gradients)\n{shaded}',
+            ylabel='time over that of the plain mean', title=_says(
+              judged, [f'time_{100 * p:.0f}' for p in claims.PAPER_SHARES],
+              'fails', 'DropConnect saves no time', 'Time with DropConnect'))
+  right.xaxis.label.set_size(8)
   return figure
 
 
-def _band(ax, share, color, label):
+def _paper(ax, arm, color):
+  """Draw the paper's time over that of the mean as a dashed line."""
+  paper = claims.PAPER_SHARES[arm.strength]
+  ax.axhline(paper, color=color, ls='--', lw=1.2)
+  ax.annotate(
+    f'the paper, p = {arm.strength:g}: {paper:.2f}', (0.01, paper),
+    xycoords=('axes fraction', 'data'), va='bottom', fontsize=7, color=color)
+
+
+def _steps(ax, steps, dodge, color, marker):
+  """Draw the mean steps by batch size, with intervals."""
+  ax.plot(steps['batch'] * dodge, steps.mean('seed'), color=color,
+          marker=marker, label=str(steps['arm'].values))
+  for size, x in zip(steps['batch'].values,
+                     steps.transpose('batch', 'seed').values):
+    _bar(ax, size * dodge, intervals.of_mean(x), color, marker)
+
+
+def _band(ax, share, color):
   """Draw the mean by price, with a band of its interval."""
   found = np.array([intervals.of_mean(x)
                     for x in share.transpose('price', 'seed').values])
-  ax.plot(share['price'], found[:, 0], color=color, label=label)
+  ax.plot(share['price'], found[:, 0], color=color)
   ax.fill_between(share['price'], found[:, 1], found[:, 2], color=color,
                   alpha=0.18, lw=0)
 
 
 def bits(config, reduced, judged):
   """Show what fewer bits cost: a row a wire, by falling bits."""
-  del judged
   figure, ((left, right),) = plots.panels(2, height=3.6, sharey=True)
   wires = {wire.name: wire for wire in arms.wires()}
   runs = dict(sorted(reduced.wires.items(), reverse=True,
@@ -129,19 +163,22 @@ def bits(config, reduced, judged):
       _row(ax, row, x, color, limits)
     if limits:
       ax.set_xlim(limits)
+    ax.locator_params(axis='x', nbins=5)
   left.set_yticks(range(len(runs)), [
     f'{wires[name].label}  ({float(run["bits"][0]):.3g} bits)'
     for name, run in runs.items()])
   left.invert_yaxis()
   left.tick_params(axis='y', length=0)
-  left.set(xlabel='test accuracy beyond 32 bits\n(points; 95 % intervals)',
-           title='8 and 4 bits cost no accuracy')
-  right.set(xlabel='training loss\n(shaded: interval of 32 bits)',
-            title='and little loss')
+  left.set(xlabel='test accuracy beyond float32 (points)', title=_says(
+    judged, ('wire_8', 'wire_4'), 'holds', '8 and 4 bits cost\nno accuracy',
+    'Test accuracy'))
+  right.set(xlabel='training loss', title='Training loss')
   for k, text in enumerate(('bits counted in the program',
                             'bits as its paper codes them')):
     right.plot([], [], 'o', color=plots.COLORS[k], label=text)
-  right.legend(fontsize=7)
+  right.fill_between([], [], color='#dddddd',
+                     label='95 % interval of float32')
+  figure.legend(loc='outside lower center', ncols=3, fontsize=7)
   return figure
 
 

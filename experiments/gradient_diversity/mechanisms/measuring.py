@@ -1,4 +1,6 @@
-"""Measures B_S of a trained network under each mechanism."""
+"""Measures B_S of trained networks under each mechanism."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,55 +14,61 @@ from experiments.gradient_diversity.mechanisms import arms
 from gradiv import perturbations
 
 
-def measure(config, task, params, seed: int) -> dict[str, np.ndarray]:
-  """Measure each setting of `arms.list_cells`, and predict it.
+def measure(config, task, params, seeds) -> dict[str, np.ndarray]:
+  """Measure each setting of `arms.list_cells` on each network, and predict it.
 
   Args:
     config: The flags.
     task: The data and the network.
-    params: Of the trained network.
-    seed: Of the batches and of all draws.
+    params: Of trained networks, with a leading axis of networks.
+    seeds: By network, of its batches and of all draws.
 
   Returns:
-    'sq_norm' and 'variance' [cell, batch], which estimate ‖∇F‖² and tr Σ, and
-    'predicted' [cell], the B_S of the formula.
+    'sq_norm' and 'variance' [network, cell, batch], which estimate ‖∇F‖² and
+    tr Σ, and 'predicted' [network, cell], the B_S of the formula.
   """
+  def gradient(params, image, label):
+    loss = lambda p: models.cross_entropy(
+      task.model.apply(p, task.standardize(image[None])), label[None])
+    return jax.grad(loss)(params)
+
+  gradients = jax.jit(jax.vmap(gradient, (None, 0, 0)))
+  examples = [jnp.asarray(task.arrays[name][:config.measured_examples])
+              for name in ('image', 'label')]
+  programs = [
+    (mechanism, draws, jax.jit(functools.partial(estimate, mechanism, draws)))
+    for mechanism in arms.mechanisms(config) for draws in mechanism.draws]
+  found = [
+    _measure_one(config, programs, gradients(
+      jax.tree.map(lambda x: x[i], params), *examples), seed)
+    for i, seed in enumerate(seeds)]
+  return {name: np.stack([each[name] for each in found]) for name in found[0]}
+
+
+def _measure_one(config, programs, grads, seed):
+  """Measure all settings on the gradients [n, ...] of one network."""
   n, size = config.measured_examples, config.reference_batch_size
-  grads = _gradients(task, params, n)
   exact = gradiv.estimate(
     jax.vmap(lambda g: gradiv.worker_moments(g, 'examples'),
              axis_name='examples', out_axes=None)(grads), num_examples=n)
   num_parameters = sum(g[0].size for g in jax.tree.leaves(grads))
   found, first = {'sq_norm': [], 'variance': [], 'predicted': []}, 0
-  for mechanism in arms.mechanisms(config):
+  for mechanism, draws, program in programs:
     strengths = mechanism.strengths
-    squares = [_quantized_square(mechanism, grads, s) for s in strengths]
-    for draws in mechanism.draws:
-      # Each cell has batches of its own, so that errors are independent.
-      count = len(strengths) * config.measured_batches
-      rows = data.order(seed, range(first, first + count), size, n,
-                        sampling='replacement')
-      first += count
-      seen = estimate(
-        grads, mechanism, draws, rows.reshape(len(strengths), -1, size),
-        trainer.key_for(seed, f'{draws} {mechanism.name}'))
-      for name, values in zip(('sq_norm', 'variance'), seen):
-        found[name].extend(values)
-      found['predicted'].extend(
-        float(mechanism.bound(exact, s, num_parameters, n, q, draws))
-        for s, q in zip(strengths, squares))
+    # Each setting has batches of its own, so that errors are independent.
+    count = len(strengths) * config.measured_batches
+    rows = data.order(seed, range(first, first + count), size, n,
+                      sampling='replacement')
+    first += count
+    seen = program(grads, rows.reshape(len(strengths), -1, size),
+                   trainer.key_for(seed, f'{draws} {mechanism.name}'))
+    found['sq_norm'].extend(np.asarray(seen.sq_norm, float))
+    found['variance'].extend(np.asarray(seen.variance, float))
+    found['predicted'].extend(
+      float(mechanism.bound(exact, strength, num_parameters, n,
+                            _quantized_square(mechanism, grads, strength),
+                            draws)) for strength in strengths)
   return {name: np.array(values) for name, values in found.items()}
-
-
-def _gradients(task, params, count):
-  """Compute the gradients [n, ...] of the first examples, one by one."""
-  def gradient(image, label):
-    loss = lambda p: models.cross_entropy(
-      task.model.apply(p, task.standardize(image[None])), label[None])
-    return jax.grad(loss)(params)
-
-  return jax.jit(jax.vmap(gradient))(
-    *(jnp.asarray(task.arrays[name][:count]) for name in ('image', 'label')))
 
 
 def _quantized_square(mechanism, grads, levels):
@@ -72,22 +80,23 @@ def _quantized_square(mechanism, grads, levels):
 
 
 def estimate(
-  grads: optax.Updates, mechanism: arms.Mechanism, draws: str,
-  rows: np.ndarray, key: jax.Array,
-) -> tuple[np.ndarray, np.ndarray]:
+  mechanism: arms.Mechanism, draws: str, grads: optax.Updates,
+  rows: jax.Array, key: jax.Array,
+) -> gradiv.Estimate:
   """Estimate ‖∇F‖² and tr Σ of noisy gradients: [strengths, batches] each.
 
   Args:
-    grads: [n, ...], of each example.
-    mechanism: What changes them at random.
+    mechanism: What changes gradients at random.
     draws: 'tied' to the example, 'fresh', or 'shared' by the batch.
+    grads: [n, ...], of each example.
     rows: [strengths, batches, b], the examples of each batch; a batch may hold
       an example twice.
     key: Of the draws.
   """
   axis = 'examples'
 
-  def measure_one(i, strength, rows):
+  def of_strength(given):
+    i, strength, rows = given
     # Each strength draws anew, so that errors are independent.
     tx = mechanism.make(strength, jax.random.fold_in(key, i),
                         axis if draws == 'fresh' else None)
@@ -107,7 +116,5 @@ def estimate(
     return jax.lax.scan(step, start, rows)[1]
 
   strengths = jnp.asarray(mechanism.strengths, jnp.float32)
-  seen = jax.jit(lambda *both: jax.lax.map(
-    lambda each: measure_one(*each), both))(
-      jnp.arange(len(strengths)), strengths, rows)
-  return np.asarray(seen.sq_norm, float), np.asarray(seen.variance, float)
+  return jax.lax.map(
+    of_strength, (jnp.arange(len(strengths)), strengths, rows))

@@ -65,14 +65,6 @@ def reference(config, task) -> Trained:
   steps = 2 * config.train_examples // size
   rates = sorted(config.learning_rates)
 
-  def finish(state, lanes):
-    params = [jax.tree.map(lambda x: x[i], state['params'])
-              for i in range(len(lanes['seed']))]
-    found = [measuring.measure(config, task, one, int(seed))
-             for one, seed in zip(params, lanes['seed'])]
-    return {name: np.stack([each[name] for each in found])
-            for name in found[0]}
-
   return Trained(
     'reference', {'rate': (rates[len(rates) // 2],),
                   'seed': tuple(config.seeds)},
@@ -85,7 +77,8 @@ def reference(config, task) -> Trained:
       'measured_batches') | {'batch_size': size},
     dims={'sq_norm': ('cell', 'batch'), 'variance': ('cell', 'batch'),
           'predicted': ('cell',)},
-    finish=finish)
+    finish=lambda state, lanes: measuring.measure(
+      config, task, state['params'], lanes['seed'].tolist()))
 
 
 def train_mechanism(config, task, mechanism, size) -> Trained:

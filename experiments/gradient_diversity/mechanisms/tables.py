@@ -83,7 +83,7 @@ def _wires(config, summary):
     f'Wires: {config.bits_workers} workers, {config.bits_seeds} seeds, batch '
     f'size {config.batch_sizes[0]}, ± standard error',
     ('', 'bits', 'rate', 'training loss', 'test accuracy (%)',
-     'beyond 32 bits (points)'),
+     'beyond float32 (points)'),
     [(row['label'], f'{row["bits"]:.2f}', f'{row["learning_rate"]:g}',
       plus_minus(*row['loss'], '.4f'),
       plus_minus(*row['test'], '.2f', 100),
