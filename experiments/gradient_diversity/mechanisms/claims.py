@@ -127,18 +127,21 @@ def enlargement(config, prices, plain: xr.DataArray, other: xr.DataArray
     plain: Steps [batch, seed] of the plain mean.
     other: Steps [batch, seed] of the arm.
   """
-  sizes = np.array(plain['batch'])
+  # A batch size at which some runs miss the accuracy is never the best.
+  one, two = (x.isel(batch=np.isfinite(x).all('seed').values).transpose(
+    'seed', 'batch') for x in (plain, other))
+  if not prices or not one.size or not two.size:
+    return intervals.UNKNOWN
   price = np.array(prices, float)[:, None]
 
-  def mean_log(steps):  # [seed, batch] -> the mean log2 of the best batch size
+  def mean_log(steps, sizes):  # the mean over the prices, of steps [seed, size]
     times = steps.mean(0) * (price + sizes / config.num_workers)
-    if not prices or not np.isfinite(times).any(-1).all():
-      return np.nan
     return np.log2(sizes[times.argmin(-1)]).mean()
 
   return intervals.resampled(
-    lambda one, two: 2**(mean_log(two) - mean_log(one)),
-    *(x.transpose('seed', 'batch').values for x in (plain, other)))
+    lambda x, y: 2**(mean_log(y, two['batch'].values)
+                     - mean_log(x, one['batch'].values)),
+    one.values, two.values)
 
 
 def _wires(config, reduced):

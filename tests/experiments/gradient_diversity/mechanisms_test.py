@@ -188,6 +188,8 @@ class TimeTest(parameterized.TestCase):
     self.assertEqual(grow([128]), (4., 4., 4.))
     np.testing.assert_allclose(grow([4, 128]), (2., 2., 2.))
     self.assertFalse(grow([]).is_known)
+    self.steps[1] = np.inf
+    self.assertFalse(grow([128]).is_known)
 
   def test_claims_of_time_and_batch_size(self):
     config = dataclasses.replace(
