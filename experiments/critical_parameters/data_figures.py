@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.common import intervals, plots
-from experiments.critical_parameters.figures import INK, points
+from experiments.critical_parameters.figures import INK, explain_bars, points
 
 
 def sparse(config, reduced, claims):
@@ -19,13 +19,14 @@ def sparse(config, reduced, claims):
     ~is_one_hot)
   density = 1 / found['density'].values
   bound = 1 + found['noise_ratio'].values
-  for ax, x in ((left, density), (right, bound)):
+  for ax, x, name in ((left, density, r'1/\Delta'), (right, bound, '1 + M')):
     ax.plot([x.min(), x.max()], [x.min(), x.max()], color=INK, lw=1,
-            ls='--', zorder=1)
+            ls='--', zorder=1, label=f'delay = ${name}$')
     for i, (label, own) in enumerate(groups):
       points(ax, x[own], found['delay'].values[own], i, ls='none', label=label)
     ax.set_xscale('log', base=2)
     ax.set_yscale('log', base=2)
+    ax.margins(x=0.1)
     for axis in (ax.xaxis, ax.yaxis):
       axis.set_major_formatter(lambda value, _: f'{value:g}')
   for place, k, runs in zip(density, found['support'].values,
@@ -33,15 +34,14 @@ def sparse(config, reduced, claims):
     if k > 1:
       left.annotate(f'$k$ = {k}', (place, np.mean(runs)), (0, 7), ha='center',
                     textcoords='offset points', fontsize=7.5)
-  for ax, name in ((left, r'$1/\Delta$'), (right, '$1 + M$')):
-    ax.annotate(f'delay = {name}', (0.45, 0.42), xycoords='axes fraction',
-                fontsize=8, rotation=0, ha='left', va='top')
   left.set(xlabel=r'$1/\Delta$: sparsity',
            ylabel='delay that doubles the steps',
            title='Sparsity gives only\na lower bound')
   right.set(xlabel='$1 + M$: noise of the gradient',
             title='$M$ predicts the critical\ndelay of all data')
   left.legend(loc='lower right', fontsize=7)
+  right.legend(loc='lower right', fontsize=7, handles=right.lines[:1])
+  explain_bars(figure, config)
   return figure
 
 
@@ -80,8 +80,9 @@ def network(config, reduced, claims):
   right.invert_yaxis()
   right.grid(axis='y', visible=False)
   right.set(xlim=(0, None), ylim=(len(rows) - 0.5, -0.5),
-            xlabel='examples (bars: 95 % intervals)',
-            title='Batch, delay and noise\ngive one number')
+            xlabel='examples',
+            title='Batch, delay and noise give\nnumbers of the same size')
+  explain_bars(figure, config)
   return figure
 
 
@@ -96,13 +97,13 @@ def course(config, reduced, claims):
   batch = intervals.of_mean(found.critical['batch'])
   for i, b in enumerate(sizes[:2]):
     base = found.steps[b, 0].mean()
-    points(left, taus, [found.steps[b, tau] / base for tau in taus], i,
+    points(left, taus, [found.steps[b, tau] / base for tau in taus], i + 1,
            ls='none', label=f'$b$ = {b}')
     left.plot(taus, 1 + np.array(taus) / (1 + batch.value / b), lw=1.2,
-              color=plots.COLORS[i], ls='--')
+              color=plots.COLORS[i + 1], ls='--')
   left.set(xlabel=r'delay $\tau$ (steps)', ylim=(0, None),
            ylabel='steps, over those without delay',
-           title='Delay costs what the critical\nbatch predicts (dashed)')
+           title='Delay costs about what the\ncritical batch predicts (dashed)')
   left.legend(loc='upper left')
   with np.errstate(divide='ignore'):
     tracked = np.median(1 / found.course.values - 1, 0)
@@ -119,4 +120,5 @@ def course(config, reduced, claims):
   plots.plain_numbers(plots.log_scale(right)).set(
     xlabel=f'step, with $b$ = {sizes[0]}', ylabel='$M$ (examples)',
     title='The tracked $M$ grows during\ntraining (median of the runs)')
+  explain_bars(figure, config)
   return figure

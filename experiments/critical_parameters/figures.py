@@ -19,21 +19,20 @@ def critical(config, reduced, claims):
   figure, ((left, right),) = plots.panels(2, height=3.3)
   d = config.dimensions[-1]
   _map_steps(left, config, grid, d)
-  left.set(title=f'Steps to {power(config.target)} for $M$ = {d + 1}\n'
-           r'(above the line: $\tau > M/b$)')
   x = np.geomspace(1.001, float(grid['slowness'].max()))
   low, high = (np.log(config.target) / np.log1p(-np.minimum(c / x, 1 - 1e-9))
                for c in (2, 1))
   right.fill_between(x, np.maximum(low, 1), high, color='#dddddd', lw=0,
-                     label='bounds of the theory')
+                     label='range of the theory')
   for i, one in enumerate(config.dimensions):
     own = grid.sel(dimension=one)
     points(right, own['slowness'].values.ravel(), own['steps'].values.reshape(
       own['slowness'].size, -1), i, ls='none', label=f'$M$ = {one + 1}')
   right.set(xscale='log', yscale='log', xlabel=r'$\tau + 1 + M/b$',
             ylabel=f'steps to {power(config.target)}',
-            title=f'All {grid["slowness"].size} settings lie on\none curve')
+            title=f'All {grid["slowness"].size} settings lie\non one curve')
   right.legend(loc='lower right')
+  explain_bars(figure, config)
   return figure
 
 
@@ -45,9 +44,6 @@ def steps(config, reduced, claims):
   figure, (axes,) = plots.panels(2, height=3.3)
   for ax, d in zip(axes, (config.dimensions[0], config.dimensions[-1])):
     _map_steps(ax, config, reduced.quadratic, d)
-    ax.set(title=f'Steps to {power(config.target)} for $M$ = {d + 1}\n'
-           r'(above the line: $\tau > M/b$)')
-  axes[1].set(ylabel='')
   return figure
 
 
@@ -73,7 +69,9 @@ def _map_steps(ax, config, grid, d):
   ax.tick_params(length=0)
   ax.grid(False)
   ax.spines[:].set_visible(False)
-  ax.set(xlabel='batch size $b$ (examples)', ylabel=r'delay $\tau$ (steps)')
+  ax.set(xlabel='batch size $b$ (examples)', ylabel=r'delay $\tau$ (steps)',
+         title=f'Steps to {power(config.target)}, $M$ = {d + 1}: delay\n'
+         r'costs above the line $\tau = M/b$')
 
 
 def noise(config, reduced, claims):
@@ -93,10 +91,12 @@ def noise(config, reduced, claims):
            label=rf'$\sigma^2/\epsilon$ = {ratio:g}')
   left.set(xscale='log', yscale='log', xlabel=r'$\tau + 1 + M/b$',
            ylabel=f'steps to $\\epsilon$ = {power(config.noise_target)}',
-           title='Without the noise:\na curve for each noise level')
+           title='Law without $\\sigma^2/\\epsilon$:\n'
+           'a curve for each noise level')
   right.set(xscale='log', xlabel=r'$\tau + 1 + (M + \sigma^2/\epsilon)/b$',
-            title='With the noise:\none curve for all')
+            title='Law with $\\sigma^2/\\epsilon$:\none curve for all')
   right.legend(loc='lower right')
+  explain_bars(figure, config)
   return figure
 
 
@@ -126,10 +126,11 @@ def rates(config, reduced, claims):
   ax.set_xscale('log', base=2)
   ax.set_xticks([tau + 1 for tau in config.stalenesses[:-1]],
                 [str(tau) for tau in config.stalenesses[:-1]])
-  ax.set(xlabel=r'delay $\tau$ (steps)', ylim=(1.3, None),
+  ax.set(xlabel=r'delay $\tau$ (steps)', ylim=(1.5, None),
          ylabel=r'$c$ = largest stable rate $\times\;(\tau + 1 + M/b)$',
          title='Largest stable rates (markers) follow the exact limit (lines)')
   ax.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.18))
+  explain_bars(figure, config)
   return figure
 
 
@@ -140,6 +141,13 @@ def points(ax, x, runs, index: int, **options):
     x, found[:, 0], np.abs(found[:, 1:] - found[:, :1]).T, lw=1.4, ms=4.5,
     **{'color': plots.COLORS[index % 6], 'marker': plots.MARKERS[index % 6]}
     | options)
+
+
+def explain_bars(figure, config):
+  """Say what the error bars are, below the panels."""
+  figure.supxlabel(f'Bars: 95 % intervals over {config.num_seeds} runs, where '
+                   'wider than the marker', x=0.99, ha='right', fontsize=7,
+                   color='#666666')
 
 
 def power(x: float) -> str:
