@@ -21,7 +21,9 @@ def sparse(config, reduced, claims):
   bound = 1 + found['noise_ratio'].values
   for ax, x, name in ((left, density, r'1/\Delta'), (right, bound, '1 + M')):
     ax.plot([x.min(), x.max()], [x.min(), x.max()], color=INK, lw=1,
-            ls='--', zorder=1, label=f'delay = ${name}$')
+            ls='--', zorder=1)
+    ax.annotate(f'dashed: delay = ${name}$', (0.02, 0.99), fontsize=8,
+                xycoords='axes fraction', va='top')
     for i, (label, own) in enumerate(groups):
       points(ax, x[own], found['delay'].values[own], i, ls='none', label=label)
     ax.set_xscale('log', base=2)
@@ -40,7 +42,6 @@ def sparse(config, reduced, claims):
   right.set(xlabel='$1 + M$: noise of the gradient',
             title='$M$ predicts the critical\ndelay of all data')
   left.legend(loc='lower right', fontsize=7)
-  right.legend(loc='lower right', fontsize=7, handles=right.lines[:1])
   explain_bars(figure, config)
   return figure
 
