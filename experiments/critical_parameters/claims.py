@@ -43,17 +43,6 @@ def make(key: str, text: str, how: str, runs: np.ndarray,
                source=source, runs=len(runs), note=note)
 
 
-def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Fit lines of y [cell, run] on x [cell]: slopes, and RMS errors, both [run].
-
-  NaN where a cell is unknown.
-  """
-  x = x - x.mean()
-  slope = x @ (y - y.mean(0)) / max(x @ x, 1e-12)
-  miss = y - y.mean(0) - x[:, None] * slope
-  return slope, np.sqrt(np.mean(miss**2, 0))
-
-
 def collapse(study: str, data: str, law: str, grid: xr.Dataset,
              others: dict[str, tuple[str, str, xr.DataArray]]) -> list[Claim]:
   """Claim a slope of one on the law, and that no other law fits half as well.
@@ -71,14 +60,15 @@ def collapse(study: str, data: str, law: str, grid: xr.Dataset,
   slowness = flat(grid['slowness'])
   kept = slowness >= LEAST_SLOWNESS
   y = np.log(grid['steps'].values.reshape(len(slowness), -1)[kept])
-  slope, miss = fit(np.log(slowness[kept]), y)
+  slope, miss = analysis.fit(np.log(slowness[kept]), y)
+  miss_of = lambda other: analysis.fit(np.log(flat(other)[kept]), y)[1]
   return [make(
     f'{study}_collapse', f'{data}: steps are proportional to {law}',
     f'slope of log steps on log({law}), where the latter is at least '
     f'{LEAST_SLOWNESS:g}', slope, SLOPE)] + [make(
       f'{study}_not_{key}', f'{data}: {words} does not explain the steps',
       f'error of a line on log({formula}), over that on log({law})',
-      fit(np.log(flat(other)[kept]), y)[1] / miss, (2, math.inf), log=True)
+      miss_of(other) / miss, (2, math.inf), log=True)
       for key, (words, formula, other) in others.items()]
 
 
@@ -142,7 +132,7 @@ def noise(config, grid) -> list[Claim]:
 def sparse(config, found) -> list[Claim]:
   """Judge the critical delays of sparse data."""
   middle = config.sparse_dimensions[-2]
-  slope = lambda own: fit(np.log(1 / own['density'].values),
+  slope = lambda own: analysis.fit(np.log(1 / own['density'].values),
                           np.log(own['delay'].values))[0]
   by_density = (found['delay'] * found['density']).values
   by_m = (found['delay'] / (1 + found['noise_ratio'])).values

@@ -18,16 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Steps between two looks at whether a loop may end.
-CHUNK = 32
-# A loop ends after this many times the steps of the first rate whose runs all
-# reached the target: a slower rate would not be chosen.
-PATIENCE = 1.5
+from experiments.critical_parameters import search
+
 # Squares start at 1; below this they lose their digits in float32.
 _TINY = 1e-30
 # A run that falls below this, well above `_TINY`, was stable.
 _GONE = 1e-24
-NEVER = np.int32(2**31 - 1)
 
 
 class Cell(NamedTuple):
@@ -60,7 +56,7 @@ def steps_to(
   """Count steps until ‖x‖² ≤ target: [rates, runs], infinite where never.
 
   From ‖x_0‖ = 1. All rates see the same examples. The target must be kept for τ
-  steps: a rate that is far too large passes by the solution as well.
+  steps.
 
   Args:
     cell: The setting.
@@ -80,7 +76,7 @@ def steps_to(
       jnp.float32(rates), draws, jnp.int32(cell.staleness),
       jnp.float32(target), jnp.float32(cell.label_noise),
       jnp.float32(cell.batch_size), jax.random.key(seed))
-  return finite(first, max_steps)
+  return search.finite(first, max_steps)
 
 
 def growth(
@@ -108,7 +104,7 @@ def growth(
 def _draws(cell, num_runs, num_steps, seed):
   """Draw the χ² and normal numbers of every step: [steps, runs] each."""
   rng = np.random.default_rng([seed, cell.batch_size])
-  shape, b = (-(-num_steps // CHUNK) * CHUNK, num_runs), cell.batch_size
+  shape, b = (search.padded(num_steps), num_runs), cell.batch_size
   rest = rng.chisquare(b - 1, shape) if b > 1 else np.zeros(shape)
   return tuple(jnp.asarray(x, jnp.float32) for x in (
     rng.chisquare(b, shape), rng.normal(size=shape), rest))
@@ -153,19 +149,6 @@ def _stepper(dimension, depth, is_reversed, rates, draws, staleness, noise,
   return start, past, step
 
 
-def count(t, reached, staleness, streak, first):
-  """Count how long a run keeps the target; after τ + 1, note its first step."""
-  streak = jnp.where(reached, streak + 1, 0)
-  stayed = (streak > staleness) & (first == NEVER)
-  return streak, jnp.where(stayed, t + 1 - staleness, first)
-
-
-def finite(first: jax.Array, max_steps: int) -> np.ndarray:
-  """Return steps as floats, infinite beyond `max_steps`."""
-  first = np.asarray(first, float)
-  return np.where(first > max_steps, np.inf, first)
-
-
 @functools.cache
 def _until(dimension, depth, together, is_reversed):
   @jax.jit
@@ -173,27 +156,15 @@ def _until(dimension, depth, together, is_reversed):
     start, past, step = _stepper(
       dimension, depth, is_reversed, rates, draws, staleness, noise,
       batch_size, key)
-    last = len(draws[0])
     runs = draws[0].shape[1] // together
 
-    def body(carry):
-      def one(carry, _):
-        t, x, past, streak, first = carry
-        x, past = step(t, x, past)
-        square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
-        streak, first = count(
-          t, square.mean(-1) <= target, staleness, streak, first)
-        return (t + 1, x, past, streak, first), None
-      return lax.scan(one, carry, length=CHUNK)[0]
+    def advance(t, state):
+      x, past = step(t, *state)
+      square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
+      return (x, past), square.mean(-1) <= target
 
-    def goes_on(carry):
-      t, *_, first = carry
-      return (t < last) & (t < PATIENCE * first.max(1).min())
-
-    shape = len(rates), runs
-    return lax.while_loop(goes_on, body, (
-      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
-      jnp.full(shape, NEVER)))[-1]
+    return search.first_steps(
+      advance, (start, past), (len(rates), runs), staleness, len(draws[0]))
   return run
 
 

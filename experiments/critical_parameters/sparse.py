@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import gradiv
-from experiments.critical_parameters import quadratics
+from experiments.critical_parameters import search
 from gradiv import scaling
 
 NUM_EXAMPLES = 1024
@@ -60,30 +60,28 @@ def steps_to(
   """Count steps until ‖x − x*‖² ≤ target ‖x*‖²: [rates, runs].
 
   From x = 0, with one example a step, in the mean of `together` trajectories.
-  The target must be kept for τ steps; infinite where it is never reached.
+  The target must be kept for τ steps; infinite where it never is.
   """
-  chunk = quadratics.CHUNK
-  length = -(-max_steps // chunk) * chunk
   rows = np.random.default_rng([seed, 2]).integers(
-    len(a), size=(length, num_runs * together))
+    len(a), size=(search.padded(max_steps), num_runs * together))
   first = _until(max_staleness + 1, together)(
     jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
     jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
-  return quadratics.finite(first, max_steps)
+  return search.finite(first, max_steps)
 
 
 @functools.cache
 def _until(depth, together):
   @jax.jit
   def run(rates, a, solved, rows, staleness, target):
-    last, lanes = rows.shape
+    lanes = rows.shape[1]
     runs = lanes // together
     goal = target * jnp.sum(solved**2)
     start = jnp.zeros((len(rates), lanes, len(solved)))
     past = jnp.zeros((depth, len(rates), lanes))
 
-    def one(carry, _):
-      t, x, past, streak, first = carry
+    def advance(t, state):
+      x, past = state
       now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
       logit = jnp.sum(x * now[None], -1)
       wanted = jnp.sum(now * solved[None], -1)[None]
@@ -94,19 +92,8 @@ def _until(depth, together):
       x = x - (rates[:, None] * due)[..., None] * then[None]
       off = jnp.sum((x - solved[None, None])**2, -1).reshape(
         len(rates), runs, together)
-      streak, first = quadratics.count(
-        t, off.mean(-1) <= goal, staleness, streak, first)
-      return (t + 1, x, past, streak, first), None
+      return (x, past), off.mean(-1) <= goal
 
-    def goes_on(carry):
-      t, *_, first = carry
-      return (t < last) & (
-        t < quadratics.PATIENCE * first.max(1).min())
-
-    shape = len(rates), runs
-    body = lambda carry: lax.scan(
-      one, carry, length=quadratics.CHUNK)[0]
-    return lax.while_loop(goes_on, body, (
-      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
-      jnp.full(shape, quadratics.NEVER)))[-1]
+    return search.first_steps(
+      advance, (start, past), (len(rates), runs), staleness, len(rows))
   return run

@@ -10,6 +10,7 @@ from experiments.critical_parameters import (
   data_figures,
   figures,
   grids,
+  network,
   tables,
 )
 from experiments.critical_parameters.task import Task
@@ -41,7 +42,7 @@ class Critical(study.Study):
       return
     cells = config.network_cells()
     yield alone + [self.trained(config, task, *cell) for cell in cells]
-    rates = analysis.network_rates(config, done[analysis.part_name(*cells[0])])
+    rates = network.rates_of(config, done[network.part_name(*cells[0])])
     yield [self.trained(config, task, *cells[0], rates=rates)]
 
   def computed(self, config, name):
@@ -59,9 +60,9 @@ class Critical(study.Study):
     seeds = tuple(config.seeds)
     axes = {} if is_tracked else {'rate': config.network_rates}
     names = ['dataset', 'train_examples', 'model', 'model_options']
-    name = analysis.part_name(batch_size, staleness)
+    name = network.part_name(batch_size, staleness)
     return Trained(
-      analysis.TRACKED if is_tracked else name,
+      network.TRACKED if is_tracked else name,
       axes | {'seed': seeds},
       lambda lanes: task.program(
         batch_size, staleness, lanes, is_tracked=is_tracked),

@@ -4,7 +4,12 @@ import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from experiments.critical_parameters import analysis, claims, tables
+from experiments.critical_parameters import (
+  analysis,
+  claims,
+  network,
+  tables,
+)
 from tests.experiments.critical_parameters.study_test import SMALL
 
 SPREAD = np.array([0.99, 1., 1.01])
@@ -123,11 +128,11 @@ class NetworkTest(absltest.TestCase):
       need = 2. * (tau + 1 + noise / b)
       loss = SMALL.target_loss * (2 - step / need)
       runs = np.stack([loss + 10, loss])[:, None].repeat(3, 1)
-      done[analysis.part_name(b, tau)] = xr.Dataset(
+      done[network.part_name(b, tau)] = xr.Dataset(
         {'loss': (('rate', 'seed', 'step'), runs)},
         {'rate': list(SMALL.network_rates), 'seed': [0, 1, 2], 'step': step})
-    run = done[analysis.part_name(8, 0)].isel(rate=1, drop=True)
-    done[analysis.TRACKED] = run.assign(
+    run = done[network.part_name(8, 0)].isel(rate=1, drop=True)
+    done[network.TRACKED] = run.assign(
       sq_norm=xr.ones_like(run['loss']),
       variance=noise * xr.ones_like(run['loss']))
     return done
@@ -141,12 +146,12 @@ class NetworkTest(absltest.TestCase):
     np.testing.assert_allclose(critical['tracked'], 16.)
     self.assertEqual(reduced.edges['network'], (4, 4))  # of two rates
     self.assertEqual(
-      analysis.network_rates(SMALL, self.make(16.)[analysis.part_name(8, 0)]),
+      network.rates_of(SMALL, self.make(16.)[network.part_name(8, 0)]),
       {0: 0.4, 1: 0.4, 2: 0.4})
 
   def test_a_loss_that_is_never_reached_is_unknown(self):
     done = self.make(noise=16.)
-    first = done[analysis.part_name(8, 0)]
+    first = done[network.part_name(8, 0)]
     first['loss'] = first['loss'] + 100
     reduced = analysis.reduce(SMALL, done)
     found = {claim.key: claim for claim in claims.claims(SMALL, reduced)}

@@ -13,7 +13,11 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from experiments.common import claims as claims_lib, flags, study
-from experiments.critical_parameters import analysis, config as critical_config
+from experiments.critical_parameters import (
+  analysis,
+  config as critical_config,
+  network,
+)
 from experiments.critical_parameters.study import Critical
 from experiments.engine import signals, trainer
 
@@ -80,9 +84,8 @@ class RunTest(absltest.TestCase):
     self.assertEqual(reduced.sparse['dimension'].values.tolist(), [4, 8, 4])
     self.assertEqual(reduced.sparse['support'].values.tolist(), [1, 1, 2])
     self.assertLen(self.records(), 4 + 4 + 1)
-    summary = json.loads((self.folder / 'run' / 'summary.json').read_text())
-    self.assertEqual({name: total for name, (_, total)
-                      in summary['edges'].items()}, {
+    edges = analysis.summarize(self.config, reduced)['edges']
+    self.assertEqual({name: total for name, (_, total) in edges.items()}, {
       'quadratic': 18, 'noise': 8, 'network': 4,
       'sparse': len(json.loads(
         (self.folder / 'run' / 'sparse.json').read_text())['result'])})
@@ -136,15 +139,15 @@ class RunTest(absltest.TestCase):
     config, folder, done = self.config, self.folder / 'run', {}
     for stage in Critical().stages(config, None, done):
       done |= {part.name: part.read(folder) for part in stage}
-    cell = done[analysis.part_name(*config.network_cells()[0])]
-    rates = analysis.network_rates(config, cell)
+    cell = done[network.part_name(*config.network_cells()[0])]
+    rates = network.rates_of(config, cell)
     for seed, rate in rates.items():
       np.testing.assert_allclose(
-        done[analysis.TRACKED]['loss'].sel(seed=seed),
+        done[network.TRACKED]['loss'].sel(seed=seed),
         cell['loss'].sel(rate=rate, seed=seed), 1e-4)
-    network = self.outcome.reduced.network
-    self.assertTrue((network.critical['tracked'] > 0).all())
-    self.assertTrue((network.course <= 1).all())
+    found = self.outcome.reduced.network
+    self.assertTrue((found.critical['tracked'] > 0).all())
+    self.assertTrue((found.course <= 1).all())
 
 
 class RoundingTest(absltest.TestCase):
