@@ -170,6 +170,7 @@ class TwinsTest(absltest.TestCase):
 class ExampleTest(parameterized.TestCase):
 
   @parameterized.parameters(64, 16)
+  @pytest.mark.slow
   def test_whole_set_against_the_gradient_of_each_example(self, size):
     config = dataclasses.replace(SMALL, eval_batch_size=size)
     problem = task.Problem(config)
@@ -195,6 +196,7 @@ class ExampleTest(parameterized.TestCase):
     for name, value in problem.evaluate(examples, params).items():
       np.testing.assert_allclose(seen[name], value, 1e-6)
 
+  @pytest.mark.slow
   def test_pooled_moments_are_those_of_all_examples(self):
     grads = jax.random.normal(jax.random.key(1), (4, 3, 5)) + 0.5
 
