@@ -54,7 +54,8 @@ class Study(abc.ABC):
     sentence: What the reproduction found, in one sentence.
     setup: What is trained, on which data: a paragraph for docs/papers.md.
     pictures: The captions of the figures that docs/papers.md shows.
-    figures: By file name, functions of (config, reduced, claims).
+    figures: By file name, functions of (config, reduced, claims); None of one
+      that has nothing to show.
   """
 
   name: str
@@ -203,6 +204,8 @@ def _show(study, config, outcome):
     draw['claims'] = lambda *args: plots.forest(args[-1])
   for name, make in draw.items():
     figure = make(config, outcome.reduced, outcome.claims)
+    if figure is None:
+      continue
     print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
   if outcome.claims:
     print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')

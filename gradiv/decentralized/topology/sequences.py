@@ -100,8 +100,7 @@ def random_ring(n: int, count: int, seed: int = 0) -> np.ndarray:
 
   Each worker averages with its two neighbors, with weights of 1/3. From three
   workers on, a step leaves (n − 3)/(3(n − 1)) of the squared distance from the
-  mean in expectation, and `random_matching` leaves (n − 2)/(2(n − 1)) with half the
-  messages.
+  mean in expectation.
 
   Zhang et al., `Improving Efficiency in Large-Scale Decentralized Distributed
   Training <https://arxiv.org/abs/2002.01119>`_, 2020.
