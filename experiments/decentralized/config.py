@@ -14,7 +14,7 @@ class Config(flags.Config):
   """The flags of this experiment."""
 
   num_workers: int = flag(5, 'learners')
-  num_seeds: int = flag(48, 'independent runs of each main arm on images')
+  num_seeds: int = flag(32, 'independent runs of each main arm on images')
   few_seeds: int = flag(12, 'independent runs of LAMB, of the other graphs and '
                         "of the network of the paper's Fig. 5")
   roundings: int = flag(2, '2 trains everything once more with the examples of '
@@ -64,7 +64,7 @@ class Config(flags.Config):
   text_learning_rates: tuple[float, ...] = flag(
     (8.0, 16.0, 32.0), 'rising')
   text_steps: int = flag(150, 'of each run on text')
-  text_seeds: int = flag(16, 'independent runs of each setting of text')
+  text_seeds: int = flag(12, 'independent runs of each setting of text')
   text_examples: int = flag(256, 'windows to test on')
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')
