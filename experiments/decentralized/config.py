@@ -108,6 +108,9 @@ class Config(flags.Config):
       check(getattr(self, name), name, 'positive and rising',
             lambda rates, name=name: (rates or name == 'fig_5_rates') and
             list(rates) == sorted({*rates}) and min(rates, default=1) > 0)
+    check(self.fig_5_rates, 'fig_5_rates', f'empty with {arms.FIG_5_WORKERS} '
+          'workers: they are those of the other arms', lambda rates:
+          not rates or self.num_workers != arms.FIG_5_WORKERS)
     check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
           lambda rate: rate in self.learning_rates)
     check(self.warmup_steps, 'warmup_steps', 'at least 0', lambda n: n >= 0)

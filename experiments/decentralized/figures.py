@@ -64,42 +64,44 @@ def along(config, reduced, claims):
   del claims
   if 'images' not in config.domains:
     return None
-  figure, ((left, right),) = plots.panels(2, height=3.0)
+  figure, ((left, right),) = plots.panels(2, height=2.9)
   rate = config.focus_rate
   main, plain = (reduced.find(name) for name in (config.main_arm, 'ssgd'))
   for run in (plain, main):
     series = run.records['ratio'].sel(rate=rate)
-    _band(left, series['look'].values, _smooth(config, series.values),
+    _band(left, series['look'].values, series.values,
           color_of(run.arm), run.arm.label)
-  left.set(xlabel='step', ylabel=r'$\alpha_e/\alpha$', ylim=(0, 1.5),
-           title=f'Effective over nominal learning\nrate, '
-           rf'$\alpha$ = {rate:g}')
+  left.set(xlabel='step', ylabel=r'effective over nominal rate '
+           r'$\alpha_e/\alpha$', ylim=(0, 1.4),
+           title='DPSGD lowers its rate early')
+  left.legend(loc='lower right')
   spread = main.records['spread'].sel(rate=rate)
   _band(right, spread['look'].values[1:], spread.values[:, 1:],
         color_of(main.arm), main.arm.label)
   plots.log_scale(right)
-  right.set(xlabel='step', ylabel=r'$\sigma_w^2$', title='Spread of the '
-            'workers:\nwhere they disagree, the rate falls')
-  left.legend(title='median and quartiles of the seeds', title_fontsize=7,
-              loc='upper right')
+  right.set(xlabel='step', ylabel=r'spread of the workers $\sigma_w^2$',
+            title='while its workers disagree')
+  figure.suptitle(
+    f'Learning rate {rate:g}, median and quartiles of {config.num_seeds} '
+    'seeds, smoothed', fontsize=8, color='#444444', x=0.01, ha='left')
   return figure
 
 
-def _smooth(config, series):
-  """Take running medians of each run, as wide as --imposed_window steps."""
-  reach = int(config.imposed_window / 2 / config.measure_every)
-  padded = np.pad(series, ((0, 0), (reach, reach)), constant_values=np.nan)
-  windows = np.lib.stride_tricks.sliding_window_view(
-    padded, 2 * reach + 1, axis=1)
-  return np.nanmedian(windows, -1)
-
-
 def _band(ax, steps, series, color, label):
-  """Draw the median of the seeds, and their quartiles."""
+  """Draw the median of the seeds and their quartiles, smoothed."""
   series = np.where(np.isfinite(series), series, np.nan)
-  low, middle, high = np.nanquantile(series, (.25, .5, .75), axis=0)
+  quartiles = np.nanquantile(series, (.25, .5, .75), axis=0)
+  low, middle, high = _smooth(quartiles)
   ax.plot(steps, middle, color=color, label=label)
   ax.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+
+
+def _smooth(curves, reach=3):
+  """Take running medians of curves [..., look], over seven looks."""
+  padded = np.pad(curves, ((0, 0), (reach, reach)), mode='edge')
+  windows = np.lib.stride_tricks.sliding_window_view(
+    padded, 2 * reach + 1, axis=1)
+  return np.median(windows, -1)
 
 
 def text(config, reduced, claims):
@@ -125,7 +127,6 @@ def text(config, reduced, claims):
   right.axhline(config.target_loss, color='#222222', lw=0.8)
   right.set(xlabel='step', ylabel='test loss (nats a character)',
             title='Median loss of the seeds')
-  plots.log_scale(right)
-  plots.plain_numbers(right)
-  right.legend(fontsize=7)
+  right.set_ylim(top=1.4 * right.get_ylim()[1])
+  right.legend(fontsize=7, ncols=2, loc='upper right')
   return figure
