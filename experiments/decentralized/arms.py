@@ -117,9 +117,14 @@ def _of_images(config):
     yield make(f'dpsgd_{graph}', rates=(config.focus_rate,), seeds=few,
                is_measured=True)
   if config.fig_5_rates:
-    size = config.batch_sizes[0] // config.num_workers * FIG_5_WORKERS
+    size = fig_5_batch_size(config)
     for name in ('dpsgd_two_neighbors', 'ssgd', 'ssgd_noise'):
       yield make(name, size, config.fig_5_rates, few, workers=FIG_5_WORKERS)
+
+
+def fig_5_batch_size(config) -> int:
+  """Return the total batch of Fig. 5's network: each worker's is the same."""
+  return config.batch_sizes[0] // config.num_workers * FIG_5_WORKERS
 
 
 def _of_text(config):

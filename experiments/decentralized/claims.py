@@ -5,6 +5,7 @@ share their starts and batches. An order is a claim about the smallest step from
 one neighbor to the next. Thresholds were fixed before anything was run.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -17,6 +18,18 @@ from experiments.decentralized.arms import contraction, mixing_matrices
 MORE_SUCCESSES, EARLY_BELOW, LATE_ABOVE = 1 / 3, 0.6, 0.85
 ABOVE_ZERO, NOT_ABOVE_ZERO = (0.0, math.inf), (-math.inf, 0.0)
 ABOVE_ONE = (1.0, math.inf)
+NOTES = {
+  'complete': 'As in Fig. 2, but for the data, the batch of 2,000 and the rate '
+  'of 1: there, in one run, DPSGD reaches 2.1 % test error and SSGD fails.',
+  'plain_rate': 'For SSGD, the mean of α_e is α: this checks the measurement.',
+  'early_noise': "Both parts across g; the paper's Δ_2 is not projected.",
+  'only_its_noise': 'One standard deviation for all runs; the paper tried some '
+  '20 for each task, and most failed. Where this claim fails and the one above '
+  'holds, the order is DPSGD, SSGD*, SSGD.',
+  'beyond_imposed': 'The control imposes the median of α_e/α over the seeds, '
+  'step by step, on the rate of SSGD: the warm-up without the workers.',
+  'lamb': "A reader's question; the paper compares wall-clock time with LAMB.",
+  'fig_5': 'The paper trains some thousand steps and does not state its batch.'}
 
 
 def claims(config, reduced) -> list[Claim]:
@@ -30,7 +43,8 @@ def claims(config, reduced) -> list[Claim]:
       found += _of_fig_5(config, reduced)
   if 'text' in config.domains:
     found.append(_of_text(config, reduced))
-  return found
+  return [dataclasses.replace(claim, note=NOTES.get(claim.key, ''))
+          for claim in found]
 
 
 def _of_success(config, reduced):
@@ -73,15 +87,14 @@ def _of_the_rate(config, reduced):
   last = f'last {analysis.LATE:.0%}'
   rows = (
     ('early_rate', 'it lowers its learning rate by itself, early',
-     f'median $\\alpha_e/\\alpha$, {first}', main.early('ratio'),
+     f'median α_e/α, {first}', main.early('ratio'),
      (-math.inf, EARLY_BELOW), 'Fig. 2'),
     ('late_rate', 'and restores it once the workers agree',
      f'the same, {last}', main.late('ratio'), (LATE_ABOVE, math.inf), 'Fig. 2'),
     ('plain_rate', 'the rate of SSGD stays as it is',
      f'the same for SSGD, {first}', plain.early('ratio'), (0.9, 1.1), 'Fig. 2'))
   found = [Claim(
-    key, text, f'{how}, at the rate {config.focus_rate:g}'.replace(
-      '$\\alpha_e/\\alpha$', 'α_e/α'), analysis.compared(
+    key, text, f'{how}, at the rate {config.focus_rate:g}', analysis.compared(
       analysis.median, series.sel(rate=config.focus_rate)), allowed,
     source=source, runs=config.num_seeds)
     for key, text, how, series, allowed, source in rows]
@@ -96,23 +109,23 @@ def _of_the_rate(config, reduced):
 
 
 def _of_the_controls(config, reduced):
-  rates = f'learning rates survived, of {len(config.learning_rates)}, beyond '
-  gain = lambda one, two: analysis.gain(*(
-    analysis.survived(reduced.find(name)) for name in (one, two)))
-  main = config.main_arm
+  names = {config.main_arm: 'DPSGD', 'ssgd': 'SSGD', 'ssgd_noise': 'SSGD*',
+           'imposed': 'SSGD with the effective rate of DPSGD'}
   rows = (
     ('beyond_noise', 'its noise helps more than isotropic noise',
-     main, 'ssgd_noise', 'SSGD*', ABOVE_ZERO, 'Sec. 4.4'),
-    ('only_its_noise', 'isotropic noise does not help',
-     'ssgd_noise', 'ssgd', 'SSGD, by SSGD*', NOT_ABOVE_ZERO, 'Sec. 4.4'),
-    ('beyond_imposed', 'it is more than an automatic warm-up', main, 'imposed',
-     'SSGD on which its effective rate is imposed', ABOVE_ZERO, 'ours'),
-    ('imposed', 'the imposed rate alone helps', 'imposed', 'ssgd',
-     'SSGD, by SSGD on which the effective rate of DPSGD is imposed',
-     ABOVE_ZERO, 'ours'))
-  return [Claim(key, text, rates + how, gain(one, two), allowed, source=source,
-                runs=config.num_seeds)
-          for key, text, one, two, how, allowed, source in rows]
+     config.main_arm, 'ssgd_noise', ABOVE_ZERO, 'Sec. 4.4'),
+    ('only_its_noise', 'isotropic noise does not help', 'ssgd_noise', 'ssgd',
+     NOT_ABOVE_ZERO, 'Sec. 4.4'),
+    ('beyond_imposed', 'it is more than an automatic warm-up', config.main_arm,
+     'imposed', ABOVE_ZERO, 'ours'),
+    ('imposed', 'the imposed rate alone helps', 'imposed', 'ssgd', ABOVE_ZERO,
+     'ours'))
+  return [Claim(
+    key, text, f'learning rates survived by {names[one]} beyond {names[two]}, '
+    f'of {len(config.learning_rates)}', analysis.gain(
+      *(analysis.survived(reduced.find(name)) for name in (one, two))),
+    allowed, source=source, runs=config.num_seeds)
+    for key, text, one, two, allowed, source in rows]
 
 
 def _of_spread(config, reduced):

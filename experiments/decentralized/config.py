@@ -72,61 +72,57 @@ class Config(flags.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    self._check_workers()
-    self._check_rates()
+    self._check_arms()
     self._check_lengths()
     check = flags.check
     for name in ('noise_stddev', 'measured_examples', 'image_size',
-                 'pixel_scale'):
+                 'pixel_scale', 'warmup_steps'):
       check(getattr(self, name), name, 'at least 0', lambda x: x >= 0)
     for name in ('few_seeds', 'num_matchings', 'imposed_window', 'text_length',
                  'text_seeds', 'text_examples', 'eval_batch_size'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    check(self.rate_cuts, 'rate_cuts', 'shares above 0, up to 1',
+          lambda cuts: all(0 < cut <= 1 for cut in cuts))
     check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
           lambda x: 0 <= x < 1)
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     flags.options(self, 'text_model_options')
 
-  def _check_workers(self):
-    check = flags.check
+  def _check_arms(self):
+    check, known = flags.check, tuple(arms.TOPOLOGIES)
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
     check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
           names and set(names) <= set(DOMAINS))
-    for domain in self.domains:
-      name = {'images': 'batch_sizes', 'text': 'text_batch_size'}[domain]
-      check(getattr(self, name), name, 'multiples of --num_workers='
-            f'{self.num_workers}, each once', lambda sizes: _distinct(
-              sizes, lambda b: b > 0 and b % self.num_workers == 0))
-    known = tuple(arms.TOPOLOGIES)
     check(self.topologies, 'topologies', f'some of {known}, each once',
           lambda names: _distinct(names, lambda name: name in known))
-
-  def _check_rates(self):
-    check = flags.check
     for name in ('learning_rates', 'lamb_rates', 'text_learning_rates',
                  'fig_5_rates'):
-      check(getattr(self, name), name, 'positive and rising',
-            lambda rates, name=name: (rates or name == 'fig_5_rates') and
-            list(rates) == sorted({*rates}) and min(rates, default=1) > 0)
-    check(self.fig_5_rates, 'fig_5_rates', f'empty with {arms.FIG_5_WORKERS} '
-          'workers: they are those of the other arms', lambda rates:
-          not rates or self.num_workers != arms.FIG_5_WORKERS)
+      may_be_empty = name == 'fig_5_rates'
+      check(getattr(self, name), name, 'positive and rising', lambda rates:
+            (rates or may_be_empty) and list(rates) == sorted({*rates})
+            and min(rates, default=1) > 0)
     check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
           lambda rate: rate in self.learning_rates)
-    check(self.warmup_steps, 'warmup_steps', 'at least 0', lambda n: n >= 0)
-    check(self.rate_cuts, 'rate_cuts', 'shares above 0, up to 1',
-          lambda cuts: all(0 < cut <= 1 for cut in cuts))
 
   def _check_lengths(self):
-    flags.check(self.measure_every, 'measure_every', 'at least 1',
-                lambda n: n >= 1)
     unit = self.num_records * self.measure_every
     for domain in self.domains:
-      name = {'images': 'steps', 'text': 'text_steps'}[domain]
+      sizes, steps = {'images': ('batch_sizes', 'steps'), 'text': (
+        'text_batch_size', 'text_steps')}[domain]
       flags.check(
-        self.steps_of(domain), name, 'a multiple of --num_records='
+        getattr(self, sizes), sizes, 'multiples of --num_workers='
+        f'{self.num_workers}, each once', lambda sizes: _distinct(
+          sizes, lambda b: b > 0 and b % self.num_workers == 0))
+      flags.check(
+        getattr(self, steps), steps, 'a multiple of --num_records='
         f'{self.num_records} times --measure_every={self.measure_every}',
         lambda n: unit >= 1 and n >= unit and n % unit == 0)
+    if 'images' in self.domains:
+      size = arms.fig_5_batch_size(self)
+      flags.check(
+        self.fig_5_rates, 'fig_5_rates', f'empty where {size}, its total '
+        'batch, is one of --batch_sizes', lambda rates:
+        not rates or size not in self.batch_sizes)
 
   def arms(self) -> list[arms.Arm]:
     """List the arms, those that others need first."""

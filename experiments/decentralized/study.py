@@ -20,10 +20,22 @@ class Decentralized(study.Study):
   title = 'Zhang et al. 2021: decentralized SGD at large learning rates'
   link = 'https://arxiv.org/abs/2112.01433'
   command = 'make decentralized'
-  sentence = 'TODO'
-  setup = ('TODO')
+  sentence = ('At learning rates that are too large, DPSGD succeeds where SSGD '
+              'fails, and lowers its effective rate early as the paper says; '
+              'whether that is more than an automatic warm-up, our control '
+              'judges.')
+  setup = ('An MLP with 64, 50, 50 and 10 units and no biases, 300 steps of '
+           'plain SGD on five workers with 200 digits each. A run succeeds if '
+           'its test accuracy exceeds 95 %; of an LSTM on text, if its test '
+           'loss falls below 2.6 nats a character. Pixels are divided by 255 '
+           'and centered: of the four scales that we tried, the one at which '
+           'SSGD stops converging near a rate of 2. Runs at such rates are '
+           'chaotic: rounding alone decides single runs. The other graphs, '
+           'LAMB and the network of Fig. 5 have 12 seeds. [The paper\'s own '
+           'tables](papers/zhang_2021.md).')
   pictures = {'success': 'Runs that succeed, by arm and learning rate',
-              'along': 'Effective learning rate and spread of the workers'}
+              'along': 'Effective learning rate, and how far the workers are '
+              'apart, along the training'}
   figures = {'success': figures.success, 'along': figures.along,
              'text': figures.text}
 

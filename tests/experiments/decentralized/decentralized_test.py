@@ -61,7 +61,7 @@ class RunTest(absltest.TestCase):
       cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.config = dataclasses.replace(
       SMALL, workdir=str(cls.folder / 'run'), roundings=2,
-      data_dir=str(cls.folder / 'data'), batch_sizes=(12,),
+      data_dir=str(cls.folder / 'data'), batch_sizes=(63,),
       topologies=('random',))
     cls.study = study.Decentralized()
     cls.task = cls.study.prepare(cls.config)
@@ -104,9 +104,9 @@ class RunTest(absltest.TestCase):
     four = 'ssgd', 'ssgd_noise', 'imposed', 'dpsgd_random'
     six = 'ssgd', 'ssgd_noise', 'dpsgd_two_neighbors'
     self.assertEqual(found, {
-      *((name, 'images', 12, rate) for name in four for rate in (0.5, 4.)),
-      *((name, 'images', 24, 0.5) for name in six),
-      ('lamb', 'images', 12, 0.01)})
+      *((name, 'images', 63, rate) for name in four for rate in (0.5, 4.)),
+      *((name, 'images', 126, 0.5) for name in six),
+      ('lamb', 'images', 63, 0.01)})
     for claim in self.outcome.claims:
       self.assertIn(claim.text, self.printed)
       self.assertIsNotNone(claim.second)
@@ -285,7 +285,8 @@ class ConfigTest(parameterized.TestCase):
     ('--num_records=0', 'a multiple of'), ('--steps=0', 'a multiple of'),
     ('--num_matchings=0', 'at least 1'), ('--target_accuracy=1', 'below 1'),
     ('--target_loss=0', 'positive'), ('--imposed_window=0', 'at least 1'),
-    ('--fig_5_rates=2,1', 'rising'), ('--rate_cuts=0.5,2', 'shares'),
+    ('--fig_5_rates=2,1', 'rising'),
+    ('--fig_5_rates=0', 'positive'), ('--rate_cuts=0.5,2', 'shares'),
     ('--few_seeds=0', 'at least 1'), ('--roundings=3', '1 or 2'),
     ('--text_model_options=3', '--text_model_options=.3.: must be a JSON'))
   def test_values_out_of_range(self, flag, message):
@@ -303,6 +304,11 @@ class ConfigTest(parameterized.TestCase):
           eval_batch_size=size), 'images')
 
   def test_fig_5_can_be_left_out(self):
+    six = ['decentralized', '--workdir=x', '--batch_sizes=1200',
+           '--text_batch_size=96', '--num_workers=6']
+    with self.assertRaisesRegex(flags.UsageError, 'empty where 1200, its'):
+      flags.parse(decentralized.Config, six)
+    flags.parse(decentralized.Config, [*six, '--fig_5_rates='])
     config = flags.parse(decentralized.Config, [
       'decentralized', '--workdir=x', '--fig_5_rates='])
     self.assertEqual(config.fig_5_rates, ())
