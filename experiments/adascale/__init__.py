@@ -1,0 +1,1 @@
+"""Does AdaScale keep the quality of a small batch at every batch size?"""
