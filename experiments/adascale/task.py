@@ -1,7 +1,5 @@
-"""The optimizer of `adascale`, its data and network, and its programs."""
+"""The optimizer of `adascale`, its data, its network and its programs."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,57 +12,42 @@ from experiments.common import task
 
 
 class GainState(NamedTuple):
-  """What `sgd_by_gain` keeps: an inner state, Σ gains, and the steps taken."""
+  """The aggregation's state, the sum of gains, and the steps that it took."""
 
   inner: Any
   progress: jax.Array
   taken: jax.Array
 
 
-def sgd_by_gain(
-  inner: optax.GradientTransformation, gain: Callable, schedule: Callable,
-  end: int,
-) -> optax.GradientTransformation:
-  """Step with gain · schedule(Σ gains) until Σ gains = end, then stand still.
+def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
+  """Build SGD that steps with gain · rate, and along its schedule by the gain.
 
-  Args:
-    inner: Aggregates the workers' gradients.
-    gain: Takes the state of `inner`; 1 is plain SGD.
-    schedule: Takes scale-invariant iterations, the sum of the gains so far.
-    end: The last of them; the last gain is cut to reach it.
+  The gain is the lane's or, where that is 0, AdaScale's. It stands still when
+  the sum of the gains is `config.steps`; the last gain is cut to end there.
   """
+  size, end = config.batch_size, config.steps
+  schedule = optax.cosine_decay_schedule(lane['rate'], end)
+  axis, decay = config.workers(scale).axis_name, 1 - scale / config.window
+  inner = optax.chain(
+    gradiv.track_moments(axis, batch_size=size, decay=max(decay, 0)),
+    gradiv.aggregate_by_mean(axis))
+
   def init_fn(params):
     zero = jnp.zeros((), jnp.float32)
     return GainState(inner.init(params), zero, zero)
 
   def update_fn(updates, state, params=None):
     updates, kept = inner.update(updates, state.inner, params)
+    gain = jnp.where(lane['gain'] > 0, lane['gain'], gradiv.adascale_gain(
+      gradiv.read_moments(kept).average, batch_size=size, scale=scale))
     left = end - state.progress
-    r = jnp.minimum(gain(kept), left)
-    rate = r * schedule(state.progress)
-    return jax.tree.map(lambda g: -rate * g, updates), GainState(
-      kept, jnp.where(r < left, state.progress + r, end), state.taken + (r > 0))
+    gain = jnp.minimum(gain, left)
+    step = -gain * schedule(state.progress)
+    progress = jnp.where(gain < left, state.progress + gain, end)
+    return jax.tree.map(lambda g: step * g, updates), GainState(
+      kept, progress, state.taken + (gain > 0))
 
   return optax.GradientTransformation(init_fn, update_fn)
-
-
-def make_optimizer(lane: dict, *, config, scale: int, axis_name
-                   ) -> optax.GradientTransformation:
-  """Build SGD with the gain of the lane or, where that is 0, AdaScale's."""
-  inner = optax.chain(
-    gradiv.track_moments(axis_name, batch_size=config.batch_size,
-                         decay=max(1 - scale / config.window, 0)),
-    gradiv.aggregate_by_mean(axis_name))
-
-  def gain(state):
-    tracked = gradiv.adascale_gain(
-      gradiv.read_moments(state).average, batch_size=config.batch_size,
-      scale=scale)
-    return jnp.where(lane['gain'] > 0, lane['gain'], tracked)
-
-  return sgd_by_gain(
-    inner, gain, optax.cosine_decay_schedule(lane['rate'], config.steps),
-    config.steps)
 
 
 class Task:
@@ -72,39 +55,34 @@ class Task:
 
   def __init__(self, config):
     self.config = config
-    train, test = (task.load_images(config, split)
-                   for split in ('train', 'test'))
-    self.size = len(train)
-    self.arrays = {'train': train.arrays, 'test': test.arrays}
-    mean, std = data.channel_statistics(train.arrays['image'])
-    self.standardize = functools.partial(data.standardize, mean=mean, std=std)
-    self.model = task.build_model(
-      config, train.arrays['image'].shape[1:], train.num_classes)
+    self.arrays = {split: task.load_images(config, split).arrays
+                   for split in ('train', 'test')}
+    image, label = (self.arrays['train'][name] for name in ('image', 'label'))
+    self.size = len(label)
+    mean, std = data.channel_statistics(image)
+    self.standardize = lambda x: data.standardize(x, mean=mean, std=std)
+    self.model = task.build_model(config, image.shape[1:], int(label.max()) + 1)
     self.loss = task.image_loss(self.model, self.standardize, augment=False)
 
   def program(self, scale: int, lanes: dict):
-    """Train lanes with 'gain', 'rate' and 'seed' at one scale."""
-    config = self.config
-    lanes = {name: lanes[name] for name in ('gain', 'rate', 'seed')}
+    """Train lanes of some 'gain', 'rate' and 'seed' on `scale` workers."""
+    batch_size = scale * self.config.batch_size
     return task.program(
-      self.model, lanes, arrays=self.arrays,
-      draw=lambda seed, steps: data.order(
-        seed, steps, scale * config.batch_size, self.size,
-        sampling='replacement'),
-      make_optimizer=functools.partial(
-        make_optimizer, config=config, scale=scale,
-        axis_name=config.workers(scale).axis_name),
+      self.model, {name: lanes[name] for name in ('gain', 'rate', 'seed')},
+      arrays=self.arrays, draw=lambda seed, steps: data.order(
+        seed, steps, batch_size, self.size, sampling='replacement'),
+      make_optimizer=lambda lane: sgd_by_gain(lane, self.config, scale),
       batch=lambda arrays, lane, rows: task.pick(arrays['train'], rows),
       loss=self.loss, evaluate=self.evaluate,
-      read=lambda state: {'progress': state.progress, 'taken': state.taken})
+      read=lambda state: {'taken': state.taken})
 
   def evaluate(self, arrays, lane, params):
     """Compute the training loss, G and S of its gradient, the test accuracy."""
     del lane
     loss, _, moments = gradiv.example_moments(
-      lambda params, example: self.loss(params, example, None))(
-        params, arrays['train'])
-    exact = gradiv.estimate(moments, num_examples=self.size)
-    logits = self.model.apply(params, self.standardize(arrays['test']['image']))
-    return {'loss': loss, 'sq_norm': exact.sq_norm, 'variance': exact.variance,
-            'accuracy': models.accuracy(logits, arrays['test']['label'])}
+      lambda *args: self.loss(*args, None))(params, arrays['train'])
+    exact = gradiv.estimate(moments, num_examples=self.size)._asdict()
+    test = arrays['test']
+    logits = self.model.apply(params, self.standardize(test['image']))
+    return exact | {
+      'loss': loss, 'accuracy': models.accuracy(logits, test['label'])}
