@@ -55,13 +55,12 @@ class Task:
 
   def __init__(self, config):
     self.config = config
-    self.arrays = {split: task.load_images(config, split).arrays
-                   for split in ('train', 'test')}
-    image, label = (self.arrays['train'][name] for name in ('image', 'label'))
-    self.size = len(label)
+    train, test = (task.load_images(config, s) for s in ('train', 'test'))
+    self.arrays = {'train': train.arrays, 'test': test.arrays}
+    self.size, image = len(train), train.arrays['image']
     mean, std = data.channel_statistics(image)
     self.standardize = lambda x: data.standardize(x, mean=mean, std=std)
-    self.model = task.build_model(config, image.shape[1:], int(label.max()) + 1)
+    self.model = task.build_model(config, image.shape[1:], train.num_classes)
     self.loss = task.image_loss(self.model, self.standardize, augment=False)
 
   def program(self, scale: int, lanes: dict):
