@@ -2,7 +2,6 @@
 
 from experiments.common import cli
 from experiments.critical_parameters.config import Config
-from experiments.critical_parameters.study import Critical
 
 if __name__ == '__main__':
-  cli.main(Critical(), Config)
+  cli.main(Config, 'experiments.critical_parameters.study:Critical')

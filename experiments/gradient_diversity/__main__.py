@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.common import cli
-from experiments.gradient_diversity.batches.config import Config as BatchConfig
-from experiments.gradient_diversity.batches.study import Batches
-from experiments.gradient_diversity.mechanisms.config import (
-  Config as MechanismConfig,
-)
-from experiments.gradient_diversity.mechanisms.study import Mechanisms
+from experiments.gradient_diversity.batches import config as batches
+from experiments.gradient_diversity.mechanisms import config as mechanisms
 
-STUDIES = {'batches': (Batches, BatchConfig),
-           'mechanisms': (Mechanisms, MechanismConfig)}
+PACKAGE = 'experiments.gradient_diversity'
+STUDIES = {'batches': (batches.Config, f'{PACKAGE}.batches.study:Batches'),
+           'mechanisms': (mechanisms.Config,
+                          f'{PACKAGE}.mechanisms.study:Mechanisms')}
 
 
 def chosen(argv: Sequence[str]) -> str:
@@ -32,5 +30,4 @@ def chosen(argv: Sequence[str]) -> str:
 
 if __name__ == '__main__':
   # A study that does not exist fails the check of --study.
-  study, config = STUDIES.get(chosen(sys.argv), STUDIES['batches'])
-  cli.main(study(), config)
+  cli.main(*STUDIES.get(chosen(sys.argv), STUDIES['batches']))
