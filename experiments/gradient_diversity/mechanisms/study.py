@@ -25,6 +25,20 @@ class Mechanisms(study.Study):
   name = 'mechanisms'
   title = 'Yin et al. 2018: masks, noise and rounding of gradients'
   link = 'https://proceedings.mlr.press/v84/yin18a.html'
+  command = 'make mechanisms'
+  sentence = ('Masks, noise and rounding raise the batch-size bound B_S as the '
+              'formulas say, but masks do not shorten the time to a target, '
+              'and 8 bits on the wire cost no accuracy.')
+  setup = ('An MLP on 1,024 digits. B_S is measured on the gradients of 256 '
+           'examples, two passes into the training. Rates are tuned in every '
+           'cell. Time is modeled as steps × (communication + batch / '
+           'workers); the paper does not say what communication cost, so that '
+           'every price counts at which the best batch of the mean is 256, as '
+           'in the paper.')
+  pictures = {'bounds': '1/B_S under each mechanism, measured and predicted',
+              'rounds': 'Steps and modeled time to 95 % training accuracy, of '
+              'the mean and of masks', 'bits': 'Test accuracy by the bits on '
+              'the wire'}
   figures = {'bounds': figures.bounds, 'rounds': figures.rounds,
              'bits': figures.bits}
 
