@@ -118,9 +118,8 @@ def _prediction(config, reduced):
     f'interval reaches farthest from 1: r = {r:g}, batch {size}',
     known[worst], PREDICTED, source='ours', runs=config.num_seeds, unit='×',
     note=f'{len(found) - len(known)} of {len(found)} cells do not reach the '
-    'target in every run. The prediction needs a run at a good learning rate: '
-    'measured at a quarter or an eighth of that rate, it predicts about half '
-    'the count at 512.')
+    'target in every run. The noise scale is that of a run at a tuned learning '
+    'rate.')
 
 
 def _distances(config, reduced):

@@ -39,8 +39,8 @@ def collapse(config, reduced, claims):
   low, high = (min(reach) / 1.3, max(reach) * 1.4) if reach else (0.1, 10.)
   curve = np.geomspace(low, high, 200)
   ax.plot(curve, 1 + curve, color='#222222', lw=1.5, zorder=0)
-  at = np.sqrt(high)
-  ax.annotate('predicted:\n$1 + B/\\rho$', (at, 1 + at), (0.45 * at, 2.6 * at),
+  at = 0.72 * np.sqrt(high)
+  ax.annotate('predicted:\n$1 + B/\\rho$', (at, 1 + at), (0.5 * at, 3 * at),
               ha='center', arrowprops={'arrowstyle': '-', 'color': '#888888'})
   ax.axvspan(low, 1, color='#eeeeee', lw=0, zorder=-1)
   for x, text in ((0.02, 'a larger batch\nis almost free'),
@@ -134,12 +134,10 @@ def diversity(config, reduced, claims):
     label=f'{config.num_workers} workers: 95 % band')
   left.plot(one['passes'], 1 / one['value'], color=color, lw=1.4,
             label=f'{config.num_workers} workers: estimate')
-  for (r, style), (_, band) in zip(_styles(config),
-                                   bands.groupby('replication', squeeze=True)):
-    shown = 'exact' if 'exact' in bands else 'value'
-    mean = 1 / band[shown].mean('seed')
-    right.plot(mean['passes'], mean.squeeze(), color=style['color'],
-               label=f'r = {r:g}')
+  shown = bands['exact' if 'exact' in bands else 'value']
+  for r, style in _styles(config):
+    right.plot(bands['passes'], 1 / shown.sel(replication=r).mean('seed'),
+               color=style['color'], label=f'r = {r:g}')
   if 'exact' in bands:
     left.plot(one['passes'], 1 / one['exact'], color='#222222', lw=1.2,
               label='whole set: exact')
@@ -152,8 +150,8 @@ def diversity(config, reduced, claims):
     color='#666666', fontsize=8)
   _log_scale(left)
   left.set(ylabel=f'$B_S$ over {config.window} records (examples)',
-           title='The workers can tell $B_S$\n(one run, $r$ = 1)')
-  right.set_title('Fewer distinct examples,\nsmaller $B_S$')
+           title='What the workers track\n(one run, $r$ = 1)')
+  right.set_title('$B_S$ grows along the training\n(mean of all runs)')
   left.legend()
   plots.label_lines(right)
   return figure
