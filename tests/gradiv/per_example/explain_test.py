@@ -1,8 +1,6 @@
 """What `explain` says of a loss, and of all networks of the experiments."""
 
-import itertools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +8,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import data, models
-from experiments.agreement_filtering import config as agreement_filtering
-from experiments.common import flags as config
-from experiments.critical_parameters import config as critical_parameters
-from experiments.decentralized import config as decentralized
-from experiments.gradient_diversity import config as gradient_diversity
+from experiments.common import flags, parsing
 from gradiv import per_example
 from gradiv.per_example._engine import costs
+from tests.experiments import presets
 
-FLAGS = pathlib.Path(config.__file__).parent / 'flags'
-EXPERIMENTS = {module.__name__.split('.')[-1]: module for module in (
-  agreement_filtering, critical_parameters, decentralized, gradient_diversity)}
 # The images of each data set, and how many classes.
 DATA = {'digits': ((8, 8, 1), 10), 'mnist': ((28, 28, 1), 10),
         'cifar10': ((32, 32, 3), 10), 'cifar100': ((32, 32, 3), 100),
@@ -53,19 +45,14 @@ def of_model(name, shape, num_classes, num_examples=2, **options):
 def configured():
   """List the networks that defaults and flag files name."""
   found = {}
-  files = [None, *sorted(FLAGS.glob('*.flags'))]
-  for (name, module), path in itertools.product(EXPERIMENTS.items(), files):
-    if path and not path.name.startswith(name):
-      continue
-    flags = [f'--flagfile={path}'] if path else []
-    of = config.parse(module.Config, [name, '--workdir=unused', *flags])
-    where = path.stem if path else name
-    found[where] = (of.model, *DATA[of.dataset], config.options(of))
+  for name, cls, options in presets.every_network():
+    of = parsing.parse(cls, [name, '--workdir=unused', *options])
+    found[name] = (of.model, *DATA[of.dataset], flags.options(of))
     if hasattr(of, 'text_model_options'):
-      found[f'{where}_text'] = (
+      found[f'{name}_text'] = (
         'lstm', (of.text_length,), data.VOCAB_SIZE,
-        config.options(of, 'text_model_options'))
-  return [(where, *network) for where, network in found.items()]
+        flags.options(of, 'text_model_options'))
+  return [(name, *network) for name, network in found.items()]
 
 
 class ExplainTest(parameterized.TestCase):
@@ -82,8 +69,9 @@ class ExplainTest(parameterized.TestCase):
     self.assertGreater(total, 100)
 
   def test_all_flag_files_are_looked_at(self):
-    names = {where for where, *_ in configured()}
-    self.assertTrue({path.stem for path in FLAGS.glob('*.flags')} <= names)
+    names = {name for name, *_ in configured()}
+    self.assertNotEmpty(presets.PRESETS)
+    self.assertContainsSubset(map(presets.name_of, presets.PRESETS), names)
 
   @parameterized.named_parameters(
     ('mlp', 'mlp', (8, 8, 1), {'hidden': (32,)}, {
