@@ -25,13 +25,12 @@ Its figures of MNIST do not state biases, the scale of the images, the number of
 steps or the seeds. We chose: no biases, plain SGD without warm-up, batches
 drawn with replacement, pixels from 0 to 1 less their mean. Of the scales that
 we tried, this is the one at which SSGD stops converging near a rate of 2. The
-rates and steps for text come from trial runs. The thresholds of the claims were
-fixed before the runs. g is the gradient over the whole training set at the
-workers' mean w_a, and w_a is what is tested.
+rates and steps for text come from trial runs. g is the gradient over the whole
+training set at the workers' mean w_a, and w_a is what is tested.
 
 Runs at such rates are chaotic: rounding decides whether a single run succeeds.
 Each main arm therefore has 32 seeds, and everything is trained twice, the
 second time with the examples of each batch in reverse order. A claim on which
-the two disagree is open. All of it takes 8 to 10 minutes on two CPU cores; more
-seeds (--num_seeds=48) go on from there.
+the two disagree is open. All of it takes about ten minutes on two CPU cores;
+more seeds (--num_seeds=48) go on from there.
 """

@@ -86,7 +86,8 @@ def imposed_ratio(config, found: xr.Dataset) -> dict[float, list[float]]:
 
   α_e/α at the same rate, the median over the seeds (where a gradient vanishes,
   a ratio may be anything, and one seed would decide a mean), averaged over the
-  looks within half of --imposed_window steps.
+  looks within half of --imposed_window steps. Rounded, because the lanes of the
+  part are known by it.
   """
   ratio = looks(config, found)['ratio']
   near = abs(ratio['look'].values[:, None] - ratio['look'].values)
@@ -96,7 +97,7 @@ def imposed_ratio(config, found: xr.Dataset) -> dict[float, list[float]]:
     middle = np.array([median(look) for look in series.T])
     middle = np.where(np.isfinite(middle), middle, 1)
     smooth = [middle[picked].mean() for picked in near]
-    factors[rate] = np.maximum(smooth, 0).tolist()
+    factors[rate] = np.maximum(smooth, 0).round(6).tolist()
   return factors
 
 

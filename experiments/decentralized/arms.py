@@ -119,7 +119,7 @@ def _of_images(config):
   if config.fig_5_rates:
     size = fig_5_batch_size(config)
     for name in ('dpsgd_two_neighbors', 'ssgd', 'ssgd_noise'):
-      yield make(name, size, config.fig_5_rates, few, workers=FIG_5_WORKERS)
+      yield make(name, size, config.fig_5_rates, workers=FIG_5_WORKERS)
 
 
 def fig_5_batch_size(config) -> int:

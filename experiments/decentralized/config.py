@@ -15,8 +15,7 @@ class Config(flags.Config):
 
   num_workers: int = flag(5, 'learners')
   num_seeds: int = flag(32, 'independent runs of each main arm on images')
-  few_seeds: int = flag(12, 'independent runs of LAMB, of the other graphs and '
-                        "of the network of the paper's Fig. 5")
+  few_seeds: int = flag(12, 'independent runs of LAMB and of the other graphs')
   roundings: int = flag(2, '2 trains everything once more with the examples of '
                         'each batch in reverse order: a claim on which the two '
                         'disagree is open. Runs at these rates are chaotic')
@@ -40,7 +39,7 @@ class Config(flags.Config):
     (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
   focus_rate: float = flag(2.25, 'the learning rate of the claims about one')
   fig_5_rates: tuple[float, ...] = flag(
-    (0.2, 2.25), "learning rates of the network of the paper's Fig. 5: six "
+    (0.2,), "learning rates of the network of the paper's Fig. 5: six "
     'workers, two neighbors on each side; empty: leave it out')
   scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')

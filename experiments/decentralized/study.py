@@ -30,9 +30,9 @@ class Decentralized(study.Study):
            'loss falls below 2.6 nats a character. Pixels are divided by 255 '
            'and centered: of the four scales that we tried, the one at which '
            'SSGD stops converging near a rate of 2. Runs at such rates are '
-           'chaotic: rounding alone decides single runs. The other graphs, '
-           'LAMB and the network of Fig. 5 have 12 seeds. [The paper\'s own '
-           'tables](papers/zhang_2021.md).')
+           'chaotic: rounding alone decides single runs. The other graphs '
+           "and LAMB have 12 seeds. [The paper's own tables]"
+           '(papers/zhang_2021.md).')
   pictures = {'success': 'Runs that succeed, by arm and learning rate',
               'along': 'Effective learning rate, and how far the workers are '
               'apart, along the training'}
