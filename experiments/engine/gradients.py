@@ -54,7 +54,9 @@ def _of_loss(program):
 
     def loss(params):
       params = _narrow(params, program.compute_dtype)
-      model = (state['model_state'],) if program.model_state else ()
+      # Built anew: variables of Flax may change only where they were built.
+      model = ([jax.tree.map(lambda x: x, state['model_state'])]
+               if program.model_state else [])
       seen, model_state = _reported(
         program.loss(params, *model, batch, key), program)
       return seen['batch_loss'], (seen, model_state)

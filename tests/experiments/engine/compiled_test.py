@@ -32,6 +32,15 @@ class DonationTest(absltest.TestCase):
     self.assertTrue(all(x.is_deleted() for x in jax.tree.leaves(state)))
     self.assertFalse(any(x.is_deleted() for x in jax.tree.leaves(after)))
 
+  def test_no_memory_is_taken_for_the_new_state(self):
+    program = small.program()
+    scan = compiled._scan(program, WORKERS, WORKERS.over_lanes)
+    state = compiled.build(program, WORKERS).create()
+    memory = scan.lower(self.rows(), program.data, program.lanes, state,
+                        np.int32(0)).compile().memory_analysis()
+    self.assertEqual(memory.alias_size_in_bytes,
+                     sum(x.nbytes for x in jax.tree.leaves(state)))
+
   def test_a_state_that_shares_arrays_with_the_lanes_can_be_donated(self):
     """The start, the lanes and two leaves of the state are one array."""
     program = small.program(

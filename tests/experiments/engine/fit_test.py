@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import absltest
+from flax import nnx
 
 import gradiv
 from experiments import engine
@@ -128,6 +129,31 @@ class FitTest(FitCase):
     run(self.folder / 'a', steps=2)
     with self.assertRaisesRegex(engine.trainer.OtherRunError, 'seed: 0 there'):
       run(self.folder / 'a', steps=2, seed=1)
+
+  def test_batch_normalization_of_flax(self):
+    """Its averages are those of the batches, over both workers."""
+    norm = nnx.BatchNorm(3, momentum=0.5, use_scale=False, rngs=nnx.Rngs(0))
+    graph, params, stats = nnx.split(norm, nnx.Param, nnx.BatchStat)
+
+    def normed_loss(params, stats, batch, key):
+      norm = nnx.merge(graph, params, stats)
+      loss = jnp.mean((norm(batch['x']) - 1)**2)
+      return loss, {'model_state': nnx.state(norm, nnx.BatchStat)}
+
+    state = engine.fit(
+      lambda key: params, normed_loss, optax.chain(
+        gradiv.aggregate_by_mean('workers'), optax.sgd(0.5)), batch_of,
+      lambda params, stats, x: {'mean': stats['mean'].get_value()},
+      model_state=lambda params: stats, held_out=small.X, workdir=self.folder,
+      steps=20, workers=engine.Workers(2))
+    wanted = np.zeros(3)
+    for step in range(20):
+      wanted = 0.5 * wanted + 0.5 * batch_of(step)['x'].mean(0)
+    np.testing.assert_allclose(
+      state['model_state']['mean'].get_value(), wanted, 1e-4, 1e-6)
+    last = records.read(self.folder / 'metrics.jsonl')[-1]
+    np.testing.assert_allclose(last['mean'], wanted, 1e-4, 1e-6)
+    self.assertLess(last['batch_loss'], 2)
 
   def test_means_over_any_number_of_examples(self):
     x = jnp.arange(1, 8.)

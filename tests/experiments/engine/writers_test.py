@@ -1,5 +1,6 @@
 """Records also go where they are asked to."""
 
+import importlib.util
 import pathlib
 import tempfile
 from unittest import mock
@@ -41,6 +42,8 @@ class WritersTest(absltest.TestCase):
     self.assertFalse(seen.is_open)
 
   def test_tensorboard(self):
+    if importlib.util.find_spec('tensorboardX') is None:
+      self.skipTest('tensorboardX is not installed')
     small.train(self.folder, trainer.Schedule(8, 4),
                 options={'writers': ['tensorboard']})
     events, = (self.folder / 'tensorboard').iterdir()
