@@ -131,9 +131,9 @@ class Board:
           total=sum(self._work.values()) or None, completed=self._work_done())
       elif time.monotonic() - self._shown >= _EVERY_SECONDS:
         self._shown = time.monotonic()
-        print('; '.join([
-          *filter(None, [self._parts()]), self._left(),
-          *(f'{line.title}: {line.state}' for line in self._lines.values())]),
+        print('; '.join(filter(None, [
+          self._parts(), self._left(),
+          *(f'{line.title}: {line.state}' for line in self._lines.values())])),
           file=sys.stderr, flush=True)
 
   def close(self) -> None:
@@ -154,7 +154,7 @@ class Board:
     """Estimate the time left from the speed since the start."""
     done, total = self._work_done(), sum(self._work.values())
     if not done:
-      return f'{total:,} lane-steps to do'
+      return f'{total:,} lane-steps to do' if total else ''
     seconds = (time.monotonic() - self._began) * (total - done) / done
     return (f'{done / total:.0%} of {total:,} lane-steps, '
             f'{seconds // 60:.0f}:{seconds % 60:02.0f} left')
