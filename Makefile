@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized overhead results test test-all \
-  lint
+.PHONY: demo mechanisms agreement critical decentralized adascale overhead \
+  results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -31,6 +31,11 @@ decentralized: WORKDIR ?= runs/decentralized
 decentralized: $(VENV)/ready
 	@echo '== decentralized training at learning rates that are too large, into $(WORKDIR)'
 	$(RUN) -m experiments.decentralized --workdir=$(WORKDIR)
+
+adascale: WORKDIR ?= runs/adascale
+adascale: $(VENV)/ready
+	@echo '== learning rates for many workers, into $(WORKDIR) (two minutes)'
+	$(RUN) -m experiments.adascale --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready

@@ -22,7 +22,8 @@ class Claim:
     text: What is claimed, in one sentence.
     how: What was measured.
     measured: The value with its interval.
-    allowed: The claim holds where the whole interval lies within.
+    allowed: The claim holds where the whole interval lies within; a range
+      that begins at 0 does not include it.
     paper: The paper's number for the same quantity, where we read it.
     source: Where the paper says so; 'ours' for a control or question of ours.
     runs: The number of independent runs.
@@ -59,10 +60,13 @@ class Claim:
 def _verdict(measured: Interval, allowed: tuple[float, float]) -> str:
   if not measured.is_known:
     return 'unknown'
-  if allowed[0] <= measured.low and measured.high <= allowed[1]:
+  low, high = allowed
+  # A range from 0 on means 'above 0': no effect at all does not bear it out.
+  is_above = measured.low > 0 if low == 0 else measured.low >= low
+  if is_above and measured.high <= high:
     return 'holds'
-  is_outside = measured.high < allowed[0] or measured.low > allowed[1]
-  return 'fails' if is_outside else 'open'
+  is_below = measured.high <= 0 if low == 0 else measured.high < low
+  return 'fails' if is_below or measured.low > high else 'open'
 
 
 def joined(first: Sequence[Claim], second: Sequence[Claim]) -> list[Claim]:

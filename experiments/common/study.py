@@ -65,7 +65,8 @@ class Study(abc.ABC):
     sentence: What the reproduction found, in one sentence.
     setup: What is trained, on which data: a paragraph for docs/papers.md.
     pictures: The captions of the figures that docs/papers.md shows.
-    figures: By file name, functions of (config, reduced, claims).
+    figures: By file name, functions of (config, reduced, claims), which return
+      None where there is nothing to draw.
   """
 
   name: str
@@ -278,7 +279,8 @@ def _show(study, config, outcome):
     draw['claims'] = lambda *args: plots.forest(args[-1])
   for name, make in draw.items():
     figure = make(config, outcome.reduced, outcome.claims)
-    print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
+    if figure is not None:
+      print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
   if outcome.claims:
     print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
   print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')

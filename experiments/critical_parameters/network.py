@@ -1,122 +1,114 @@
-"""A network by batch and by delay, and what is tracked along it: E4."""
+"""Reduces the records of the network to steps and critical numbers by seed."""
 
-import itertools
-import pathlib
+import dataclasses
+import math
+from collections.abc import Mapping
 
 import numpy as np
-import optax
+import xarray as xr
 
-import gradiv
-from experiments.critical_parameters import tuning
-from experiments.engine import records, trainer
-from experiments.gradient_diversity import task
-from experiments.gradient_diversity.mechanisms import analysis
+from experiments.common import tuning
+from experiments.critical_parameters.grids import doubling
 
 TRACKED = 'network/tracked'
 
 
-def cells(config) -> list[tuple[int, int]]:
-  """List (b, τ): each batch without delay, the first two with each delay."""
-  return [*((b, 0) for b in config.network_batch_sizes),
-          *itertools.product(config.network_batch_sizes[:2],
-                             config.network_stalenesses)]
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """What is known of the network.
 
-
-def part(cell: tuple[int, int]) -> str:
-  """Name the folder of a cell."""
-  return 'network/batch_{:05d}_delay_{:04d}'.format(*cell)
-
-
-def seeds(config) -> range:
-  """List the seeds."""
-  return range(config.seed, config.seed + config.num_seeds)
-
-
-def train_all(config, stop) -> None:
-  """Train every cell; then the first again, at its rates, and track it."""
-  problem = task.Problem(config)
-  for cell in cells(config):
-    settings = list(itertools.product(config.network_rates, seeds(config)))
-    train(config, problem, part(cell), cell, settings, stop)
-  settings = list(zip(load(config, cells(config)[0])['rates'], seeds(config)))
-  train(config, problem, TRACKED, cells(config)[0], settings, stop,
-        is_tracked=True)
-
-
-def train(config, problem, name, cell, settings, stop, is_tracked=False):
-  """Train lanes of (rate, seed) of one batch and delay.
-
-  Only what is tracked needs workers: the mean gradient is that of the batch.
+  Attributes:
+    steps: Steps [seed] to the target loss, by (batch size, delay).
+    critical: The critical numbers, each [seed]: see `_critical`.
+    course: 1/(1 + M) [seed, step] as tracked, from the first record on.
   """
-  size, staleness = cell
-  workers = trainer.Workers(config.num_workers if is_tracked else 1,
-                            config.backend, config.lanes_at_once)
-  axis = workers.axis_name
-  rates, order = map(np.array, zip(*settings))
-  lanes = {
-    'seed': order.astype(np.uint32),
-    'learning_rate': rates.astype(np.float32),
-    'rows': np.tile(problem.rows(1, config.seed).astype(np.int32),
-                    (len(rates), 1))}
-  track = [gradiv.track_moments(
-    axis, batch_size=size // config.num_workers, decay=config.decay)]
 
-  def make_optimizer(lane):
-    return optax.chain(
-      *(track if is_tracked else ()), gradiv.aggregate_by_mean(axis),
-      gradiv.delay_updates(staleness), optax.sgd(lane['learning_rate']))
-
-  def read(opt_state):
-    if not is_tracked:
-      return {}
-    return gradiv.read_moments(opt_state).average._asdict()
-
-  steps = config.network_steps
-  if not staleness:
-    as_many = steps * config.network_batch_sizes[0] // size
-    steps = max(config.least_steps, as_many // config.every * config.every)
-  trainer.train(
-    problem.program(lanes, size, make_optimizer, read=read),
-    trainer.Schedule(steps, config.every, config.save_seconds),
-    pathlib.Path(config.workdir) / name, workers=workers, stop=stop,
-    config=config.defining() | {'part': name, 'settings': settings},
-    title=name)
+  steps: Mapping[tuple[int, int], np.ndarray]
+  critical: Mapping[str, np.ndarray]
+  course: xr.DataArray
 
 
-def read_records(config, name):
-  """Read a run: 'step', and the rest [lane, record]."""
-  rows = records.read(pathlib.Path(config.workdir) / name / 'metrics.jsonl')
-  names = set.intersection(*(set(row) for row in rows)) - {'step'}
-  run = {key: np.array([row[key] for row in rows], float).T for key in names}
-  return run | {'step': np.array([row['step'] for row in rows])}
+def part_name(batch_size: int, staleness: int) -> str:
+  """Name the part of a cell of the network."""
+  return f'network/batch_{batch_size:05d}_delay_{staleness:04d}'
 
 
-def load(config, cell: tuple[int, int]) -> dict:
-  """Count the steps of a cell to the target loss, at the rates chosen."""
-  run = read_records(config, part(cell))
-  loss = np.nan_to_num(run['loss'], nan=np.inf).reshape(
-    len(config.network_rates), config.num_seeds, -1)
-  # What diverged is far away, but a number to interpolate to.
-  loss = np.minimum(loss, 1e6)
-  steps = analysis.steps_to(-config.target_loss, run['step'], -loss)
-  found = tuning.choose(steps, config.network_rates)
-  found['steps'] = tuning.as_array(found['steps'])
-  return {'batch_size': cell[0], 'staleness': cell[1]} | found
+def reduce(config, done) -> tuple[Network, tuple[int, int]]:
+  """Reduce the records to critical numbers.
 
-
-def tracked_noise(config) -> tuple[np.ndarray, np.ndarray]:
-  """Average the M tracked up to the target loss: [seed]; and its course.
-
-  Where the gradient is noisy, batches of b take (1 + M/b) times the steps that
-  exact gradients do; so that a step counts 1/(1 + M/b) towards the end:
-  Σ M/(1 + M/b) over Σ 1/(1 + M/b), which no M that is far too large decides.
+  Also returns how many cells chose a rate at an end of the grid, and how many
+  cells there are.
   """
-  run, b = read_records(config, TRACKED), config.network_batch_sizes[0]
-  loss = np.nan_to_num(run['loss'][:, 1:], nan=np.inf)
-  signal = np.maximum(run['sq_norm'][:, 1:], 0)
-  share = signal / (signal + run['variance'][:, 1:])  # 1/(1 + M)
-  before = np.cumsum(loss <= config.target_loss, 1) == 0
+  steps, at_edge = {}, []
+  for cell in config.network_cells():
+    steps[cell], chosen = steps_of(config, done[part_name(*cell)])
+    at_edge.append(tuning.is_at_edge(chosen, len(config.network_rates)).any())
+  run = done[TRACKED].isel(step=slice(1, None)).transpose('seed', 'step')
+  signal = run['sq_norm'].clip(min=0)
+  course = signal / (signal + run['variance'])
+  loss = np.nan_to_num(run['loss'].values, nan=np.inf)
+  tracked = _mean_tracked(
+    course.values, loss <= config.target_loss, config.network_batch_sizes[0])
+  critical = _critical(config, steps) | {'tracked': tracked}
+  return Network(steps, critical, course), (int(sum(at_edge)), len(at_edge))
+
+
+def steps_of(config, run: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+  """Count the steps [seed] of a cell to the target loss, at the rates chosen.
+
+  Also returns the indices [seed] of these rates.
+  """
+  loss = run['loss'].transpose('rate', 'seed', 'step').values
+  # A loss that diverged is large, but a number to interpolate to.
+  loss = np.minimum(np.nan_to_num(loss, nan=np.inf), 1e6)
+  steps = tuning.steps_to(config.target_loss, run['step'].values, loss)
+  chosen = tuning.chosen_on_others(steps)
+  found = steps[chosen, np.arange(len(chosen))]
+  return np.where(np.isfinite(found), found, np.nan), chosen
+
+
+def rates_of(config, run: xr.Dataset) -> dict[int, float]:
+  """Return the rate chosen for each seed of a cell."""
+  _, chosen = steps_of(config, run)
+  return {seed: config.network_rates[k]
+          for seed, k in zip(config.seeds, chosen)}
+
+
+def _critical(config, steps) -> dict[str, np.ndarray]:
+  """Compute numbers [seed] from the steps of all cells.
+
+  'batch': the critical batch B of T = T₀ (1 + B/b), through the smallest and
+  the largest batch. 'delay' and 'second_delay': the delay that doubles the
+  steps of the first and of the second batch, times the batch. 'early' and
+  'late': the exponent of the steps in 1/b at the small and at the large end.
+  """
+  sizes, taus = config.network_batch_sizes, (0, *config.network_stalenesses)
+  delays = [b * doubling(taus, np.stack([steps[b, tau] for tau in taus]))
+            for b in sizes[:2]]
+  first, last = steps[sizes[0], 0], steps[sizes[-1], 0]
+  slope = (first - last) / (1 / sizes[0] - 1 / sizes[-1])
+  least = last - slope / sizes[-1]
+  second, before = steps[sizes[1], 0], steps[sizes[-2], 0]
+  return {'batch': slope / least, 'delay': delays[0], 'second_delay': delays[1],
+          'early': np.log(first / second) / math.log(sizes[1] / sizes[0]),
+          'late': np.log(before / last) / math.log(sizes[-1] / sizes[-2])}
+
+
+def _mean_tracked(share: np.ndarray, is_reached: np.ndarray, batch_size: int
+                  ) -> np.ndarray:
+  """Average the tracked M up to the target loss: [seed].
+
+  Steps on batches of b make 1/(1 + M/b) of the progress of exact gradients, so
+  that is the weight of a step: Σ M/(1 + M/b) over Σ 1/(1 + M/b). A single M
+  that is far too large does not decide this mean.
+
+  Args:
+    share: 1/(1 + M) [seed, step].
+    is_reached: [seed, step].
+    batch_size: b.
+  """
+  before = np.cumsum(is_reached, 1) == 0
   before[:, 0] = True
-  scale = share + (1 - share) / b
-  mean = lambda x: np.sum(np.where(before, x, 0), 1)
-  return mean((1 - share) / scale) / mean(share / scale), share
+  scale = share + (1 - share) / batch_size
+  total = lambda x: np.sum(np.where(before, x, 0), 1)
+  return total((1 - share) / scale) / total(share / scale)

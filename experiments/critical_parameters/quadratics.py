@@ -1,12 +1,13 @@
-"""Delayed mini-batch SGD on isotropic least squares: E1, E2 and E5.
+"""Delayed mini-batch SGD on isotropic least squares.
 
   x_{t+1} = x_t − γ g(x_{t−τ}),   g(x) = (1/b) Σ a (aᵀx − e),
 
-with a ~ N(0, I_d) and e ~ N(0, σ_e²): ∇f = x, M = d + 1 and σ² = σ_e² d. No
-batch is drawn example by example: with r = Ax − e and A = z x̂ᵀ + A⊥, for a
-normal z of b numbers, g = (x̂ zᵀr + A⊥ᵀ r)/b, where A⊥ᵀ r is ‖r‖ times a normal
-vector off x̂; zᵀr and ‖r‖ take two χ² and one normal number. So a step costs
-O(d), whatever the batch, and has exactly the law of the sum.
+with a ~ N(0, I_d) and e ~ N(0, σ_e²): ∇f = x, M = d + 1 and σ² = σ_e² d.
+Batches are not drawn example by example. With r = Ax − e and A = z x̂ᵀ + A⊥,
+for a normal z of b numbers, g = (x̂ zᵀr + A⊥ᵀ r)/b, where A⊥ᵀ r is ‖r‖ times a
+normal vector orthogonal to x̂; zᵀr and ‖r‖ take two χ² numbers and one normal
+number. So a step costs O(d) for every batch size, and g has exactly the law of
+the sum.
 """
 
 import functools
@@ -17,16 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Steps between two looks at whether a loop may end.
-CHUNK = 32
-# A loop ends after so many times what the first rate took that got there with
-# all its runs: what is not there by then would not have been chosen.
-PATIENCE = 1.5
-# Below this, of 1 at the start, squares lose their digits in float32.
+from experiments.critical_parameters import search
+
+# Squares start at 1; below this they lose their digits in float32.
 _TINY = 1e-30
-# Where this is reached, well above, a run was stable.
+# A run that falls below this, well above `_TINY`, was stable.
 _GONE = 1e-24
-NEVER = np.int32(2**31 - 1)
 
 
 class Cell(NamedTuple):
@@ -45,7 +42,7 @@ class Cell(NamedTuple):
   staleness: int
 
   def slowness(self, sq_norm: float) -> float:
-    """Compute τ + 1 + (M + σ²/ε)/b, which the laws say steps go with."""
+    """Compute τ + 1 + (M + σ²/ε)/b, to which steps should be proportional."""
     critical = self.dimension + 1 + (
       self.label_noise**2 * self.dimension / sq_norm)
     return self.staleness + 1 + critical / self.batch_size
@@ -54,11 +51,12 @@ class Cell(NamedTuple):
 def steps_to(
   cell: Cell, target: float, rates: tuple[float, ...], num_runs: int, *,
   together: int = 1, max_steps: int, max_staleness: int, seed: int,
+  is_reversed: bool = False,
 ) -> np.ndarray:
-  """Count steps until ‖x‖² ≤ target: [rates, runs], infinite where not.
+  """Count steps until ‖x‖² ≤ target: [rates, runs], infinite where never.
 
-  From ‖x_0‖ = 1. All rates see the same examples. For τ steps it has to stay:
-  a rate that is far too large passes by the solution, too.
+  From ‖x_0‖ = 1. All rates see the same examples. The target must be kept for τ
+  steps.
 
   Args:
     cell: The setting.
@@ -66,29 +64,33 @@ def steps_to(
     rates: γ.
     num_runs: Of each rate.
     together: How many trajectories' mean ‖x‖² makes one run.
-    max_steps: After which the rest counts as not there.
-    max_staleness: τ of all cells that share a compiled program.
+    max_steps: After which a run counts as not converged.
+    max_staleness: The largest τ of the cells that share a compiled program.
     seed: Of the examples.
+    is_reversed: Whether to add coordinates in reverse order: the same runs,
+      rounded otherwise.
   """
   draws = _draws(cell, num_runs * together, max_steps, seed)
   first = _until(
-    cell.dimension, max_staleness + 1, together)(
+    cell.dimension, max_staleness + 1, together, is_reversed)(
       jnp.float32(rates), draws, jnp.int32(cell.staleness),
       jnp.float32(target), jnp.float32(cell.label_noise),
       jnp.float32(cell.batch_size), jax.random.key(seed))
-  return finite(first, max_steps)
+  return search.finite(first, max_steps)
 
 
 def growth(
   cell: Cell, rates: tuple[float, ...], num_runs: int, *, num_steps: int,
-  max_staleness: int, seed: int,
+  max_staleness: int, seed: int, is_reversed: bool = False,
 ) -> np.ndarray:
   """Measure how ln ‖x‖² grows over the last half of the steps: [rates, runs].
 
-  Infinite where it left what float32 holds: upwards, or down to zero.
+  Plus or minus infinity where it leaves the range of float32. Arguments are
+  those of `steps_to`.
   """
   draws = _draws(cell, num_runs, num_steps, seed)
-  half, whole = _halves(cell.dimension, max_staleness + 1)(
+  half, whole = _halves(
+    cell.dimension, max_staleness + 1, is_reversed)(
     jnp.float32(rates), draws, jnp.int32(cell.staleness),
     jnp.float32(cell.label_noise), jnp.float32(cell.batch_size),
     jax.random.key(seed))
@@ -102,7 +104,7 @@ def growth(
 def _draws(cell, num_runs, num_steps, seed):
   """Draw the χ² and normal numbers of every step: [steps, runs] each."""
   rng = np.random.default_rng([seed, cell.batch_size])
-  shape, b = (-(-num_steps // CHUNK) * CHUNK, num_runs), cell.batch_size
+  shape, b = (search.padded(num_steps), num_runs), cell.batch_size
   rest = rng.chisquare(b - 1, shape) if b > 1 else np.zeros(shape)
   return tuple(jnp.asarray(x, jnp.float32) for x in (
     rng.chisquare(b, shape), rng.normal(size=shape), rest))
@@ -121,10 +123,16 @@ def gradient(x, draw, noise, batch_size, normal):
   return (along_x[..., None] * x + size[..., None] * normal) / batch_size
 
 
-def _stepper(dimension, depth, rates, draws, staleness, noise, batch_size, key):
-  """Make the start, and a step, of all rates and runs."""
+def _stepper(dimension, depth, is_reversed, rates, draws, staleness, noise,
+             batch_size, key):
+  """Make the start, and a step, of all rates and runs.
+
+  With `is_reversed`, x is stored with its last coordinate first, and so are the
+  normal vectors: all sums over coordinates are taken in reverse order.
+  """
   runs = draws[0].shape[1]
-  start = jnp.zeros((len(rates), runs, dimension)).at[..., 0].set(1.)
+  first = -1 if is_reversed else 0
+  start = jnp.zeros((len(rates), runs, dimension)).at[..., first].set(1.)
   past = jnp.zeros((depth, *start.shape))
 
   def step(t, x, past):
@@ -132,6 +140,7 @@ def _stepper(dimension, depth, rates, draws, staleness, noise, batch_size, key):
     past = lax.dynamic_update_index_in_dim(past, x, t % depth, 0)
     read = past[(t - staleness) % depth]
     normal = jax.random.normal(jax.random.fold_in(key, t), (1, runs, dimension))
+    normal = normal[..., ::-1] if is_reversed else normal
     draw = tuple(n[t][None, :] for n in draws)
     g = gradient(read, draw, noise, batch_size, normal)
     move = jnp.where(t < staleness, 0., rates)[:, None, None] * g
@@ -140,55 +149,32 @@ def _stepper(dimension, depth, rates, draws, staleness, noise, batch_size, key):
   return start, past, step
 
 
-def count(t, reached, staleness, streak, first):
-  """Count the steps that a run stays; note where it began after τ + 1."""
-  streak = jnp.where(reached, streak + 1, 0)
-  stayed = (streak > staleness) & (first == NEVER)
-  return streak, jnp.where(stayed, t + 1 - staleness, first)
-
-
-def finite(first: jax.Array, max_steps: int) -> np.ndarray:
-  """Make infinite what took more steps."""
-  first = np.asarray(first, float)
-  return np.where(first > max_steps, np.inf, first)
-
-
 @functools.cache
-def _until(dimension, depth, together):
+def _until(dimension, depth, together, is_reversed):
   @jax.jit
   def run(rates, draws, staleness, target, noise, batch_size, key):
     start, past, step = _stepper(
-      dimension, depth, rates, draws, staleness, noise, batch_size, key)
-    last = len(draws[0])
+      dimension, depth, is_reversed, rates, draws, staleness, noise,
+      batch_size, key)
     runs = draws[0].shape[1] // together
 
-    def body(carry):
-      def one(carry, _):
-        t, x, past, streak, first = carry
-        x, past = step(t, x, past)
-        square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
-        streak, first = count(
-          t, square.mean(-1) <= target, staleness, streak, first)
-        return (t + 1, x, past, streak, first), None
-      return lax.scan(one, carry, length=CHUNK)[0]
+    def advance(t, state):
+      x, past = step(t, *state)
+      square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
+      return (x, past), square.mean(-1) <= target
 
-    def goes_on(carry):
-      t, *_, first = carry
-      return (t < last) & (t < PATIENCE * first.max(1).min())
-
-    shape = len(rates), runs
-    return lax.while_loop(goes_on, body, (
-      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
-      jnp.full(shape, NEVER)))[-1]
+    return search.first_steps(
+      advance, (start, past), (len(rates), runs), staleness, len(draws[0]))
   return run
 
 
 @functools.cache
-def _halves(dimension, depth):
+def _halves(dimension, depth, is_reversed):
   @jax.jit
   def run(rates, draws, staleness, noise, batch_size, key):
     start, past, step = _stepper(
-      dimension, depth, rates, draws, staleness, noise, batch_size, key)
+      dimension, depth, is_reversed, rates, draws, staleness, noise,
+      batch_size, key)
     half = len(draws[0]) // 2
 
     def advance(carry, at):

@@ -1,9 +1,9 @@
-"""Delayed SGD on sparse logistic regression: E3.
+"""Delayed SGD on sparse logistic regression.
 
-An example has k numbers ±1/√k among d, one in each of k blocks, evenly often
-over the set: Δ = k/d exactly. Its label is soft, the probability under known
-weights, so that they solve every example at once: σ² = 0, and ‖x − x*‖ falls
-linearly at any rate that is stable.
+An example has k nonzero entries ±1/√k among d, one in each of k blocks of
+coordinates. Each coordinate is used equally often, so that Δ = k/d exactly. The
+label is the probability under known weights x*, which therefore solve every
+example at once: σ² = 0, and ‖x − x*‖² falls exponentially at any stable rate.
 """
 
 import functools
@@ -14,17 +14,17 @@ import numpy as np
 from jax import lax
 
 import gradiv
-from experiments.critical_parameters import quadratics
+from experiments.critical_parameters import search
 from gradiv import scaling
 
 NUM_EXAMPLES = 1024
-# What the logit of an example with one number is, up to its sign.
+# The size of the logit of an example with one nonzero entry.
 LOGIT = 1.5
 RATES = tuple(2.0**(k / 2) for k in range(-8, 9))
 
 
 def features(dimension: int, support: int, seed: int) -> np.ndarray:
-  """Draw examples [NUM_EXAMPLES, d] of k numbers each."""
+  """Draw examples [NUM_EXAMPLES, d] with k nonzero entries."""
   rng, block = np.random.default_rng(seed), dimension // support
   rows = np.zeros((NUM_EXAMPLES, dimension), np.float32)
   for i in range(support):
@@ -35,13 +35,13 @@ def features(dimension: int, support: int, seed: int) -> np.ndarray:
 
 
 def solution(dimension: int, seed: int) -> np.ndarray:
-  """Draw the weights x* [d], of even size."""
+  """Draw the weights x* [d], equal up to their signs."""
   signs = np.random.default_rng([seed, 1]).choice([-1, 1], dimension)
   return (LOGIT * signs).astype(np.float32)
 
 
 def measure_noise(a: np.ndarray, x: np.ndarray) -> tuple[float, float]:
-  """Bound (M, σ²) over points on the way to x*, and measure Δ."""
+  """Bound M over points on the line from 0 to x*, and measure Δ."""
   sigmoid = lambda z: 1 / (1 + np.exp(-z))
   a, x = a.astype(float), x.astype(float)
   points = []
@@ -59,54 +59,41 @@ def steps_to(
 ) -> np.ndarray:
   """Count steps until ‖x − x*‖² ≤ target ‖x*‖²: [rates, runs].
 
-  From x = 0, one example a step, in the mean of `together` trajectories;
-  and stay there for τ steps; infinite where it is not reached.
+  From x = 0, with one example a step, in the mean of `together` trajectories.
+  The target must be kept for τ steps; infinite where it never is.
   """
-  chunk = quadratics.CHUNK
-  length = -(-max_steps // chunk) * chunk
   rows = np.random.default_rng([seed, 2]).integers(
-    len(a), size=(length, num_runs * together))
+    len(a), size=(search.padded(max_steps), num_runs * together))
   first = _until(max_staleness + 1, together)(
     jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
     jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
-  return quadratics.finite(first, max_steps)
+  return search.finite(first, max_steps)
 
 
 @functools.cache
 def _until(depth, together):
   @jax.jit
   def run(rates, a, solved, rows, staleness, target):
-    last, lanes = rows.shape
+    lanes = rows.shape[1]
     runs = lanes // together
     goal = target * jnp.sum(solved**2)
     start = jnp.zeros((len(rates), lanes, len(solved)))
     past = jnp.zeros((depth, len(rates), lanes))
 
-    def one(carry, _):
-      t, x, past, streak, first = carry
+    def advance(t, state):
+      x, past = state
       now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
       logit = jnp.sum(x * now[None], -1)
       wanted = jnp.sum(now * solved[None], -1)[None]
       slope = jax.nn.sigmoid(logit) - jax.nn.sigmoid(wanted)
       past = lax.dynamic_update_index_in_dim(past, slope, t % depth, 0)
-      # Before the first is due, the row is still of zeros.
+      # Until the first gradient is due, the slope there is zero.
       due = past[(t - staleness) % depth]
       x = x - (rates[:, None] * due)[..., None] * then[None]
       off = jnp.sum((x - solved[None, None])**2, -1).reshape(
         len(rates), runs, together)
-      streak, first = quadratics.count(
-        t, off.mean(-1) <= goal, staleness, streak, first)
-      return (t + 1, x, past, streak, first), None
+      return (x, past), off.mean(-1) <= goal
 
-    def goes_on(carry):
-      t, *_, first = carry
-      return (t < last) & (
-        t < quadratics.PATIENCE * first.max(1).min())
-
-    shape = len(rates), runs
-    body = lambda carry: lax.scan(
-      one, carry, length=quadratics.CHUNK)[0]
-    return lax.while_loop(goes_on, body, (
-      jnp.int32(0), start, past, jnp.zeros(shape, jnp.int32),
-      jnp.full(shape, quadratics.NEVER)))[-1]
+    return search.first_steps(
+      advance, (start, past), (len(rates), runs), staleness, len(rows))
   return run

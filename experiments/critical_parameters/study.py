@@ -1,150 +1,103 @@
-"""Runs the studies of `critical_parameters`, each into a record of its own."""
+"""The study of `critical_parameters`: its parts, and what becomes of them."""
 
-import json
-import pathlib
+import functools
 
-import numpy as np
-
+from experiments.common import study
+from experiments.common.parts import Computed, Trained
 from experiments.critical_parameters import (
+  analysis,
+  claims,
+  data_figures,
+  figures,
+  grids,
   network,
-  quadratics,
-  sparse as critical_sparse,
-  tuning,
+  tables,
 )
-from experiments.engine import records, trainer
-
-STUDIES = ('quadratic', 'noise', 'sparse', 'network', 'rates')
-# Finer than the grid for tuning: a limit is read off between two rates.
-LIMIT_RATES = tuple(2.0**(-k / 8) for k in range(-9, 67))
+from experiments.critical_parameters.task import Task
 
 
-def run_all(config, stop) -> None:
-  """Run each study that has no record yet; refuse that of another config."""
-  for name in config.studies:
-    if name == 'network':
-      network.train_all(config, stop)
-      continue
-    path = pathlib.Path(config.workdir) / f'{name}.json'
-    if path.exists():
-      trainer.check_config(json.loads(path.read_text())['config'],
-                           config.defining(), path.parent)
-      continue
-    print(f'{name} ...', flush=True)
-    run = {'quadratic': quadratic, 'noise': noise, 'sparse': sparse,
-           'rates': rates}[name]
-    records.write_whole(path, {
-      'config': config.defining(), 'cells': run(config, stop)})
+class Critical(study.Study):
+  """Stich, Mohtashami, Jaggi 2021."""
 
+  name = 'critical_parameters'
+  title = ('Stich, Mohtashami, Jaggi 2021: the critical parameter of batches '
+           'and delays')
+  link = 'https://arxiv.org/abs/2103.02351'
+  command = 'make critical'
+  sentence = ('Batch size and delay cost nothing up to one number of the data, '
+              'the critical parameter M; sparsity alone does not set the '
+              'critical delay.')
+  setup = ('We could read the abstract only: we derived the laws, and the '
+           'experiments are ours. Least squares, sparse logistic regression '
+           'and an MLP on digits, with the rate of each run tuned on the other '
+           'runs. The allowed ranges are round numbers that we chose while '
+           'building the studies.')
+  pictures = {
+    'critical': 'Steps by batch size and delay, and the curve onto which all '
+    'fall', 'critical_network': 'Four measures of the critical parameter of a '
+    'network', 'sparse': 'The critical delay by sparsity and by M'}
+  figures = {
+    'critical': figures.critical, 'critical_steps': figures.steps,
+    'noise': figures.noise, 'rates': figures.rates,
+    'sparse': data_figures.sparse, 'critical_network': data_figures.network,
+    'critical_course': data_figures.course}
 
-def load(config, name: str) -> list[dict]:
-  """Read the cells of a study; unknown steps are NaN."""
-  path = pathlib.Path(config.workdir) / f'{name}.json'
-  cells = json.loads(path.read_text())['cells']
-  for cell in cells:
-    cell['steps'] = tuning.as_array(cell['steps'])
-  return cells
+  def prepare(self, config):
+    """Load the data and build the network, where the study needs them."""
+    return Task(config) if 'network' in config.studies else None
 
+  def stages(self, config, task, done):
+    """Yield all that stands alone; then the tracked run, at the rates found."""
+    alone = [self.computed(config, name) for name in config.studies
+             if name != 'network']
+    if 'network' not in config.studies:
+      yield alone
+      return
+    cells = config.network_cells()
+    yield alone + [self.trained(config, task, *cell) for cell in cells]
+    rates = network.rates_of(config, done[network.part_name(*cells[0])])
+    yield [self.trained(config, task, *cells[0], rates=rates)]
 
-def quadratic(config, stop) -> list[dict]:
-  """Count steps on least squares, for each dimension, batch and delay.
+  def computed(self, config, name):
+    """Make the part of a study that is simulated."""
+    compute, names = grids.STUDIES[name]
+    return Computed(name, functools.partial(compute, config),
+                    config.pick('num_seeds', 'seed', *names))
 
-  In small dimensions, where one is a matter of luck, a run is several.
-  """
-  together = lambda cell: (
-    config.together if cell.dimension < config.dimensions[-1] else 1)
-  cells = [quadratics.Cell(d, 0., b, tau)
-           for d in config.dimensions for tau in config.stalenesses
-           for b in config.batch_sizes]
-  return _tuned(config, stop, cells, config.target, together)
+  def trained(self, config, task, batch_size, staleness, rates=None):
+    """Make the part of a batch size and a delay of the network.
 
+    With `rates`, by seed, a run is tracked at these rates alone.
+    """
+    is_tracked = rates is not None
+    seeds = tuple(config.seeds)
+    axes = {} if is_tracked else {'rate': config.network_rates}
+    names = ['dataset', 'train_examples', 'model', 'model_options']
+    name = network.part_name(batch_size, staleness)
+    return Trained(
+      network.TRACKED if is_tracked else name,
+      axes | {'seed': seeds},
+      lambda lanes: task.program(
+        batch_size, staleness, lanes, is_tracked=is_tracked),
+      config.schedule(
+        config.network_length(batch_size, staleness), config.every),
+      workers=config.workers(config.num_workers if is_tracked else 1),
+      defined_by=config.pick(*names, *(['decay'] if is_tracked else [])) | {
+        'batch_size': batch_size, 'staleness': staleness},
+      also=lambda at: {'rate': rates[at['seed']]} if is_tracked else {})
 
-def noise(config, stop) -> list[dict]:
-  """The same under label noise, in the first dimension.
+  def reduce(self, config, done):
+    """Reduce the records to steps and critical numbers."""
+    return analysis.reduce(config, done)
 
-  On every other batch and delay.
-  """
-  d = config.dimensions[0]
-  cells = [quadratics.Cell(
-    d, (ratio * config.noise_target / d)**0.5, b, tau)
-    for ratio in config.noise_ratios for tau in config.stalenesses[::2]
-    for b in config.batch_sizes[::2]]
-  return _tuned(config, stop, cells, config.noise_target,
-                lambda cell: config.together)
+  def summarize(self, config, reduced):
+    """Return the critical numbers of the network, and how tuning went."""
+    return analysis.summarize(config, reduced)
 
+  def claims(self, config, reduced):
+    """Judge the claims of the studies that were chosen."""
+    return claims.claims(config, reduced)
 
-def _tuned(config, stop, cells, target, together):
-  found = []
-  for cell in cells:
-    stop.check()
-    steps = quadratics.steps_to(
-      cell, target, config.rates, config.num_seeds, together=together(cell),
-      max_steps=config.max_steps, max_staleness=config.stalenesses[-1],
-      seed=config.seed)
-    found.append(
-      cell._asdict() | {'slowness': cell.slowness(target)}
-      | tuning.choose(steps, config.rates))
-  return found
-
-
-def sparse(config, stop) -> list[dict]:
-  """Count steps on sparse data by delay, up to where they have doubled."""
-  found, middle = [], config.sparse_dimensions[-2]
-  for d, k in [*((d, 1) for d in config.sparse_dimensions),
-               *((middle, k) for k in config.supports)]:
-    a = critical_sparse.features(d, k, config.seed)
-    solved = critical_sparse.solution(d, config.seed)
-    m, density = critical_sparse.measure_noise(a, solved)
-    counts = []
-    # As much work for each; where there are few coordinates, one matters more.
-    together = config.together * config.sparse_dimensions[-1] // d
-    for tau in config.sparse_stalenesses:
-      stop.check()
-      steps = critical_sparse.steps_to(
-        a, solved, tau, target=config.sparse_target,
-        num_runs=config.num_seeds, together=together,
-        max_steps=config.max_steps, seed=config.seed,
-        max_staleness=config.sparse_stalenesses[-1])
-      cell = tuning.choose(steps, critical_sparse.RATES)
-      found.append({'dimension': d, 'support': k, 'density': density,
-                    'noise_ratio': m, 'staleness': tau} | cell)
-      counts.append(tuning.as_array(cell['steps']))
-      if np.isfinite(tuning.doubling(
-          np.array(config.sparse_stalenesses), np.stack(counts))).all():
-        break
-  return found
-
-
-def rates(config, stop) -> list[dict]:
-  """Find the largest rate of each run at which least squares are stable."""
-  found = []
-  for d in config.dimensions:
-    for b in config.batch_sizes[::2]:
-      for tau in config.stalenesses[:-1]:
-        stop.check()
-        cell = quadratics.Cell(d, 0., b, tau)
-        growth = quadratics.growth(
-          cell, LIMIT_RATES, config.num_seeds, num_steps=config.stable_steps,
-          max_staleness=config.stalenesses[-1], seed=config.seed)
-        # Of a rate, what `steps` are elsewhere.
-        found.append(cell._asdict() | {
-          'slowness': cell.slowness(1.), 'steps': limits(growth)})
-  return found
-
-
-def limits(growth: np.ndarray) -> list[float | None]:
-  """Find the largest rate of growth [rates, runs] that is not positive.
-
-  Linear in ln rate where both sides are finite, else in the middle; unknown
-  where none of the rates is on either side.
-  """
-  found, logs = [], np.log(LIMIT_RATES)
-  for run in growth.T:
-    stable = np.flatnonzero(run < 0)
-    if not len(stable) or stable[0] == 0:
-      found.append(None)
-      continue
-    i = stable[0]  # rates fall
-    high, low = run[i - 1], run[i]
-    share = -low / (high - low) if np.isfinite([low, high]).all() else 0.5
-    found.append(float(np.exp(logs[i] + share * (logs[i - 1] - logs[i]))))
-  return found
+  def tables(self, config, reduced):
+    """Lay the numbers out."""
+    return tables.tables(config, reduced)

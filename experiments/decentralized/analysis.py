@@ -1,157 +1,151 @@
-"""What the records of `decentralized` say: counts, series, and the summary.
+"""Counts successes, and reads off what was measured along the training."""
 
-Reads records only, so that figures can be drawn again without training.
-"""
-
-import pathlib
+import dataclasses
 
 import numpy as np
+import xarray as xr
 
-from experiments.decentralized import arms
-from experiments.engine import records
+from experiments.common import intervals
+from experiments.common.intervals import Interval
+from experiments.decentralized.arms import Arm
 
 MEASURES = 'ratio', 'spread', 'across', 'across_batch', 'across_spread'
-EARLY, LATE = 0.1, 0.2  # shares of the steps: the first 30, the last 60 of 300
-_Z = 1.959964  # of a normal, for 95 %
+EARLY, LATE = 0.1, 0.2  # shares of the looks: the first 30, the last 60 of 300
 
 
-def load(config, arm) -> dict[str, np.ndarray]:
-  """Read an arm: name -> [rate, seed, record]; series [rate, seed, look].
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The runs of an arm.
 
-  Beside them 'step' [record] and 'look' [look], the steps of each.
+  Attributes:
+    arm: What was trained.
+    records: All quantities [rate, seed, step]; measures [..., look].
+    good: Which runs ended well [rate, seed].
   """
-  first, *rows = records.read(
-    pathlib.Path(config.workdir) / arm.part / 'metrics.jsonl')
-  shape = len(arm.learning_rates), arm.num_seeds
-  run = {}
-  for name in first.keys() - {'step'}:
-    x = np.moveaxis(np.array([row[name] for row in rows], float), 0, 1)
-    run[name] = x.reshape(*shape, -1)
-  run['step'] = np.array([row['step'] for row in rows])
-  run['look'] = np.arange(
-    0, config.steps_of(arm.domain), config.measure_every)
-  return run
+
+  arm: Arm
+  records: xr.Dataset
+  good: xr.DataArray
+
+  def final(self, name: str) -> xr.DataArray:
+    """Take the last record: [rate, seed]."""
+    return self.records[name].isel(step=-1, drop=True)
+
+  def early(self, name: str) -> xr.DataArray:
+    """Take the looks of the first steps: [rate, seed, look]."""
+    series = self.records[name]
+    return series.isel(look=slice(max(round(EARLY * series.sizes['look']), 1)))
+
+  def late(self, name: str) -> xr.DataArray:
+    """Take the looks of the last steps: [rate, seed, look]."""
+    series = self.records[name]
+    count = max(round(LATE * series.sizes['look']), 1)
+    return series.isel(look=slice(-count, None))
 
 
-def successes(config, arm) -> np.ndarray:
-  """Tell which runs ended well: bool [rate, seed]; a lost one did not."""
-  run = load(config, arm)
-  if arm.domain == 'text':
-    return run['loss'][..., -1] < config.target_loss
-  return run['accuracy'][..., -1] > config.target_accuracy
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """What claims, tables and figures show: the runs of every arm."""
+
+  runs: tuple[Run, ...]
+
+  def find(self, name: str, domain: str = 'images', size: int | None = None
+           ) -> Run:
+    """Find an arm; by default, at the first batch size of its domain."""
+    return next(run for run in self.runs
+                if (run.arm.name, run.arm.domain) == (name, domain)
+                and size in (None, run.arm.batch_size))
 
 
-def find(config, name: str, domain: str = 'images', size: int | None = None):
-  """Find an arm; by default, at the first batch size of its domain."""
-  return next(arm for arm in arms.list_arms(config)
-              if (arm.name, arm.domain) == (name, domain)
-              and size in (None, arm.batch_size))
+def reduce(config, done) -> Reduced:
+  """Label the looks, and judge every run."""
+  return Reduced(tuple(
+    _run(config, arm, done[arm.part]) for arm in config.arms()))
 
 
-def imposed_ratio(config, arm) -> np.ndarray:
-  """Read off DPSGD what to impose on its control: [lanes, steps].
+def _run(config, arm, found):
+  if arm.is_measured:
+    found = found.drop_vars(MEASURES).merge(looks(config, found))
+  # A run that is lost, whose loss is not a number, has not ended well.
+  end = found.isel(step=-1, drop=True)
+  good = (end['loss'] < config.target_loss if arm.domain == 'text'
+          else end['accuracy'] > config.target_accuracy)
+  return Run(arm, found, good)
+
+
+def looks(config, found: xr.Dataset) -> xr.Dataset:
+  """Join the measures of all records: [rate, seed, look]."""
+  series = found[list(MEASURES)].isel(step=slice(1, None)).stack(
+    look=('step', 'slot'), create_index=False)
+  steps = config.measure_every * np.arange(series.sizes['look'])
+  return series.drop_vars('step').assign_coords(look=steps)
+
+
+def imposed_ratio(config, found: xr.Dataset) -> dict[float, list[float]]:
+  """Read off DPSGD what to impose on SSGD: by rate, a factor for each look.
 
   α_e/α at the same rate, the median over the seeds (where a gradient vanishes,
   a ratio may be anything, and one seed would decide a mean), averaged over the
-  looks within half of --imposed_window steps, and linear between two looks.
+  looks within half of --imposed_window steps.
   """
-  run = load(config, find(config, main_arm(config), size=arm.batch_size))
-  steps, rows = np.arange(config.steps), []
-  for ratio in run['ratio']:
-    ratio = np.array([median(look) for look in ratio.T])
-    ratio = np.where(np.isfinite(ratio), ratio, 1)
-    smooth = [ratio[abs(run['look'] - at) <= config.imposed_window / 2].mean()
-              for at in run['look']]
-    rows.append(np.interp(steps, run['look'], smooth))
-  return np.repeat(np.maximum(rows, 0), arm.num_seeds, 0)
-
-
-def main_arm(config) -> str:
-  """Name DPSGD on the topology to study first."""
-  return f'dpsgd_{config.topologies[0]}'
-
-
-def early(config, arm, name: str) -> np.ndarray:
-  """Take the looks of the first steps: [rate, seed, look]."""
-  series = load(config, arm)[name]
-  return series[..., :max(round(EARLY * series.shape[-1]), 1)]
-
-
-def late(config, arm, name: str) -> np.ndarray:
-  """Take the looks of the last steps."""
-  series = load(config, arm)[name]
-  return series[..., -max(round(LATE * series.shape[-1]), 1):]
-
-
-def wilson(count: int, total: int) -> list[float]:
-  """Compute the interval of Wilson, of 95 %, for a share.
-
-  >>> [round(x, 3) for x in wilson(9, 12)]
-  [0.468, 0.911]
-
-  Wilson, `Probable Inference
-  <https://doi.org/10.1080/01621459.1927.10502953>`_, 1927.
-  """
-  center = (count + _Z**2 / 2) / (total + _Z**2)
-  half = _Z / (total + _Z**2) * np.sqrt(
-    count * (total - count) / total + _Z**2 / 4)
-  return [float(max(center - half, 0)), float(min(center + half, 1))]
-
-
-def resampled(statistic, *samples: np.ndarray, draws: int = 1000) -> list:
-  """Bootstrap the seeds, the first axis, jointly: [value, low, high].
-
-  Of 95 %, by percentiles; NaN where it is unknown.
-  """
-  rng = np.random.default_rng(0)
-  count = len(samples[0])
-  values = np.array([statistic(*(x[picks] for x in samples))
-                     for picks in rng.integers(count, size=(draws, count))])
-  values = values[np.isfinite(values)]
-  low, high = (np.percentile(values, (2.5, 97.5)) if values.size
-               else (np.nan, np.nan))
-  return [float(statistic(*samples)), float(low), float(high)]
+  ratio = looks(config, found)['ratio']
+  near = abs(ratio['look'].values[:, None] - ratio['look'].values)
+  near = near <= config.imposed_window / 2
+  factors = {}
+  for rate, series in zip(ratio['rate'].values.tolist(), ratio.values):
+    middle = np.array([median(look) for look in series.T])
+    middle = np.where(np.isfinite(middle), middle, 1)
+    smooth = [middle[picked].mean() for picked in near]
+    factors[rate] = np.maximum(smooth, 0).tolist()
+  return factors
 
 
 def median(x: np.ndarray) -> float:
   """Take the median of what is finite; NaN of nothing."""
+  x = np.asarray(x)
   x = x[np.isfinite(x)]
   return float(np.median(x)) if x.size else float('nan')
 
 
-def summarize(config) -> dict:
-  """Reduce the records to a cell for each arm and rate, and test the claims."""
-  from experiments.decentralized import claims
-  cells = []
-  for arm in arms.list_arms(config):
-    run, good = load(config, arm), successes(config, arm)
-    for i, rate in enumerate(arm.learning_rates):
-      count = int(good[i].sum())
-      cells.append({
-        'arm': arm.name, 'domain': arm.domain, 'batch_size': arm.batch_size,
-        'learning_rate': rate, 'successes': count, 'runs': arm.num_seeds,
-        'interval': wilson(count, arm.num_seeds),
-        'accuracy': _known(run['accuracy'][i, :, -1]),
-        'loss': _known(run['loss'][i, :, -1]),
-        **({f'{when.__name__}_{name}': _known(when(config, arm, name)[i])
-            for name in MEASURES for when in (early, late)}
-           if arm.is_measured else {})})
-  return {'cells': cells, 'claims': claims.test(config)}
+def compared(statistic, *samples: xr.DataArray) -> Interval:
+  """Resample the seeds that all samples [seed, ...] share, jointly."""
+  samples = xr.align(*samples, join='inner')
+  return intervals.resampled(
+    statistic, *(x.transpose('seed', ...).values for x in samples))
 
 
-def report(config) -> dict:
-  """Print the tables, write the summary and draw the figures."""
-  from experiments.decentralized import figures, tables
-  workdir = pathlib.Path(config.workdir)
-  summary = summarize(config)
-  records.write_whole(workdir / 'summary.json', summary)
-  print(tables.table(config, summary))
-  for path in figures.draw_all(config, summary):
-    print(f'figure: {path}')
-  print(f'records: {workdir}/*/*/*/metrics.jsonl, {workdir}/summary.json')
-  return summary
+def gain(one: xr.DataArray, two: xr.DataArray) -> Interval:
+  """Compare the means of two samples [seed]."""
+  return compared(lambda a, b: float(np.mean(a) - np.mean(b)), one, two)
+
+
+def survived(run: Run) -> xr.DataArray:
+  """Count the rates at which an arm succeeds: [seed]."""
+  return run.good.sum('rate')
+
+
+def summarize(config, reduced: Reduced) -> dict:
+  """Reduce the runs to a cell for each arm and rate."""
+  del config
+  return {'cells': [_cell(run, rate) for run in reduced.runs
+                    for rate in run.arm.rates]}
+
+
+def _cell(run, rate):
+  arm, count = run.arm, int(run.good.sel(rate=rate).sum())
+  share = intervals.of_share(count, len(arm.seeds))
+  cell = {
+    'arm': arm.name, 'domain': arm.domain, 'batch_size': arm.batch_size,
+    'learning_rate': rate, 'successes': count, 'runs': len(arm.seeds),
+    'interval': list(share[1:]),
+    **{name: _known(run.final(name).sel(rate=rate))
+       for name in ('accuracy', 'loss')}}
+  if arm.is_measured:
+    cell |= {f'{when}_{name}': _known(getattr(run, when)(name).sel(rate=rate))
+             for name in MEASURES for when in ('early', 'late')}
+  return cell
 
 
 def _known(x):
-  value = median(x)
+  value = median(x.values)
   return value if np.isfinite(value) else None

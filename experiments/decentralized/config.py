@@ -9,39 +9,50 @@ from experiments.decentralized import arms
 DOMAINS = ('images', 'text')
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Config(flags.Config):
   """The flags of this experiment."""
 
   num_workers: int = flag(5, 'learners')
-  num_seeds: int = flag(12, 'independent runs of each setting of images')
+  num_seeds: int = flag(32, 'independent runs of each main arm on images')
+  few_seeds: int = flag(12, 'independent runs of LAMB, of the other graphs and '
+                        "of the network of the paper's Fig. 5")
+  roundings: int = flag(2, '2 trains everything once more with the examples of '
+                        'each batch in reverse order: a claim on which the two '
+                        'disagree is open. Runs at these rates are chaotic')
+  lanes_at_once: int = flag(4, 'how many runs to train side by side: four fit '
+                            'into the cache of a CPU core; 0: all')
   domains: tuple[str, ...] = flag(DOMAINS, "'images', 'text'")
   model_options: str = flag('{"hidden": [50, 50], "use_bias": false}',
                             'sizes of the model, as JSON')
   image_size: int = flag(0, 'scale and crop images to this; needed where '
                          'they differ in size')
-  pixel_scale: float = flag(255.0, 'what pixels, less their mean, are divided '
-                            'by; 0: their standard deviation')
+  pixel_scale: float = flag(255.0, 'pixels, less their mean, are divided by '
+                            'this; 0: by their standard deviation')
   augment: bool = flag(False, 'random crops and flips, as usual for CIFAR')
   batch_sizes: tuple[int, ...] = flag(
     (1000, 250), 'totals over the workers, the one to study first')
   topologies: tuple[str, ...] = flag(
-    ('random', 'ring', 'complete'), 'the one to study first; of '
-    + ', '.join(arms.TOPOLOGIES))
-  num_matchings: int = flag(16, 'random pairings, taken in turn')
+    ('random', 'random_ring', 'ring', 'complete'),
+    'graphs, the one to study first; of ' + ', '.join(arms.TOPOLOGIES))
+  num_matchings: int = flag(16, 'random pairings or rings, used in turn')
   learning_rates: tuple[float, ...] = flag(
     (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
-  focus_rate: float = flag(2.25, 'the one that claims are tested at')
+  focus_rate: float = flag(2.25, 'the learning rate of the claims about one')
+  fig_5_rates: tuple[float, ...] = flag(
+    (0.2, 2.25), "learning rates of the network of the paper's Fig. 5: six "
+    'workers, two neighbors on each side; empty: leave it out')
   scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
+  rate_cuts: tuple[float, ...] = flag(
+    (1.0,), 'shares of the steps after which rates fall to a tenth; 1: never')
   noise_stddev: float = flag(0.05, 'of SSGD*, for each weight')
   lamb_rates: tuple[float, ...] = flag((0.001, 0.003, 0.01), 'rising')
   imposed_window: int = flag(10, 'steps over which the rate to impose is '
                              'smoothed')
   steps: int = flag(300, 'of each run on images')
   num_records: int = flag(10, 'along a run; divides steps')
-  measure_every: int = flag(3, 'steps between two looks; divides the steps '
+  measure_every: int = flag(5, 'steps between two looks; divides the steps '
                             'between two records')
   measured_examples: int = flag(0, 'how many of the training set define g; '
                                 '0: all')
@@ -53,54 +64,74 @@ class Config(flags.Config):
   text_learning_rates: tuple[float, ...] = flag(
     (8.0, 16.0, 32.0), 'rising')
   text_steps: int = flag(150, 'of each run on text')
-  text_seeds: int = flag(4, 'independent runs of each setting of text')
+  text_seeds: int = flag(12, 'independent runs of each setting of text')
   text_examples: int = flag(256, 'windows to test on')
   target_loss: float = flag(2.6, 'nats a character, on text to test on: a '
                             'success')
   eval_batch_size: int = flag(2048, 'examples evaluated at once')
-  arms_at_once: int = flag(2, 'how many arms to train side by side: XLA runs '
-                           'these small networks on one core each')
 
   def __post_init__(self):
     super().__post_init__()
+    self._check_arms()
+    self._check_lengths()
     check = flags.check
-    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
-    check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
-          names and set(names) <= set(DOMAINS))
-    for domain in self.domains:
-      name = {'images': 'batch_sizes', 'text': 'text_batch_size'}[domain]
-      check(getattr(self, name), name, 'multiples of --num_workers='
-            f'{self.num_workers}, each once', lambda sizes: _distinct(
-              sizes, lambda b: b > 0 and b % self.num_workers == 0))
-    known = tuple(arms.TOPOLOGIES)
-    check(self.topologies, 'topologies', f'some of {known}, each once',
-          lambda names: _distinct(names, lambda name: name in known))
-    for name in ('learning_rates', 'lamb_rates', 'text_learning_rates'):
-      check(getattr(self, name), name, 'positive and rising',
-            lambda rates: rates and rates[0] > 0 and list(rates) == sorted(
-              set(rates)))
-    check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
-          lambda rate: rate in self.learning_rates)
-    for name in ('warmup_steps', 'noise_stddev', 'measured_examples',
-                 'image_size', 'pixel_scale'):
+    for name in ('noise_stddev', 'measured_examples', 'image_size',
+                 'pixel_scale', 'warmup_steps'):
       check(getattr(self, name), name, 'at least 0', lambda x: x >= 0)
-    for name in ('num_matchings', 'imposed_window', 'measure_every',
-                 'text_length', 'text_seeds', 'text_examples',
-                 'eval_batch_size', 'arms_at_once'):
+    for name in ('few_seeds', 'num_matchings', 'imposed_window', 'text_length',
+                 'text_seeds', 'text_examples', 'eval_batch_size'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
-    if self.backend != 'vmap':  # collectives of two programs would cross
-      check(self.arms_at_once, 'arms_at_once', '1 unless on --backend=vmap',
-            lambda n: n == 1)
-    unit = self.num_records * self.measure_every
-    for domain in self.domains:
-      name = {'images': 'steps', 'text': 'text_steps'}[domain]
-      check(self.steps_of(domain), name, 'a multiple of --num_records='
-            f'{self.num_records} times --measure_every={self.measure_every}',
-            lambda n: unit >= 1 and n >= unit and n % unit == 0)
+    check(self.rate_cuts, 'rate_cuts', 'shares above 0, up to 1',
+          lambda cuts: all(0 < cut <= 1 for cut in cuts))
     check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
           lambda x: 0 <= x < 1)
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     flags.options(self, 'text_model_options')
+
+  def _check_arms(self):
+    check, known = flags.check, tuple(arms.TOPOLOGIES)
+    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
+    check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
+          names and set(names) <= set(DOMAINS))
+    check(self.topologies, 'topologies', f'some of {known}, each once',
+          lambda names: _distinct(names, lambda name: name in known))
+    for name in ('learning_rates', 'lamb_rates', 'text_learning_rates',
+                 'fig_5_rates'):
+      may_be_empty = name == 'fig_5_rates'
+      check(getattr(self, name), name, 'positive and rising', lambda rates:
+            (rates or may_be_empty) and list(rates) == sorted({*rates})
+            and min(rates, default=1) > 0)
+    check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
+          lambda rate: rate in self.learning_rates)
+
+  def _check_lengths(self):
+    unit = self.num_records * self.measure_every
+    for domain in self.domains:
+      sizes, steps = {'images': ('batch_sizes', 'steps'), 'text': (
+        'text_batch_size', 'text_steps')}[domain]
+      flags.check(
+        getattr(self, sizes), sizes, 'multiples of --num_workers='
+        f'{self.num_workers}, each once', lambda sizes: _distinct(
+          sizes, lambda b: b > 0 and b % self.num_workers == 0))
+      flags.check(
+        getattr(self, steps), steps, 'a multiple of --num_records='
+        f'{self.num_records} times --measure_every={self.measure_every}',
+        lambda n: unit >= 1 and n >= unit and n % unit == 0)
+    if 'images' in self.domains:
+      size = arms.fig_5_batch_size(self)
+      flags.check(
+        self.fig_5_rates, 'fig_5_rates', f'empty where {size}, its total '
+        'batch, is one of --batch_sizes', lambda rates:
+        not rates or size not in self.batch_sizes)
+
+  def arms(self) -> list[arms.Arm]:
+    """List the arms, those that others need first."""
+    return arms.list_arms(self)
+
+  @property
+  def main_arm(self) -> str:
+    """DPSGD on the graph to study first."""
+    return f'dpsgd_{self.topologies[0]}'
 
   def every(self, domain: str) -> int:
     """Count the steps between two records."""

@@ -6,8 +6,20 @@ on its own batch at its own parameters w_j:
   g_a = g + η_S + η_2,  η_S = (1/n) Σ ∇L_j(w_a) − g      noise of the batches
                         η_2 = g_a − (1/n) Σ ∇L_j(w_a)    of the disagreement
 
-The effective learning rate is that of the part of g_a along g, the strengths
-of the noise are those of the parts across it.
+The effective learning rate α_e is that of the part of g_a along g; Δ is the
+strength of the part across it. By Pythagoras,
+
+  α_e² = (α² ‖g_a‖² − Δ)/‖g‖²
+
+so a larger Δ means a lower α_e only where ‖g_a‖ stays the same. Two equations
+of the paper are no identities, and nothing here relies on them:
+
+  (9)  Δ = Δ_S + Δ_2 drops the product of the two parts, and takes Δ_2 with its
+       component along g. Here each is measured on its own, across g.
+  (5)  Δ_2 ≈ α² Σ H_kl H_kl' C_ll' takes the δw_j as independent, but they sum
+       to zero: with one Hessian for all, the left is 0 and the right is not.
+
+The paper's σ_w², the trace of C, divides the spread below by n once more.
 """
 
 from collections.abc import Callable
@@ -43,7 +55,7 @@ class Measures(NamedTuple):
     across: Δ = α²‖g_a⊥‖², with the part that is orthogonal to g.
     across_batch: Δ_S = α²‖η_S⊥‖².
     across_spread: Δ_2 = α²‖η_2⊥‖².
-    spread: σ_w² = (1/n) Σ ‖w_j − w_a‖².
+    spread: σ_w² = (1/n) Σ ‖w_j − w_a‖², the consensus distance.
   """
 
   ratio: jax.Array
@@ -82,14 +94,16 @@ def measure(
     sample: Of this worker.
     params: Of this worker, w_j.
     gradient: (params, batch) -> ∇L_j; None where all take it at w_a.
-    reference: params -> g, on examples that are the same at each step.
+    reference: (params, batch) -> g, on examples that are the same at each
+      step.
     rate: α.
     axis_name: Of the workers.
   """
   mean = lambda tree: jax.tree.map(
     lambda x: lax.pmean(x, axis_name), tree)
   center = mean(params)
-  g, g_a = reference(center), mean(sample.gradient)
+  g = reference(center, sample.batch)
+  g_a = mean(sample.gradient)
   at_center = mean(gradient(center, sample.batch)) if gradient else g_a
   strength = lambda x: jnp.square(rate) * across(x, g)
   return Measures(

@@ -1,49 +1,90 @@
-"""Trains the arms of `decentralized`."""
+"""The study of `decentralized`: its parts, and what becomes of them."""
 
-import pathlib
-from concurrent import futures
+from experiments.common import study
+from experiments.common.parts import Trained
+from experiments.decentralized import analysis, claims, figures, tables
+from experiments.decentralized.task import Task
 
-from experiments.decentralized import analysis, arms, task
-from experiments.decentralized.config import Config
-from experiments.engine import signals, trainer
-
-
-def train_all(config: Config, stop: signals.Stop) -> None:
-  """Train whatever is not trained yet, some arms side by side."""
-  problems = {domain: task.Problem(config, domain)
-              for domain in config.domains}
-  with futures.ThreadPoolExecutor(config.arms_at_once) as pool:
-    # In order: what an arm waits for has begun before it.
-    trained, jobs = {}, []
-    for arm in arms.list_arms(config):
-      partner = trained.get(analysis.main_arm(config))
-      job = pool.submit(train, config, problems[arm.domain], arm, stop,
-                        partner if arm.name == 'imposed' else None)
-      trained.setdefault(arm.name, job)
-      jobs.append(job)
-    try:
-      for job in jobs:
-        job.result()
-    except BaseException:
-      pool.shutdown(cancel_futures=True)
-      raise
+# What the numbers of an arm depend on, beside its name and batch size.
+IMAGES = ('dataset', 'image_size', 'pixel_scale', 'augment', 'model',
+          'model_options', 'warmup_steps', 'rate_cuts')
+TEXT = ('text_length', 'text_model_options', 'text_examples', 'warmup_steps',
+        'rate_cuts')
+OF_LOOKS = ('measure_every', 'measured_examples')
 
 
+class Decentralized(study.Study):
+  """Zhang et al. 2021."""
 
-def train(config: Config, problem: task.Problem,
-          arm: arms.Arm, stop: signals.Stop,
-          partner: futures.Future | None) -> None:
-  """Train an arm, when its partner's records are there."""
-  stop.check()
-  ratio = None
-  if partner:
-    partner.result()
-    ratio = analysis.imposed_ratio(config, arm)
-  workers = trainer.Workers(
-    config.num_workers, config.backend, config.lanes_at_once)
-  trainer.train(
-    problem.program(arm, workers.axis_name, ratio),
-    trainer.Schedule(config.steps_of(arm.domain), config.every(arm.domain),
-                     config.save_seconds),
-    pathlib.Path(config.workdir) / arm.part, workers=workers, stop=stop,
-    config=config.defining() | {'part': arm.part}, title=arm.part)
+  name = 'decentralized'
+  title = 'Zhang et al. 2021: decentralized SGD at large learning rates'
+  link = 'https://arxiv.org/abs/2112.01433'
+  command = 'make decentralized'
+  sentence = ('At learning rates that are too large, DPSGD succeeds where SSGD '
+              'fails, and lowers its effective rate early as the paper says; '
+              'whether that is more than an automatic warm-up, our control '
+              'judges.')
+  setup = ('An MLP with 64, 50, 50 and 10 units and no biases, 300 steps of '
+           'plain SGD on five workers with 200 digits each. A run succeeds if '
+           'its test accuracy exceeds 95 %; of an LSTM on text, if its test '
+           'loss falls below 2.6 nats a character. Pixels are divided by 255 '
+           'and centered: of the four scales that we tried, the one at which '
+           'SSGD stops converging near a rate of 2. Runs at such rates are '
+           'chaotic: rounding alone decides single runs. The other graphs, '
+           'LAMB and the network of Fig. 5 have 12 seeds. [The paper\'s own '
+           'tables](papers/zhang_2021.md).')
+  pictures = {'success': 'Runs that succeed, by arm and learning rate',
+              'along': 'Effective learning rate, and how far the workers are '
+              'apart, along the training'}
+  figures = {'success': figures.success, 'along': figures.along,
+             'text': figures.text}
+
+  def prepare(self, config):
+    """Load the data and build the network of each domain."""
+    return {domain: Task(config, domain) for domain in config.domains}
+
+  def stages(self, config, task, done):
+    """Yield all arms but the one that copies DPSGD's rate; then that."""
+    arms = config.arms()
+    yield [self.part(config, task, arm) for arm in arms
+           if arm.name != 'imposed']
+    for arm in arms:
+      if arm.name == 'imposed':
+        source = next(a for a in arms if a.name == config.main_arm)
+        ratio = analysis.imposed_ratio(config, done[source.part])
+        yield [self.part(config, task, arm, ratio)]
+
+  def part(self, config, task, arm, ratio=None):
+    """Make the part of an arm; `ratio` is what to impose, by rate."""
+    depends = list(IMAGES if arm.domain == 'images' else TEXT)
+    if arm.topology in ('random', 'random_ring'):
+      depends.append('num_matchings')
+    if arm.name == 'ssgd_noise':
+      depends.append('noise_stddev')
+    if arm.is_measured:
+      depends += OF_LOOKS
+    return Trained(
+      arm.part, {'rate': arm.rates, 'seed': arm.seeds},
+      lambda lanes: task[arm.domain].program(arm, lanes),
+      config.schedule(config.steps_of(arm.domain), config.every(arm.domain)),
+      workers=config.workers(arm.num_workers),
+      defined_by=config.pick(*depends) | {
+        'arm': arm.name, 'batch_size': arm.batch_size},
+      also=lambda at: {} if ratio is None else {'ratio': ratio[at['rate']]},
+      dims=dict.fromkeys(analysis.MEASURES, ('slot',)))
+
+  def reduce(self, config, done):
+    """Judge the runs, and label what was measured."""
+    return analysis.reduce(config, done)
+
+  def summarize(self, config, reduced):
+    """Return the numbers of every arm and rate."""
+    return analysis.summarize(config, reduced)
+
+  def claims(self, config, reduced):
+    """Judge the claims."""
+    return claims.claims(config, reduced)
+
+  def tables(self, config, reduced):
+    """Lay the numbers out."""
+    return tables.tables(config, reduced)

@@ -1,84 +1,56 @@
-"""The tables of `decentralized`, for a terminal."""
+"""The tables of `decentralized`: counts of successes, and what was measured."""
 
-import textwrap
+from experiments.common.tables import Table, number
+from experiments.decentralized import analysis
 
-from experiments.decentralized import arms
-
-NAMES = {
-  'ssgd': 'SSGD', 'ssgd_noise': 'SSGD*, isotropic noise',
-  'imposed': 'SSGD, α_e of DPSGD imposed', 'lamb': 'LAMB'}
-VERDICTS = {True: 'holds', False: 'FAILS', None: 'open'}
+COLUMNS = {'ratio': 'α_e/α', 'spread': 'σ_w²', 'across_batch': 'Δ_S',
+           'across_spread': 'Δ_2'}
 
 
-def name_of(arm: str) -> str:
-  """Name an arm for a reader."""
-  head, _, tail = arm.partition('_')
-  return f'DPSGD, {tail}' if head == 'dpsgd' else NAMES[arm]
-
-
-def table(config, summary) -> str:
-  """Lay out counts, then what was measured, then the claims."""
+def tables(config, reduced) -> list[Table]:
+  """Lay out successes by arm and rate, then the measures, early and late."""
+  cells = analysis.summarize(config, reduced)['cells']
+  labels = {run.arm.name: run.arm.label for run in reduced.runs}
   groups = {}
-  for cell in summary['cells']:
-    groups.setdefault((cell['domain'], cell['batch_size']), []).append(cell)
-  lines = []
-  for (domain, size), cells in groups.items():
-    goal = (f'test accuracy above {config.target_accuracy:.0%}'
-            if domain == 'images' else
-            f'test loss below {config.target_loss:g}')
-    lines += ['', f'{domain}, {config.num_workers} workers, batch {size}, '
-              f'{config.steps_of(domain)} steps: runs that end with {goal} '
-              '[95 % interval]', '']
-    for arm in arms.list_arms(config):
-      own = [c for c in cells if c['arm'] == arm.name] if (
-        arm.domain, arm.batch_size) == (domain, size) else []
-      if own:
-        lines.append(f'{name_of(arm.name):<27} ' + '  '.join(
-          f'{c["learning_rate"]:>5g}: {_share(c):<18}' for c in own))
-  return '\n'.join([*lines, *_measured(summary), *_claims(summary)]) + '\n'
+  for cell in cells:
+    key = cell['domain'], cell['batch_size'], cell['arm'] == 'lamb'
+    groups.setdefault(key, []).append(cell)
+  found = [_successes(config, labels, *key, group)
+           for key, group in groups.items()]
+  measured = [cell for cell in cells if 'early_ratio' in cell]
+  return found + ([_measured(labels, measured)] if measured else [])
 
 
-def _measured(summary):
-  cells = [c for c in summary['cells'] if 'early_ratio' in c
-           and c['domain'] == 'images']
-  if not cells:
-    return []
-  names = 'ratio', 'spread', 'across_batch', 'across_spread'
-  lines = ['', 'medians over first and last steps', '',
-           f'{"":<27} {"batch":>5} {"rate":>5} {"α_e/α":>14} {"σ_w²":>17} '
-           f'{"Δ_S":>17} {"Δ_2":>17}']
-  for c in cells:
-    pair = lambda name: ' '.join(
-      f'{_number(c[f"{when}_{name}"])}' for when in ('early', 'late'))
-    lines.append(
-      f'{name_of(c["arm"]):<27} {c["batch_size"]:>5} {c["learning_rate"]:>5g} '
-      f'{pair(names[0]):>14} ' + ' '.join(
-        f'{pair(name):>17}' for name in names[1:]))
-  return lines
-
-
-def _claims(summary):
-  lines = ['', 'claims [95 % interval]; open: the interval allows both', '']
-  for each in summary['claims']:
-    lines.append(f'{VERDICTS[each["holds"]]:<6} {each["claim"]}: '
-                 f'{figure(each["measured"], each["test"])}')
-    lines += textwrap.wrap(each['test'], 72, initial_indent=' ' * 7,
-                           subsequent_indent=' ' * 7)
-  return lines
-
-
-def figure(values: list, test: str) -> str:
-  """Write what was measured: with its interval, or one by one."""
-  if test.endswith(('rises', 'order')):
-    return ', '.join(map(_number, values))
-  return '{} [{}, {}]'.format(*(
-    '-' if x is None else f'{x:.2f}' for x in values))
+def _successes(config, labels, domain, size, is_lamb, cells):
+  goal = (f'test accuracy above {config.target_accuracy:.0%}'
+          if domain == 'images' else
+          f'test loss below {config.target_loss:g} nats')
+  rates = sorted({cell['learning_rate'] for cell in cells})
+  at = {(cell['arm'], cell['learning_rate']): cell for cell in cells}
+  names = dict.fromkeys(cell['arm'] for cell in cells)
+  return Table(
+    f'Runs that end with {goal} [95 % interval]: {domain}, batch {size}, '
+    f'{config.steps_of(domain)} steps', ('', *(f'{rate:g}' for rate in rates)),
+    [[labels[name], *(_share(at.get((name, rate))) for rate in rates)]
+     for name in names])
 
 
 def _share(cell):
+  if cell is None:
+    return ''
   low, high = cell['interval']
   return f'{cell["successes"]}/{cell["runs"]} [{low:.2f}, {high:.2f}]'
 
 
-def _number(x):
-  return '-' if x is None else f'{x:.2g}'
+def _measured(labels, cells):
+  def pair(cell, name):
+    early, late = (number(cell[f'{when}_{name}'], digits=2)
+                   for when in ('early', 'late'))
+    return f'{early} → {late}'
+
+  return Table(
+    f'Medians in the first {analysis.EARLY:.0%} of the steps → the last '
+    f'{analysis.LATE:.0%}', ('', 'batch', 'rate', *COLUMNS.values()),
+    [[labels[cell['arm']], str(cell['batch_size']),
+      f'{cell["learning_rate"]:g}', *(pair(cell, name) for name in COLUMNS)]
+     for cell in cells])

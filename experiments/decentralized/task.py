@@ -7,54 +7,65 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data, models
-from experiments.common import flags
+from experiments.common import flags, task
 from experiments.decentralized import arms, measures
 from experiments.engine import trainer
 
 
-class Problem:
+class Task:
   """One domain: arrays of inputs and targets, and the programs of its arms."""
 
   def __init__(self, config, domain: str):
     self.config, self.domain = config, domain
-    build = self._images if domain == 'images' else self._text
-    train, test, self.model, self.prepare = build()
-    self.train, self.size = train, len(train['target'])
-    self.arrays = jax.tree.map(jnp.asarray, {'train': train, 'test': test})
+    load = self._images if domain == 'images' else self._text
+    train, test, self.model, self.prepare = load()
+    self.size = len(train['target'])
+    self.arrays = {'train': train, 'test': test}
+    if domain == 'images':
+      self.arrays['measured'] = self._measured(train)
 
   def _images(self):
-    config = self.config
-    load = functools.partial(
-      data.load, config.dataset, data_dir=config.data_dir or None,
-      image_size=config.image_size or None)
-    splits, rows = (load('train'), load('test')), []
-    for split in splits:
-      arrays = split.gather(np.arange(len(split)))
-      rows.append({'input': arrays['image'], 'target': arrays['label']})
-    mean, std = data.channel_statistics(rows[0]['input'])
+    config, splits = self.config, []
+    for name in ('train', 'test'):
+      examples = task.load_images(config, name)
+      rows = examples.gather(np.arange(len(examples)))
+      splits.append({'input': rows['image'], 'target': rows['label']})
+    mean, std = data.channel_statistics(splits[0]['input'])
     if config.pixel_scale:
       std = np.full_like(std, config.pixel_scale)
-    model = models.build(
-      config.model, input_shape=rows[0]['input'].shape[1:],
-      num_classes=splits[0].num_classes, **flags.options(config))
-    return *rows, model, functools.partial(
+    model = task.build_model(
+      config, splits[0]['input'].shape[1:], examples.num_classes)
+    return *splits, model, functools.partial(
       data.standardize, mean=mean, std=std)
 
   def _text(self):
-    config, rows = self.config, []
-    for split in ('train', 'test'):
-      examples = data.load(f'pydoc_topics/length{config.text_length}', split,
+    config, splits = self.config, []
+    for name in ('train', 'test'):
+      examples = data.load(f'pydoc_topics/length{config.text_length}', name,
                            data_dir=config.data_dir or None)
       tokens = examples.gather(np.arange(len(examples)))['tokens']
-      rows.append({'input': tokens[:, :-1], 'target': tokens[:, 1:]})
-    size = len(rows[1]['target'])
-    flags.check(config.text_examples, 'text_examples', f'at most the '
-                     f'{size} windows to test on', lambda n: n <= size)
-    rows[1] = _pick(rows[1], config.text_examples)
-    model = models.build(
-      'lstm', input_shape=(config.text_length,), num_classes=data.VOCAB_SIZE,
-      **flags.options(config, 'text_model_options'))
-    return *rows, model, lambda tokens: tokens.astype(jnp.int32)
+      splits.append({'input': tokens[:, :-1], 'target': tokens[:, 1:]})
+    size = len(splits[1]['target'])
+    flags.check(config.text_examples, 'text_examples', f'at most the {size} '
+                'windows to test on', lambda n: n <= size)
+    splits[1] = _evenly(splits[1], config.text_examples)
+    model = task.build_model(
+      config, (config.text_length,), data.VOCAB_SIZE, name='lstm',
+      options='text_model_options')
+    return *splits, model, lambda tokens: tokens.astype(jnp.int32)
+
+  def _measured(self, train):
+    """Pick the examples that define g, evenly spaced: [parts, size, ...]."""
+    limit, size = self.config.eval_batch_size, len(train['target'])
+    count = self.config.measured_examples or size
+    flags.check(count, 'measured_examples', f'at most the {size} to train on',
+                lambda n: n <= size)
+    part = min(limit, count)
+    flags.check(
+      count, 'measured_examples', f'at most --eval_batch_size={limit}, or a '
+      'multiple of it', lambda n: n % part == 0)
+    return jax.tree.map(lambda x: x.reshape(-1, part, *x.shape[1:]),
+                        _evenly(train, count))
 
   def loss(self, params, batch, key):
     """Average the cross entropy over a batch."""
@@ -64,87 +75,78 @@ class Problem:
     logits = self.model.apply(params, self.prepare(inputs))
     return models.cross_entropy(logits, batch['target'].astype(jnp.int32))
 
-  @functools.cached_property
-  def measured(self):
-    """Pick the examples that define g, evenly spaced: [parts, size, ...]."""
-    limit, count = self.config.eval_batch_size, self.config.measured_examples
-    count = count or self.size
-    flags.check(count, 'measured_examples', f'at most the {self.size} to '
-                     'train on', lambda n: n <= self.size)
-    size = min(limit, count)
-    flags.check(
-      count, 'measured_examples', f'at most --eval_batch_size={limit}, or a '
-      'multiple of it', lambda n: n % size == 0)
-    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]),
-                        _pick(self.train, count))
-
-  def reference(self, params):
-    """Compute g, the gradient over the examples to measure with."""
+  def reference(self, params, seen):
+    """Compute g, the gradient over the examples that define it."""
     grads = jax.lax.map(
-      lambda part: jax.grad(self.loss)(params, part, None), self.measured)
+      lambda part: jax.grad(self.loss)(params, part, None),
+      seen[0]['measured'])
     return jax.tree.map(lambda x: x.mean(0), grads)
 
   def evaluate(self, arrays, lane, params):
     """Compute loss and accuracy on the test set."""
     del lane
-    size = min(self.config.eval_batch_size, len(arrays['test']['target']))
+    test = arrays['test']
+    return task.score(
+      self.model, self.prepare, params,
+      {'image': test['input'], 'label': test['target'].astype(jnp.int32)},
+      at_once=self.config.eval_batch_size)
 
-    def one(example):
-      logits = self.model.apply(params, self.prepare(example['input']))
-      return (models.cross_entropy(logits, example['target'].astype('int32')),
-              models.accuracy(logits, example['target']))
+  def program(self, arm: arms.Arm, lanes: dict[str, np.ndarray]
+              ) -> trainer.Program:
+    """Train lanes of an arm.
 
-    loss, accuracy = jax.lax.map(one, arrays['test'], batch_size=size)
-    return {'loss': loss.mean(), 'accuracy': accuracy.mean()}
-
-  def program(self, arm, axis_name, ratio=None) -> trainer.Program:
-    """Train an arm; `ratio` [lanes, steps] is what to impose on its rate."""
-    config = self.config
-    rates, seeds = map(np.array, zip(*arm.settings(config.seed)))
-    streams = sorted(set(seeds.tolist()))
-    lanes = {'seed': seeds.astype(np.uint32),
-             'order': np.searchsorted(streams, seeds),
-             'learning_rate': rates.astype(np.float32)}
-    if ratio is not None:
-      lanes['ratio'] = ratio.astype(np.float32)
+    Args:
+      arm: What to train.
+      lanes: 'rate' and 'seed' [L]; of 'imposed' also 'ratio' [L, looks], the
+        factors to impose on the rate, one every --measure_every steps.
+    """
+    if arm.name == 'imposed':
+      steps = np.arange(self.config.steps)
+      lanes = lanes | {'ratio': np.stack([
+        np.interp(steps, steps[::self.config.measure_every], looks)
+        for looks in lanes['ratio']])}
 
     def gradient(lane, params, batch, key):
       noise, augmentation = jax.random.split(key)
-      at = arms.place(config, arm, params, noise)
+      at = arms.place(self.config, arm, params, noise)
       loss, g = jax.value_and_grad(self.loss)(at, batch, augmentation)
       return loss, measures.Sample(g, (batch, augmentation), lane['step'])
 
-    def make_optimizer(lane):
-      optimizer = measures.take_gradient(arms.make_optimizer(
-        config, arm, lane, axis_name))
-      if not arm.is_measured:
-        return optimizer
-      measure = functools.partial(
-        measures.measure, reference=self.reference,
-        gradient=None if arm.takes_gradient_at_mean else (
-          lambda params, seen: jax.grad(self.loss)(params, *seen)),
-        rate=lane['learning_rate'], axis_name=axis_name)
-      return measures.record(
-        optimizer, measure, every=config.measure_every,
-        slots=config.every(self.domain) // config.measure_every)
+    def batch(arrays, lane, rows):
+      del lane
+      picked = task.pick(arrays['train'], rows)
+      return picked | ({'measured': arrays['measured']} if arm.is_measured
+                       else {})
 
-    return trainer.Program(
-      lanes=jax.tree.map(jnp.asarray, lanes), data=self.arrays,
-      init=lambda lane: self.model.init(
-        trainer.key_for(lane['seed'], 'init')),
-      make_optimizer=make_optimizer,
-      fetch=lambda steps: np.stack([
-        data.order(seed, steps, arm.batch_size, self.size,
-                   sampling='replacement') for seed in streams]),
-      batch=lambda arrays, lane, rows: jax.tree.map(
-        lambda x: x[rows], arrays['train']),
-      loss=self.loss, gradient=gradient, evaluate=self.evaluate,
+    return task.program(
+      self.model, lanes, arrays=self.arrays,
+      draw=lambda seed, steps: data.order(
+        seed, steps, arm.batch_size, self.size, sampling='replacement'),
+      make_optimizer=functools.partial(self._make_optimizer, arm),
+      batch=batch, loss=self.loss, gradient=gradient, evaluate=self.evaluate,
       read=measures.read if arm.is_measured else lambda state: {},
       private=('params', 'opt_state') if arm.topology else ())
 
+  def _make_optimizer(self, arm, lane):
+    """Build the optimizer of an arm, recorded where it is measured."""
+    config = self.config
+    axis_name = config.workers(arm.num_workers).axis_name
+    optimizer = measures.take_gradient(
+      arms.make_optimizer(config, arm, lane, axis_name))
+    if not arm.is_measured:
+      return optimizer
+    measure = functools.partial(
+      measures.measure, reference=self.reference,
+      gradient=None if arm.takes_gradient_at_mean else (
+        lambda params, seen: jax.grad(self.loss)(params, *seen)),
+      rate=lane['rate'], axis_name=axis_name)
+    return measures.record(
+      optimizer, measure, every=config.measure_every,
+      slots=config.every(self.domain) // config.measure_every)
 
-def _pick(examples, count):
+
+def _evenly(examples, count):
   """Pick so many examples, evenly spaced."""
   size = len(examples['target'])
-  rows = np.linspace(0, size, count, endpoint=False, dtype=int)
-  return jax.tree.map(lambda x: x[rows], examples)
+  return task.pick(
+    examples, np.linspace(0, size, count, endpoint=False, dtype=int))

@@ -1,1 +1,19 @@
-"""Trains any model: one loop, its checkpoints, records and signals."""
+"""Trains any model: one loop, its checkpoints, records and signals.
+
+`fit` trains one model of one's own (docs/training.md). `train` is below it: it
+trains the lanes of a `Program`, a `Schedule` long, on `Workers`.
+
+A run is a pure function of its program and seeds. `compiled` makes two programs
+of it, a scan of steps and an evaluation; `gradients` turns any form of loss
+into what a step needs; `recording` writes what they return where it is due, by
+`writers`, and `clock` how long it took. `checkpoints` keep the state, and
+`identity` refuses the folder of another run. After a kill or a signal, `train`
+goes on bit for bit.
+"""
+
+from experiments.data import pipeline as pipeline
+from experiments.engine.fitting import fit as fit, mean_over as mean_over
+from experiments.engine.program import Program as Program
+from experiments.engine.schedule import Schedule as Schedule
+from experiments.engine.trainer import train as train
+from experiments.engine.workers import Workers as Workers

@@ -1,4 +1,4 @@
-"""What a training is made of: what the lanes do, how long, and who computes."""
+"""What a training is made of, as pure functions."""
 
 import dataclasses
 import zlib
@@ -6,10 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax import lax
-
-import gradiv
+import jax.numpy as jnp
 
 Lane = dict[str, jax.Array]
 
@@ -18,25 +15,44 @@ Lane = dict[str, jax.Array]
 class Program:
   """What the lanes of a run do, as pure functions.
 
+  Large arrays belong into `data`: what a function closes over becomes a
+  constant of the compiled program. An optimizer that needs the data gets them
+  as `update(..., data=data)`, as optax passes extra arguments.
+
   Attributes:
     lanes: Hyperparameters [L, ...] of each lane; 'seed' and 'order' among
       them, the row of `fetch` whose batches the lane takes.
     data: Arrays common to all lanes, on the device.
     init: lane -> params.
-    make_optimizer: lane -> optax transformation, under `axis_name`.
+    make_optimizer: lane -> optax transformation, under `axis_name`. Its update
+      gets `data` and `value`, the loss, as extra arguments.
     fetch: steps [K] -> what a batch is made of on the host: a tree of arrays
-      [orders, K, batch size, ...], of indices or of examples.
+      [orders, K, batch size, ...], of indices or of examples. Called in a
+      thread, one scan ahead.
     batch: (data, lane, rows [b, ...]) -> a worker's batch.
-    loss: (params, batch, key) -> the mean loss over the batch.
+    loss: (params, batch, key) -> the mean loss over the batch, or that and a
+      dict of scalars to record.
     evaluate: (data, lane, params) -> dict of scalars.
     read: opt_state -> dict of scalars to record.
     compare: params of all lanes -> dict of arrays to record.
     gradient: (lane, params, batch, key) -> (loss, gradient), where it is not
       that of `loss`; here the lane holds the 'step', too, which is common to
       all lanes. The optimizer takes whatever stands for the gradient.
-    private: Which of 'params' and 'opt_state' each worker has its own of, with
-      a leading axis of workers. `read` sees that of the first worker,
-      `evaluate` and `compare` the mean of the params.
+    private: Which of 'params', 'opt_state' and 'model_state' each worker has
+      its own of, with a leading axis of workers. `read` sees that of the first
+      worker, `evaluate` and `compare` the mean of the others.
+    model_state: (lane, params) -> a tree that the loss changes, such as the
+      averages of batch normalization. The loss is then (params, model_state,
+      batch, key) -> (loss, dict), where the dict holds the new 'model_state'
+      beside what to record, and evaluate is (data, lane, params, model_state)
+      -> dict. Workers average theirs in each step.
+    view: (params, opt_state) -> the params to evaluate, such as their average.
+    accumulate: Micro-batches that a worker's batch is split into, one after
+      the other, to save memory.
+    compute_dtype: What the loss gets for the float arrays of params and batch,
+      such as bfloat16. Params, gradients and optimizer stay as they are.
+    is_single: There is one lane, and no axis of lanes in the records and in
+      what `train` returns; nothing is vmapped over lanes.
   """
 
   lanes: Lane
@@ -51,74 +67,24 @@ class Program:
   compare: Callable = lambda params: {}
   gradient: Callable | None = None
   private: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """How long a run is, and how often it looks up.
-
-  Attributes:
-    steps: In all; a multiple of `every`.
-    every: Steps of a chunk: between two evaluations and records.
-    save_seconds: Least time between two checkpoints; a signal and the end
-      save at once.
-  """
-
-  steps: int
-  every: int
-  save_seconds: float = 20.0
+  model_state: Callable | None = None
+  view: Callable = lambda params, opt_state: params
+  accumulate: int = 1
+  compute_dtype: Any = None
+  is_single: bool = False
 
   def __post_init__(self):
-    if self.every < 1 or self.steps < 1 or self.steps % self.every:
-      raise ValueError(
-        f'steps={self.steps}, every={self.every}: must be positive, and steps '
-        'a multiple of every'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class Workers:
-  """Who computes: how many workers, on which backend, how many lanes at once.
-
-  With lanes_at_once = 0 all lanes are vmapped; otherwise that many, one group
-  after the other within each step. With `is_reversed` each worker takes the
-  examples of its batch in reverse order: the same run up to rounding, which
-  shows what rounding alone decides.
-  """
-
-  num_workers: int = 1
-  backend: str = 'vmap'
-  lanes_at_once: int = 0
-  is_reversed: bool = False
+    if self.accumulate < 1:
+      raise ValueError(f'accumulate={self.accumulate}: must be at least 1')
+    changed = self.accumulate > 1 or self.compute_dtype or self.model_state
+    if self.gradient and changed:
+      raise ValueError('gradient goes with neither accumulate, compute_dtype '
+                       'nor model_state: these change how `loss` is used')
 
   @property
-  def axis_name(self) -> gradiv.AxisName:
-    """Two names where a backend puts several workers on a device."""
-    single = self.backend == 'vmap' or self.num_workers <= jax.device_count()
-    return 'workers' if single else ('devices', 'workers')
-
-  def over_lanes(self, fn: Callable, *trees: Any) -> Any:
-    """Apply `fn` to each lane."""
-    if not self.lanes_at_once:
-      return jax.vmap(fn)(*trees)
-    return lax.map(lambda lane: fn(*lane), trees,
-                   batch_size=self.lanes_at_once)
-
-  def split(self, tree: Any) -> Any:
-    """Deal batches out: [orders, K, W·b, ...] to [W, K, orders, b, ...]."""
-    def deal(x):
-      orders, steps, size, *rest = x.shape
-      if size % self.num_workers:
-        raise ValueError(
-          f'batch_size={size}: must be a multiple of '
-          f'num_workers={self.num_workers}'
-        )
-      x = x.reshape(orders, steps, self.num_workers, -1, *rest)
-      if self.is_reversed:
-        x = x[:, :, :, ::-1]
-      return np.moveaxis(x, (2, 1, 0), (0, 1, 2))
-
-    return jax.tree.map(deal, tree)
+  def parts(self) -> tuple[str, ...]:
+    """Name the parts of the state."""
+    return ('params', 'opt_state', 'model_state')[:3 if self.model_state else 2]
 
 
 def key_for(seed: jax.Array, purpose: str) -> jax.Array:
@@ -128,7 +94,11 @@ def key_for(seed: jax.Array, purpose: str) -> jax.Array:
 
 
 def common(program: Program, state: dict) -> dict:
-  """Reduce what is private: the mean of params, else the first worker's."""
-  reduce = {'params': lambda x: x.mean(0), 'opt_state': lambda x: x[0]}
+  """Reduce what is private: the first worker's opt_state, means of the rest."""
+  def mean(x):
+    return x.mean(0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]
+
+  reduce = {'params': lambda x: x.mean(0), 'opt_state': lambda x: x[0],
+            'model_state': mean}
   return state | {name: jax.tree.map(reduce[name], state[name])
                   for name in program.private}

@@ -6,34 +6,43 @@ Each lane's batch is split over *workers*, on any backend. Batches, start and
 noise are pure functions of (seed, step), so a run that was cut off goes on bit
 for bit: from the newest checkpoint, with the records cut back to it.
 
-Steps are taken in chunks of fixed length, one compiled scan each; between two
-chunks the run evaluates, records, saves, and listens to signals.
+Steps are taken in scans of fixed length. Between two scans the run records and
+evaluates where that is due, saves, and listens to signals.
 """
 
-import functools
-import json
+import contextlib
 import pathlib
+import sys
 import time
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 
-import gradiv
-from experiments.engine import checkpoints, progress, records, signals
+from experiments.cost import flops
+from experiments.data import pipeline
+from experiments.engine import (
+  checkpoints,
+  clock as clock_lib,
+  compiled as compiled_lib,
+  profiling,
+  progress,
+  recording,
+  signals,
+  writers as writers_lib,
+)
+from experiments.engine.identity import (
+  OtherRunError as OtherRunError,
+  check_config as check_config,
+)
 from experiments.engine.program import (
   Program as Program,
-  Schedule as Schedule,
-  Workers as Workers,
   common as common,
   key_for as key_for,
 )
-
-
-class OtherRunError(ValueError):
-  """The folder holds a run of another configuration."""
+from experiments.engine.schedule import Schedule as Schedule
+from experiments.engine.workers import Workers as Workers
 
 
 def train(
@@ -45,67 +54,72 @@ def train(
   workers: Workers = Workers(),
   stop: signals.Stop | None = None,
   title: str = '',
+  allow_changed: Collection[str] = (),
+  writers: Sequence[str | writers_lib.Writer] = (),
+  profile: tuple[int, int] | None = None,
 ) -> dict:
   """Train all lanes to the end of the schedule, from where the last run left.
 
-  Writes `metrics.jsonl` and checkpoints below `workdir`.
+  Writes `metrics.jsonl`, `timing.jsonl` and checkpoints below `workdir`. Where
+  no lane is finite any more, the run ends with a message: the remaining records
+  are null.
 
   Args:
     program: What to train.
-    schedule: How long.
+    schedule: How long, and what to do how often.
     workdir: A folder of this run alone; made where it is missing.
     config: All that defines the run; a checkpoint of another is refused.
     workers: Who computes.
-    stop: Raised by a signal, see `stopping.listen`.
+    stop: Raised by a signal, see `signals.listen`.
     title: For the progress line.
+    allow_changed: Names in `config` whose values may differ from those of the
+      checkpoint.
+    writers: 'tensorboard', 'wandb', or objects of one's own: who gets the
+      records besides `metrics.jsonl`.
+    profile: The first step to trace, and the first not to; the trace is written
+      to `workdir/profile`.
 
   Returns:
-    The final state: a dict of 'params' and 'opt_state', with lanes leading; of
-    what is private, that which `evaluate` and `read` see.
+    The final state: a dict of 'params', 'opt_state' and, where there is one,
+    'model_state', with lanes leading; of what is private, that which `evaluate`
+    and `read` see.
 
   Raises:
     OtherRunError: Where `workdir` holds a run of another config.
-    stopping.Interrupted: After a signal, when all has been saved.
+    signals.Interrupted: After a signal, when all has been saved.
   """
   stop = signals.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
+  writers_lib.check(writers)
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
-  first, state = _begin(program, workers, store, config)
-  if first >= schedule.steps:
-    return common(program, state)
-  chunk, evaluate = _compile(program, workers)
-  fetch = lambda at: workers.split(
-    program.fetch(np.arange(at, at + schedule.every)))
-  with (
-    records.Records(workdir / 'metrics.jsonl',
-                    keep_through=first if first else -1) as log,
-    progress.bar(title, schedule.steps, first) as bar,
-  ):
-    saved = time.monotonic()
-    pending = None if first else (0, evaluate(state, None))
-    for at in range(first, schedule.steps, schedule.every):
-      state, loss = chunk(fetch(at), state, np.int32(at))
-      metrics = evaluate(state, loss)
-      # The device is at work on this chunk while the last one is written.
-      _write(log, pending)
-      pending = at + schedule.every, metrics
-      last = at + schedule.every == schedule.steps
-      asked = bool(stop)  # read once: a signal may come at any moment
-      if asked or last or time.monotonic() - saved >= schedule.save_seconds:
-        _write(log, pending)
-        pending = None
-        log.sync()
-        store.save(at + schedule.every, state, {'config': config},
-                   finite=_can_go_on(common(program, state)['params']))
-        saved = time.monotonic()
-      bar.update(schedule.every)
-      if asked:
-        stop.check()
-  return common(program, state)
+  compiled = compiled_lib.build(program, workers)
+  start = _begin(compiled, store, config, allow_changed)
+  if start.step >= schedule.steps:
+    return _final(program, start.state)
+  with contextlib.ExitStack() as stack:
+    enter = stack.enter_context
+    traced = enter(profiling.Profile(workdir, profile))
+    log = enter(writers_lib.build(writers, workdir, start.step, config))
+    clock = enter(clock_lib.Clock(workdir / 'timing.jsonl', start.step))
+    bar = enter(progress.bar(title, schedule.steps, start.step))
+    recorded = recording.Recording(
+      compiled, schedule, log, clock, bar, is_single=program.is_single)
+    save = lambda step, state: _save(
+      store, compiled, step, state, config, recorded, log)
+    state = _run(program, schedule, workers, compiled, start, recorded, traced,
+                 clock, stop, save)
+    if recorded.diverged_at is not None:
+      recorded.fill(state)
+      save(schedule.steps, state)
+      print(f'{title or workdir}: at step {recorded.diverged_at} of '
+            f'{schedule.steps} no lane is finite any more: not trained further',
+            file=sys.stderr, flush=True)
+    stop.check()
+  return _final(program, state)
 
 
 def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
-  """Trace a chunk of steps and an evaluation, and compute nothing.
+  """Trace a scan of steps and an evaluation, and compute nothing.
 
   Returns:
     The shapes [L, ...] of the quantities that a run records.
@@ -113,117 +127,82 @@ def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
   Raises:
     ValueError: Where the parts of the program do not fit together.
   """
-  rows = workers.split(program.fetch(np.arange(schedule.every)))
-  state = jax.eval_shape(_creation(program, workers), program.lanes)
-  chunk, evaluate = _compile(program, workers)
-  state, loss = jax.eval_shape(chunk, rows, state, np.int32(0))
-  return jax.eval_shape(evaluate, state, loss)
+  rows = workers.split(program.fetch(np.arange(schedule.scan)))
+  compiled = compiled_lib.build(program, workers)
+  state = jax.eval_shape(compiled.create)
+  state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0))
+  return recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
 
 
-def _creation(program, workers):
-  """Build the function from lanes to the first state."""
-  def create(lane):
-    params = program.init(lane)
-    return {'params': params,
-            'opt_state': program.make_optimizer(lane).init(params)}
+def _run(program, schedule, workers, compiled, start, recorded, traced, clock,
+         stop, save):
+  """Train from `start` to the end, a signal or divergence; return the state."""
+  state, saved = start.state, time.monotonic()
+  recorded.begin(start.step, state, start.meta.get('window', []))
+  firsts = range(start.step, schedule.steps, schedule.scan)
+  fetched = pipeline.prefetch(_fetching(program, schedule, workers), firsts)
+  with contextlib.closing(fetched):
+    for first, rows in zip(firsts, fetched):
+      step = first + schedule.scan
+      traced.before(first, step, state)
+      state, seen = compiled.scan(rows, state, np.int32(first))
+      if first == start.step:
+        clock.count(**_cost_of_a_step(workers, compiled, rows, state, seen))
+      recorded.add(step, seen, state)
+      asked = bool(stop)  # read once: a signal may come at any moment
+      if asked or step == schedule.steps or (
+          time.monotonic() - saved >= schedule.save_seconds):
+        recorded.flush()
+        if recorded.diverged_at is None:
+          save(step, state)
+        saved = time.monotonic()
+      if asked or recorded.diverged_at is not None:
+        break
+  return state
 
-  @jax.jit
-  def create_all(lanes):
-    state = jax.vmap(create)(lanes)
-    return state | {
-      name: gradiv.replicate(state[name], workers.num_workers)
-      for name in program.private}
 
-  return create_all
+def _fetching(program, schedule, workers):
+  """Build the function from a first step to the rows of a scan."""
+  # Other backends lay the rows out over their devices themselves.
+  put = jax.device_put if workers.backend == 'vmap' else lambda rows: rows
+
+  def fetch(first):
+    steps = np.arange(first, first + schedule.scan)
+    return put(workers.split(program.fetch(steps)))
+
+  return fetch
 
 
-def _begin(program, workers, store, config):
+def _cost_of_a_step(workers, compiled, rows, state, seen) -> dict[str, Any]:
+  """Count the examples, and the FLOPs of a device, of one step of all lanes."""
+  dealt, length, _, size = jax.tree.leaves(rows)[0].shape[:4]
+  loss = seen['batch_loss']
+  counted = workers.backend != 'pmap' and flops.flops_traced(
+    compiled.scan, rows, state, np.int32(0)) / length
+  return {'examples': len(loss) * dealt * size, 'flops': counted or None,
+          'devices': len(loss.sharding.device_set)}
+
+
+def _begin(compiled, store, config, allow_changed) -> checkpoints.Restored:
   """Restore the newest state, or make the first."""
-  create_all = _creation(program, workers)
-  restored = store.restore(jax.eval_shape(create_all, program.lanes))
+  restored = store.restore(jax.eval_shape(compiled.create))
   if restored is None:
-    return 0, create_all(program.lanes)
-  check_config(restored.meta['config'], config, store.directory.parent)
-  return restored.step, restored.state
+    return checkpoints.Restored(0, compiled.create(), {})
+  check_config(restored.meta['config'], config, store.directory.parent,
+               allow_changed)
+  return restored
 
 
-def _can_go_on(params) -> bool:
-  """Tell whether any lane is finite: in a sweep, some may diverge."""
-  lanes = [jnp.isfinite(x.reshape(len(x), -1)).all(1)
-           for x in jax.tree.leaves(params)]
-  return bool(jnp.stack(lanes).all(0).any())
+def _save(store, compiled, step, state, config, recorded, log):
+  """Save a checkpoint, when the records before it are safe."""
+  log.sync()
+  meta = {'config': config}
+  if window := recorded.window():
+    meta['window'] = window
+  store.save(step, state, meta, finite=bool(compiled.is_finite(state)))
 
 
-def check_config(stored: dict, wanted: dict, workdir: pathlib.Path) -> None:
-  """Raise OtherRunError where what is stored is of another config."""
-  wanted = json.loads(json.dumps(wanted))
-  changed = [
-    f'{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now'
-    for name in sorted(stored.keys() | wanted.keys())
-    if stored.get(name) != wanted.get(name)
-  ]
-  if changed:
-    raise OtherRunError(
-      f'workdir={str(workdir)!r} holds a run of another '
-      f'configuration ({"; ".join(changed)}): pass the same flags to go on '
-      'with it, or another --workdir'
-    )
-
-
-def _compile(program, workers):
-  """Build the two programs of a run: a chunk of steps, and the evaluation."""
-  axis = workers.axis_name
-  gradient = program.gradient or (
-    lambda lane, *args: jax.value_and_grad(program.loss)(*args))
-
-  def one_step(rows, data, t, lane, state):
-    rows = jax.tree.map(lambda x: x[lane['order']], rows)
-    batch = program.batch(data, lane, rows)
-    key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
-    loss, grads = gradient(
-      lane | {'step': t}, state['params'], batch,
-      gradiv.worker_key(key, axis))
-    updates, opt_state = program.make_optimizer(lane).update(
-      grads, state['opt_state'], state['params'])
-    params = optax.apply_updates(state['params'], updates)
-    return {'params': params, 'opt_state': opt_state}, lax.pmean(loss, axis)
-
-  def steps(rows, data, lanes, state, first):
-    def step(state, at):
-      t, rows = at
-      return workers.over_lanes(
-        functools.partial(one_step, rows, data, t), lanes, state)
-
-    times = first + jnp.arange(jax.tree.leaves(rows)[0].shape[0])
-    state, losses = lax.scan(step, state, (times, rows))
-    return state, losses.mean(0)
-
-  state_axes = {name: 0 if name in program.private else None
-                for name in ('params', 'opt_state')}
-  mapped = gradiv.map_workers(
-    steps, axis, in_axes=(0, None, None, state_axes, None),
-    out_axes=(state_axes, None), backend=workers.backend)
-
-  @jax.jit
-  def metrics(data, lanes, state):
-    def one(lane, state):
-      return program.read(state['opt_state']) | program.evaluate(
-        data, lane, state['params'])
-    state = common(program, state)
-    return workers.over_lanes(one, lanes, state) | program.compare(
-      state['params'])
-
-  def chunk(rows, state, first):
-    return mapped(rows, program.data, program.lanes, state, first)
-
-  def evaluate(state, loss):
-    values = metrics(program.data, program.lanes, state)
-    return values if loss is None else values | {'batch_loss': loss}
-
-  return chunk, evaluate
-
-
-def _write(log, pending):
-  if pending is not None:
-    step, metrics = pending
-    log.write(step, **jax.device_get(metrics))
+def _final(program, state):
+  """Return what callers see of the last state."""
+  state = common(program, state)
+  return jax.tree.map(lambda x: x[0], state) if program.is_single else state

@@ -1,27 +1,33 @@
-"""Runs `gradient_diversity`; see `experiments.gradient_diversity`."""
+"""Runs a study of `gradient_diversity`; see `experiments.gradient_diversity`.
+"""
 
-from experiments.common import flags
-from experiments.engine import signals
-from experiments.gradient_diversity.batches import (
-  analysis as diversity_report,
-  study as diversity_training,
-)
-from experiments.gradient_diversity.config import Config
-from experiments.gradient_diversity.mechanisms import (
-  analysis as mechanism_report,
-  study as mechanism_training,
-)
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments.common import cli
+from experiments.gradient_diversity.batches import config as batches
+from experiments.gradient_diversity.mechanisms import config as mechanisms
+
+PACKAGE = 'experiments.gradient_diversity'
+STUDIES = {'batches': (batches.Config, f'{PACKAGE}.batches.study:Batches'),
+           'mechanisms': (mechanisms.Config,
+                          f'{PACKAGE}.mechanisms.study:Mechanisms')}
 
 
-def run(config: Config) -> dict:
-  """Train, tabulate and draw; return the summary."""
-  training, report = {
-    'batches': (diversity_training, diversity_report),
-    'mechanisms': (mechanism_training, mechanism_report)}[config.study]
-  with signals.listen() as stop:
-    training.train_all(config, stop)
-  return report.report(config)
+def chosen(argv: Sequence[str]) -> str:
+  """Read --study from a command line and its flag files, and nothing else."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)
+  flags.DEFINE_string('study', 'batches', '', flag_values=values)
+  try:
+    values(list(argv), known_only=True)
+  except flags.Error:  # `cli.main` reports it
+    return 'batches'
+  return values.study
 
 
 if __name__ == '__main__':
-  flags.run(run, Config)
+  # A study that does not exist fails the check of --study.
+  cli.main(*STUDIES.get(chosen(sys.argv), STUDIES['batches']))

@@ -1,29 +1,28 @@
-"""The data and the network of `gradient_diversity`, as a trainer wants them."""
+"""The data and the network of `gradient_diversity`, and its programs."""
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import gradiv
 from experiments import data, models
-from experiments.common import flags
-from experiments.engine import trainer
+from experiments.common import flags, task
 from experiments.gradient_diversity import tracking
 
 
 class Problem:
-  """The data and the network, and the programs that train it."""
+  """A training set and a network, and the programs that train it.
+
+  `arrays` holds the training set and, behind it, one more example: twins train
+  on sets that differ in it.
+  """
 
   def __init__(self, config):
     self.config = config
-    examples = data.load(config.dataset, 'train',
-                         data_dir=config.data_dir or None,
-                         image_size=config.image_size or None)
+    examples = task.load_images(config, 'train')
     n = config.train_examples
     flags.check(n, 'train_examples', f'below the {len(examples)} of '
-                     f'{config.dataset}', lambda n: n < len(examples))
+                f'{config.dataset}', lambda n: n < len(examples))
     arrays = examples.gather(np.arange(n + 1))
     mean, std = data.channel_statistics(arrays['image'][:n])
     labels = arrays['label'].copy()
@@ -32,18 +31,19 @@ class Problem:
                                     examples.num_classes, config.seed)
     self.eval_size = min(config.eval_batch_size, n)
     self.arrays = {'image': arrays['image'], 'label': labels}
-    self.standardize = functools.partial(
-      data.standardize, mean=mean, std=std)
-    self.model = models.build(
-      config.model, input_shape=arrays['image'].shape[1:],
-      num_classes=examples.num_classes, **flags.options(config))
+    self.standardize = functools.partial(data.standardize, mean=mean, std=std)
+    self.model = task.build_model(
+      config, arrays['image'].shape[1:], examples.num_classes)
+    self.loss = task.image_loss(
+      self.model, self.standardize, augment=config.augment)
 
-  def rows(self, replication: int, seed: int) -> np.ndarray:
+  def rows(self, replication: float, seed: int) -> np.ndarray:
     """Choose which examples stand at the places of the training set."""
-    return data.replicate(self.config.train_examples, replication, seed)
+    return data.replicate(
+      self.config.train_examples, replication, seed).astype(np.int32)
 
   def prepare(self, batch, key):
-    """Augment a batch where that is asked for; standardize its images."""
+    """Standardize images; augment them with --augment."""
     image = batch['image']
     if self.config.augment:
       image = data.augment_cifar(key, image)
@@ -55,12 +55,6 @@ class Problem:
     label = example['label']
     return models.cross_entropy(logits, label), models.accuracy(logits, label)
 
-  def loss(self, params, batch, key):
-    """Average the cross entropy over a batch."""
-    batch = self.prepare(batch, key)
-    logits = self.model.apply(params, batch['image'])
-    return models.cross_entropy(logits, batch['label'])
-
   def measured_gradient(self, lane, params, batch, key):
     """Compute loss and gradient of a batch, with `Moments` of its examples."""
     del lane
@@ -68,48 +62,41 @@ class Problem:
       self.loss_of_one, has_aux=True)(params, self.prepare(batch, key))
     return loss, tracking.Measured(grads, moments)
 
-  def program(self, lanes, batch_size, make_optimizer, **kwargs):
-    """Train each lane on batches of the places that its `rows` hold."""
-    config = self.config
-    seeds = sorted(set(np.asarray(lanes['seed']).tolist()))
-    lanes = lanes | {'order': np.searchsorted(seeds, lanes['seed'])}
+  def program(self, lanes, batch_size, make_optimizer, *, evaluate=None,
+              **rest):
+    """Train each lane on batches of the places that its `rows` hold.
 
-    def fetch(steps):
-      return np.stack([
-        data.order(seed, steps, batch_size, config.train_examples,
-                   sampling=config.sampling) for seed in seeds])
-
-    pick = lambda arrays, rows: jax.tree.map(lambda x: x[rows], arrays)
-    evaluate = kwargs.pop('evaluate', self.evaluate)
-    return trainer.Program(
-      lanes=jax.tree.map(jnp.asarray, lanes),
-      data=jax.tree.map(jnp.asarray, self.arrays),
-      init=lambda lane: self.model.init(
-        trainer.key_for(lane['seed'], 'init')),
+    Args:
+      lanes: 'rate', 'seed' [L] and 'rows' [L, train_examples] among them.
+      batch_size: The total over the workers.
+      make_optimizer: lane -> optax transformation.
+      evaluate: (examples, params) -> dict, with the lane's training set; by
+        default `self.evaluate`.
+      **rest: All else that `trainer.Program` takes.
+    """
+    config, evaluate = self.config, evaluate or self.evaluate
+    return task.program(
+      self.model, lanes, arrays=self.arrays,
+      draw=lambda seed, steps: data.order(
+        seed, steps, batch_size, config.train_examples,
+        sampling=config.sampling),
       make_optimizer=make_optimizer,
-      fetch=fetch,
-      batch=lambda arrays, lane, rows: pick(arrays, lane['rows'][rows]),
+      batch=lambda arrays, lane, rows: task.pick(arrays, lane['rows'][rows]),
       loss=self.loss,
       evaluate=lambda arrays, lane, params: evaluate(
-        pick(arrays, lane['rows']), params),
-      **kwargs)
+        task.pick(arrays, lane['rows']), params),
+      **rest)
 
   def evaluate(self, examples, params):
-    """Compute the loss over the whole training set, as it is."""
-    def part(examples):
-      logits = self.model.apply(params, self.standardize(examples['image']))
-      return {'loss': models.cross_entropy(logits, examples['label']),
-              'accuracy': models.accuracy(logits, examples['label'])}
-
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, self.eval_size, *x.shape[1:]), examples)
-    return jax.tree.map(jnp.mean, jax.lax.map(part, parts))
+    """Compute loss and accuracy over the whole training set."""
+    return task.score(self.model, self.standardize, params, examples,
+                      at_once=self.eval_size)
 
   def evaluate_exactly(self, examples, params):
     """Also compute ‖∇F‖² and tr Σ over the whole training set, by layer too.
 
-    One forward and backward pass gives all of it: no gradient of a single
-    example is ever written out.
+    One forward and backward pass gives all of it: the gradient of a single
+    example is never written to memory.
     """
     (loss, right), _, layers = gradiv.example_moments(
       self.loss_of_one, has_aux=True, groups=gradiv.by_layer,
@@ -134,20 +121,10 @@ class Problem:
   @functools.cached_property
   def test(self):
     """Read the test set, where it is needed."""
-    return data.load(self.config.dataset, 'test',
-                     data_dir=self.config.data_dir or None,
-                     image_size=self.config.image_size or None)
+    return task.load_images(self.config, 'test')
 
   def test_accuracy(self, params) -> np.ndarray:
     """Compute the accuracy on the test set: [lanes]."""
-    apply = jax.jit(lambda params, images: jax.lax.map(
-      lambda p: self.model.apply(p, self.standardize(images)).argmax(-1),
-      params))
-    right = 0
-    for rows in np.array_split(
-        np.arange(len(self.test)), -(-len(self.test)
-                                     // self.config.eval_batch_size)):
-      batch = self.test.gather(rows)
-      predicted = np.asarray(apply(params, batch['image']))
-      right += (predicted == batch['label'][None]).sum(1)
-    return right / len(self.test)
+    return task.test_accuracy(
+      self.model, self.standardize, params, self.test,
+      at_once=self.config.eval_batch_size)

@@ -59,20 +59,27 @@ def track_examples(
   return optax.GradientTransformation(track.init, update_fn)
 
 
-def make_optimizer(lane, config, *, track: bool, axis_name):
-  """Build plain SGD on the mean of the workers, tracked where asked."""
-  # Batches smaller than the workers are still split; only tracking needs b.
-  tracking = [
+def plain_sgd(lane, axis_name) -> optax.GradientTransformation:
+  """Build plain SGD on the mean gradient of the workers."""
+  return optax.chain(
+    gradiv.aggregate_by_mean(axis_name), optax.sgd(lane['rate']))
+
+
+def tracked_sgd(lane, config, axis_name) -> optax.GradientTransformation:
+  """Build plain SGD that tracks the moments of examples and of workers."""
+  size = config.reference_batch_size / config.num_workers
+  return optax.chain(
     track_examples(axis_name, decay=config.decay),
-    gradiv.track_moments(
-      axis_name, batch_size=config.reference_batch_size / config.num_workers,
-      decay=config.decay)] if track else []
-  return optax.chain(*tracking, gradiv.aggregate_by_mean(axis_name),
-                     optax.sgd(lane['learning_rate']))
+    gradiv.track_moments(axis_name, batch_size=size, decay=config.decay),
+    plain_sgd(lane, axis_name))
 
 
 def read(opt_state, *, decay: float) -> dict:
-  """Flatten what is tracked into numbers to record."""
+  """Flatten what is tracked into numbers to record.
+
+  The averages with the interval of 1/B_S now, and the estimates of the last
+  step alone.
+  """
   examples, workers = opt_state[:2]
   return {
     **_flatten(workers.averages, decay),
@@ -89,7 +96,8 @@ def _flatten(averages, decay):
   return {
     'sq_norm': estimate.sq_norm,
     'variance': estimate.variance,
+    'step_sq_norm': averages.last[0, 0],
+    'step_variance': averages.last[0, 1],
     'inverse_low': gradiv.inverse_batch_size_bound(interval.upper),
     'inverse_high': gradiv.inverse_batch_size_bound(interval.lower),
-    'trusted': interval.is_trusted,
   }

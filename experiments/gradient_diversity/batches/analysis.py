@@ -1,212 +1,171 @@
-"""What the records of `gradient_diversity` say: the table and four figures.
+"""Reduces the runs of `gradient_diversity --study=batches`.
 
-Reads records only, so that figures can be drawn again without training.
+Everything is labelled by replication r, batch size and seed. Two learning rates
+are chosen for each r and batch size: the one with the least mean loss, and the
+one that reaches the target with the fewest gradients.
 """
 
-import pathlib
+import dataclasses
 
 import numpy as np
+import xarray as xr
 
-from experiments.engine import records
-
-
-def load(config, part: str, size: int) -> dict[str, np.ndarray]:
-  """Read one run: name -> [records, lanes] or so; NaN where unavailable."""
-  folder = pathlib.Path(config.workdir) / part / f'batch_{size:05d}'
-  rows = records.read(folder / 'metrics.jsonl')
-  names = set.intersection(*(set(row) for row in rows))
-  return {name: np.array([row[name] for row in rows], float)
-          for name in names}
+from experiments.common import results, tuning
+from experiments.gradient_diversity.batches import windows
 
 
-def sweep(config, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Read the passes and loss [replication, rate, seed, pass] of a size."""
-  run = load(config, 'sweep', size)
-  shape = (len(config.replications), len(config.learning_rates),
-           config.num_seeds, -1)
-  loss = np.nan_to_num(run['loss'].T.reshape(shape), nan=np.inf)
-  return run['step'] * size / config.train_examples, loss
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """What claims, tables and figures show.
+
+  Attributes:
+    rates: The learning rate of least mean loss [replication, batch].
+    ratios: loss(B) over the loss of the smallest batch, each at its rate, in
+      the mean over the passes: [replication, batch, seed].
+    counts: Gradients to the target loss, at the fastest rate: [replication,
+      batch, seed]; infinite where not reached.
+    growth: The counts over those at the reference batch size, as the noise
+      scale predicts them.
+    tracked: What was measured along a training: [replication, seed, step],
+      with the passes at each step.
+    bands: 1/B_S over windows: 'value', 'low' and 'high' [source, replication,
+      seed, step], from 'workers' and from 'examples'; with --exact, 'exact'.
+    distance: Between twin runs: [batch, seed, pass].
+  """
+
+  rates: xr.DataArray
+  ratios: xr.DataArray
+  counts: xr.DataArray
+  growth: xr.DataArray
+  tracked: xr.Dataset
+  bands: xr.Dataset
+  distance: xr.DataArray
 
 
-def evaluations_to(target: float, passes, loss, examples: int) -> np.ndarray:
-  """Count gradient evaluations until a loss [..., pass] reaches the target.
+def reduce(config, done) -> Reduced:
+  """Choose rates and reduce every part."""
+  loss = losses(config, done)
+  rates = tuned_rates(config, done)
+  tuned = loss.sel(rate=rates).isel({'pass': slice(1, None)})
+  ratios = tuned / tuned.isel(batch=0, drop=True)
+  counts = gradients_to_target(config, loss)
+  fastest = counts.isel(
+    rate=counts.mean('seed', skipna=False).argmin('rate'))
+  run = tracked(config, done)
+  return Reduced(
+    rates, ratios.mean('pass', skipna=False).drop_vars(
+      'rate', errors='ignore'),
+    fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
+    windowed(config, run), distances(config, done))
 
-  Between two passes the logarithm of the loss is taken as linear; infinite
+
+def part_of(kind: str, size: int) -> str:
+  """Name the part of a kind of runs at a batch size."""
+  return f'{kind}/batch_{size:05d}'
+
+
+def losses(config, done) -> xr.DataArray:
+  """Collect the loss [replication, batch, rate, seed, pass] of the sweep.
+
+  Infinite where it is not finite.
+  """
+  return _by_batch(config, done, 'sweep', 'loss').transpose(
+    'replication', 'batch', ...).fillna(np.inf)
+
+
+def distances(config, done) -> xr.DataArray:
+  """Collect how far apart twin runs are: [batch, seed, pass]."""
+  return _by_batch(config, done, 'stability', 'distance').isel(
+    half=0, drop=True)
+
+
+def _by_batch(config, done, kind, name):
+  """Join what was recorded once each pass, batch size by batch size."""
+  passes = np.arange(config.passes + 1)
+  return xr.concat(
+    [done[part_of(kind, size)][name].rename(step='pass').assign_coords(
+      {'pass': passes}) for size in config.batch_sizes],
+    xr.DataArray(list(config.batch_sizes), dims='batch', name='batch'))
+
+
+def tuned_rates(config, done) -> xr.DataArray:
+  """Choose the rate [replication, batch] with the least mean loss.
+
+  The mean runs over the passes and the seeds: a rate that diverges once is
+  never chosen.
+  """
+  loss = losses(config, done).isel({'pass': slice(1, None)})
+  mean = loss.mean(('seed', 'pass'), skipna=False)
+  return mean['rate'][mean.argmin('rate')].drop_vars('rate')
+
+
+def gradients_to_target(config, loss: xr.DataArray) -> xr.DataArray:
+  """Count the gradients until a loss [..., pass] reaches the target.
+
+  Between two records the logarithm of the loss is taken as linear; infinite
   where the target is never reached.
   """
-  reached = np.logical_or.accumulate(loss <= target, -1)
-  first = np.argmax(reached, -1)
-  at = lambda i: np.take_along_axis(loss, i[..., None], -1)[..., 0]
-  before = np.maximum(first - 1, 0)
-  with np.errstate(divide='ignore', invalid='ignore'):
-    high, low = np.log(at(before)), np.log(at(first))
-    share = np.where(first > 0, (high - np.log(target)) / (high - low), 0.)
-  share = np.where(np.isfinite(share), share, 1.)
-  passes = passes[before] + share * (passes[first] - passes[before])
-  return np.where(reached[..., -1], passes * examples, np.inf)
+  passes = loss['passes' if 'passes' in loss.coords else 'pass'].values
+  with np.errstate(divide='ignore'):
+    found = tuning.steps_to(
+      np.log(config.target_loss), passes, np.log(loss.values))
+  return loss.isel({loss.dims[-1]: 0}, drop=True).copy(
+    data=found * config.train_examples)
 
 
-def tuned_rates(config) -> dict[tuple[float, int], float]:
-  """Choose, for each (r, batch size), the rate with the least mean loss.
+def tracked(config, done) -> xr.Dataset:
+  """Take the run with tracked moments: [replication, seed, step]."""
+  size = config.reference_batch_size
+  run = done[part_of('diversity', size)]
+  return run.assign_coords(
+    passes=('step', run['step'].values * size / config.train_examples))
 
-  The mean runs over the data passes and the seeds: a rate that diverges once
-  is out.
+
+def predicted_growth(config, counts: xr.DataArray, run: xr.Dataset
+                     ) -> xr.DataArray:
+  """Predict by the noise scale how the gradients to the target grow.
+
+  At the reference batch size b, a run spends a share of its gradients in each
+  stretch k, with the noise scale ρ_k measured there. On batches of B, with the
+  best step size, the stretch takes (B + ρ_k)/(b + ρ_k) times as many.
+
+  Returns:
+    The growth [replication, batch, seed], as `counts`; NaN where the run does
+    not reach the target.
   """
-  best = {}
-  for size in config.batch_sizes:
-    _, loss = sweep(config, size)
-    mean = loss[..., 1:].mean((-2, -1))
-    for r, row in zip(config.replications, mean):
-      best[r, size] = config.learning_rates[int(np.argmin(row))]
-  return best
+  b = config.reference_batch_size
+  totals = gradients_to_target(config, run['loss']).values
+  scale, gradients = noise_scale(run), run['passes'] * config.train_examples
+  growth = counts.copy(data=np.full(counts.shape, np.nan))
+  for i, s in np.ndindex(totals.shape):
+    rho = scale.values[i, s]
+    rho = rho[(gradients.values <= totals[i, s]) & np.isfinite(rho) & (rho > 0)]
+    if np.isfinite(totals[i, s]) and rho.size:
+      growth[i, :, s] = [np.mean((size + rho) / (b + rho))
+                         for size in config.batch_sizes]
+  return growth
 
 
-def loss_ratios(config) -> dict[tuple[float, int], np.ndarray]:
-  """Compute loss(B)/loss(smallest B), averaged over the passes: [seed]."""
-  rates, ratios = tuned_rates(config), {}
-  for i, r in enumerate(config.replications):
-    curves = {}
-    for size in config.batch_sizes:
-      _, loss = sweep(config, size)
-      curves[size] = loss[
-        i, config.learning_rates.index(rates[r, size]), :, 1:]
-    for size in config.batch_sizes:
-      ratio = curves[size] / curves[config.batch_sizes[0]]
-      ratios[r, size] = ratio.mean(-1)
-  return ratios
+def noise_scale(run: xr.Dataset) -> xr.DataArray:
+  """Divide tr Σ by ‖∇F‖²: exact ones where they were computed."""
+  prefix = 'exact_' if 'exact_variance' in run else ''
+  return run[f'{prefix}variance'] / run[f'{prefix}sq_norm'].clip(min=0)
 
 
-def speeds(config) -> dict[tuple[float, int], np.ndarray]:
-  """Count evaluations to the target, at the rate that is fastest: [seed]."""
-  result = {}
-  for size in config.batch_sizes:
-    passes, loss = sweep(config, size)
-    counts = evaluations_to(
-      config.target_loss, passes, loss, config.train_examples)
-    for i, r in enumerate(config.replications):
-      fastest = int(np.argmin(counts[i].mean(-1)))
-      result[r, size] = counts[i, fastest]
-  return result
+def bound_at_target(config, run: xr.Dataset) -> np.ndarray:
+  """Read B_S [replication] where the loss reaches the target.
 
-
-def tracked(config) -> dict[str, np.ndarray]:
-  """Read the run with tracked moments: name -> [replication, seed, record]."""
-  run = load(config, 'diversity', config.reference_batch_size)
-  shape = (len(config.replications), config.num_seeds, -1)
-  step = run.pop('step')
-  result = {name: x.T.reshape(shape) for name, x in run.items()}
-  result['passes'] = (
-    step * config.reference_batch_size / config.train_examples)
-  return result
-
-
-def predicted_speeds(config, run) -> dict[tuple[float, int], float]:
-  """Predict evaluations to the target from the noise scale measured.
-
-  At one batch size b the run spends a share f_k of its evaluations in a
-  stretch k with the noise scale ρ_k. On batches of B, with the best step
-  size, the stretch takes (B + ρ_k)/(b + ρ_k) times as many.
+  The median over the seeds; NaN where one seed does not reach it.
   """
-  b, passes = config.reference_batch_size, run['passes']
-  have = 'exact_variance' in run
-  scale = (run['exact_variance'] / run['exact_sq_norm'] if have
-           else run['variance'] / run['sq_norm'])
-  result = {}
-  for i, r in enumerate(config.replications):
-    totals = evaluations_to(
-      config.target_loss, passes, run['loss'][i], config.train_examples)
-    for size in config.batch_sizes:
-      factors = []
-      for total, rho in zip(totals, scale[i]):
-        within = passes * config.train_examples <= total
-        rho = rho[within & np.isfinite(rho) & (rho > 0)]
-        if np.isfinite(total) and rho.size:
-          factors.append(np.mean((size + rho) / (b + rho)))
-      anchor = np.mean(speeds(config)[r, b])
-      result[r, size] = (
-        float(anchor * np.mean(factors)) if factors else float('inf'))
-  return result
+  reached = run['loss'] <= config.target_loss
+  first = reached.argmax('step')
+  bound = 1 + noise_scale(run).isel(step=first)
+  return np.median(
+    bound.where(reached.any('step')).transpose('replication', 'seed'), -1)
 
 
-def bound_at_target(config, run, i: int) -> float:
-  """Read B_S where the loss reaches the target, median over the seeds.
-
-  NaN where one seed does not reach it.
-  """
-  bounds = []
-  for seed in range(config.num_seeds):
-    reached = np.flatnonzero(run['loss'][i, seed] <= config.target_loss)
-    if not reached.size:
-      return float('nan')
-    at = reached[0]
-    if 'exact_variance' in run:
-      bounds.append(1 + run['exact_variance'][i, seed, at]
-                    / run['exact_sq_norm'][i, seed, at])
-    else:
-      bounds.append(1 + run['variance'][i, seed, at]
-                    / max(run['sq_norm'][i, seed, at], 0))
-  return float(np.median(bounds))
-
-
-def stability(config) -> dict[int, np.ndarray]:
-  """Read the distances of twin runs: batch size -> [record, seed]."""
-  return {size: load(config, 'stability', size)['distance']
-          for size in config.batch_sizes}
-
-
-def report(config) -> dict:
-  """Print the tables, write the summary and draw the four figures."""
-  from experiments.gradient_diversity.batches import figures, tables
-  workdir = pathlib.Path(config.workdir)
-  summary = summarize(config)
-  records.write_whole(workdir / 'summary.json', summary)
-  print(tables.table(config, summary))
-  for path in figures.draw_all(config, summary):
-    print(f'figure: {path}')
-  print(f'records: {workdir}/*/batch_*/metrics.jsonl, {workdir}/summary.json')
-  return summary
-
-
-def summarize(config) -> dict:
-  """Reduce the records to means and standard errors over the seeds."""
-  run, rates = tracked(config), tuned_rates(config)
-  ratios, counts = loss_ratios(config), speeds(config)
-  predicted = predicted_speeds(config, run)
-  far = stability(config)
-
-  def stats(x):
-    if not np.all(np.isfinite(x)):
-      return [None, None]
-    error = np.std(x, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
-    return [_finite(np.mean(x)), _finite(error)]
-
-  return {
-    'cells': [
-      {'replication': r, 'batch_size': size, 'learning_rate': rates[r, size],
-       'loss_ratio': stats(ratios[r, size]),
-       'evaluations': stats(counts[r, size]),
-       'steps': stats(counts[r, size] / size),
-       'predicted_evaluations': _finite(predicted[r, size])}
-      for r in config.replications for size in config.batch_sizes],
-    'bound_at_target': {
-      f'{r:g}': _finite(bound_at_target(config, run, i))
-      for i, r in enumerate(config.replications)},
-    'distance': {str(size): stats(d[-1]) for size, d in far.items()},
-    'layers': {
-      layer: {f'{r:g}': _finite(x[-1])
-              for r, x in zip(config.replications, bounds)}
-      for layer, bounds in layer_bounds(run).items()},
-    'coverage': _tracking(run),
-    'example_coverage': _tracking(run, 'example_'),
-    # One worker alone tracks nothing.
-    'band_ratio': None if config.num_workers == 1 else {
-      'measured': _finite(band_ratio(run)),
-      'predicted': predicted_band_ratio(config)},
-  }
-
-
-def layer_bounds(run) -> dict[str, np.ndarray]:
-  """Read B_S of each layer, and of all, over the whole set: [r, record].
+def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
+  """Read B_S [replication, step] of each layer and of all, over the whole set.
 
   The harmonic mean over the seeds; NaN where a layer has no gradient at all.
   Empty without --exact.
@@ -216,25 +175,60 @@ def layer_bounds(run) -> dict[str, np.ndarray]:
             if key.startswith(f'{name}/')}
   if layers:
     layers[name] = 'whole network'
-  result = {}
+  bounds = {}
   for key, layer in layers.items():
     signal = run[key]
     square = signal + run[key.replace('sq_norm', 'variance', 1)]
-    with np.errstate(divide='ignore', invalid='ignore'):
-      result[layer] = 1 / np.mean(signal / square, 1)
-  return result
+    bounds[layer] = 1 / (signal / square).mean('seed', skipna=False)
+  return bounds
 
 
-def band_ratio(run) -> float:
+def windowed(config, run: xr.Dataset) -> xr.Dataset:
+  """Average 1/B_S over windows, from the first full one on: see `Reduced`."""
+  later = run.isel(step=slice(1, None))
+  bands = {}
+  for source, prefix in (('workers', ''), ('examples', 'example_')):
+    signal, noise = (later[f'{prefix}step_{name}']
+                     for name in ('sq_norm', 'variance'))
+    found = windows.band(signal.values, noise.values, config.window)
+    bands[source] = xr.Dataset({
+      name: signal.copy(data=x) for name, x in found._asdict().items()})
+    if 'exact_variance' in run:
+      bands[source]['exact'] = signal.copy(data=windows.exact(
+        later['exact_sq_norm'].values, later['exact_variance'].values,
+        windows.scale_before(noise.values), config.window))
+  source = xr.DataArray(list(bands), dims='source', name='source')
+  return xr.concat(list(bands.values()), source).isel(
+    step=slice(config.window - 1, None))
+
+
+def covered(low, high, exact) -> xr.DataArray:
+  """Share of the records of each run at which an interval holds B_S: [seed]."""
+  inside = (low <= exact) & (exact <= high)
+  return inside.mean(('replication', 'step'))
+
+
+def covered_now(reduced: Reduced) -> xr.DataArray:
+  """Share at which `track_moments` holds B_S of the step itself: [seed]."""
+  run = reduced.tracked.sel(step=reduced.bands['step'])
+  exact = run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
+  return covered(run['inverse_low'], run['inverse_high'], exact)
+
+
+def narrow(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records at which B_S is known to a factor of 4: [seed]."""
+  known = bands['high'] < 4 * bands['low']
+  return known.mean(('replication', 'step'))
+
+
+def band_ratio(bands: xr.Dataset) -> float:
   """Divide the width of the workers' bands of 1/B_S by the examples'.
 
   The median over all records.
   """
-  workers, examples = (
-    (run[f'{prefix}inverse_high'] - run[f'{prefix}inverse_low'])[..., 1:]
-    for prefix in ('', 'example_'))
-  wide = examples > 0
-  return float(np.median(workers[wide] / examples[wide]))
+  wide = bands['high'] - bands['low']
+  return float(np.median(
+    (wide.sel(source='workers') / wide.sel(source='examples')).values))
 
 
 def predicted_band_ratio(config) -> float:
@@ -248,20 +242,59 @@ def predicted_band_ratio(config) -> float:
   return float(np.sqrt((1 - 1 / n) / (1 - 1 / workers)))
 
 
-def _tracking(run, prefix=''):
-  """Hold what was tracked to what is exact, at all records but the first."""
-  if 'exact_variance' not in run:
-    return None
-  exact = run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
-  low, high = (run[prefix + name] for name in ('inverse_low', 'inverse_high'))
-  inside = (low <= exact) & (exact <= high)
-  trusted = run[prefix + 'trusted'] > 0
-  return {'all': float(inside[..., 1:].mean()),
-          'trusted': _finite(inside[trusted].mean() if trusted.any()
-                             else np.nan),
-          'share_trusted': float(trusted[..., 1:].mean()),
-          'width': _finite(np.median(((high - low) / exact)[..., 1:]))}
+def summarize(config, reduced: Reduced) -> dict:
+  """Reduce the runs to means and standard errors over the seeds."""
+  run = reduced.tracked
+  bounds = bound_at_target(config, run)
+  predicted = predicted_counts(config, reduced)
+  return {
+    'cells': [_cell(reduced, predicted, r, size)
+              for r in config.replications for size in config.batch_sizes],
+    'bound_at_target': {f'{r:g}': results.known(bound)
+                        for r, bound in zip(config.replications, bounds)},
+    'distance': {
+      str(size): results.mean_and_error(
+        reduced.distance.sel(batch=size).isel({'pass': -1}))
+      for size in config.batch_sizes},
+    'layers': {
+      layer: {f'{r:g}': results.known(float(x))
+              for r, x in zip(config.replications, bound.isel(step=-1))}
+      for layer, bound in layer_bounds(run).items()},
+    'tracking': {source: _tracking(reduced.bands.sel(source=source))
+                 for source in reduced.bands['source'].values},
+    # One worker alone tracks nothing.
+    'band_ratio': None if config.num_workers == 1 else {
+      'measured': results.known(band_ratio(reduced.bands)),
+      'predicted': predicted_band_ratio(config)},
+  }
 
 
-def _finite(x):
-  return float(x) if np.isfinite(x) else None
+def _cell(reduced, predicted, r, size):
+  at = {'replication': r, 'batch': size}
+  counts = reduced.counts.sel(at)
+  return {
+    'replication': r, 'batch_size': size,
+    'learning_rate': float(reduced.rates.sel(at)),
+    'loss_ratio': results.mean_and_error(reduced.ratios.sel(at)),
+    'evaluations': results.mean_and_error(counts),
+    'steps': results.mean_and_error(counts / size),
+    'predicted_evaluations': results.known(float(predicted.sel(at)))}
+
+
+def predicted_counts(config, reduced: Reduced) -> xr.DataArray:
+  """Predict the gradients to the target [replication, batch].
+
+  From the mean count at the reference batch size, and the mean growth over the
+  seeds whose run reached the target.
+  """
+  counted = reduced.counts.sel(batch=config.reference_batch_size, drop=True)
+  return counted.mean('seed', skipna=False) * reduced.growth.mean('seed')
+
+
+def _tracking(bands):
+  """Summarize a source of bands: how often they are right, and narrow."""
+  return {
+    'covered': results.mean_and_error(covered(
+      bands['low'], bands['high'], bands['exact'])) if 'exact' in bands
+    else [None, None],
+    'narrow': results.mean_and_error(narrow(bands))}

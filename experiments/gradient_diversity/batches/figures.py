@@ -1,191 +1,196 @@
-"""The four figures of `gradient_diversity`, drawn from its records."""
-
-import pathlib
+"""The figures of `gradient_diversity --study=batches`."""
 
 import numpy as np
 
-from experiments.common import plots
+from experiments.common import intervals, plots
 from experiments.gradient_diversity.batches import analysis
+from experiments.gradient_diversity.batches.claims import (
+  PAPER_DISTANCES,
+  large,
+  paper_ratios,
+)
+
+DIAMOND = dict(ls='none', marker='D', mfc='white', mec='#222222')
 
 
-def draw_all(config, summary) -> list[pathlib.Path]:
-  """Draw and write every figure; return the paths."""
-  folder = pathlib.Path(config.workdir) / 'figures'
-  figures = {
-    'diversity': draw_diversity, 'loss_ratio': draw_loss_ratio,
-    'collapse': draw_collapse, 'stability': draw_stability}
-  return [plots.save(draw(config, summary), folder / f'{name}.png')
-          for name, draw in figures.items()]
-
-
-def _by_replication(config):
-  return zip(range(len(config.replications)), config.replications,
-             plots.COLORS, plots.MARKERS)
-
-
-def draw_diversity(config, summary):
-  """Draw B_S with its band, for each r; of the batch's examples, by layer."""
-  del summary
-  run = analysis.tracked(config)
-  figure, axes = plots.mosaic(
-    [f'bound {i}' for i in range(len(config.replications))],
-    ['examples', 'diversity', 'noise', 'layers'], width=15.0)
-  for i, r, color, marker in _by_replication(config):
-    _draw_bound(axes[f'bound {i}'], config, run, i, color)
-    axes[f'bound {i}'].set_title(f'r = {r:g}')
-    style = dict(color=color, label=f'r = {r:g}')
-    if config.exact:
-      mean = 1 / (1 / run['diversity'][i]).mean(0)
-      axes['diversity'].plot(run['passes'], mean, marker=marker, markevery=8,
-                             **style)
-    signal, noise = (run[k][i].mean(0) for k in ('sq_norm', 'variance'))
-    axes['noise'].plot(run['passes'], noise, **style)
-    axes['noise'].plot(run['passes'], np.where(signal > 0, signal, np.nan),
-                       color=color, ls='--', lw=1)
-  first, examples = axes['bound 0'], axes['examples']
-  first.legend(fontsize=8, loc='lower right')
-  _draw_bound(examples, config, run, 0, plots.COLORS[0], 'example_')
-  examples.set_title(f'r = 1, of the {config.reference_batch_size} examples')
-  for ax in (first, examples):
-    ax.set_ylabel('batch-size bound B_S (examples)')
-  axes['diversity'].set(
-    ylabel='gradient diversity Δ (harmonic mean)',
-    title=f'Whole set: B_S = {config.train_examples}·Δ')
-  axes['noise'].set(ylabel='tr Σ (solid), ‖∇F‖² (dashed)',
-                    title='Tracked parts of B_S')
-  _draw_layers(axes['layers'], run)
-  for name in ('diversity', 'noise', 'layers'):
-    plots.log_scale(axes[name]).set_xlabel('data passes')
-    if 0 < len(axes[name].get_lines()) <= 10:
-      axes[name].legend(fontsize=8, ncols=2)
-  return figure
-
-
-def _draw_layers(ax, run):
-  """Draw B_S of each layer over the whole set, as it is."""
-  bounds = analysis.layer_bounds(run)
-  for (layer, bound), color in zip(
-      bounds.items(), [*plots.shades(max(1, len(bounds) - 1)), 'black']):
-    ax.plot(run['passes'], bound[0], color=color, label=layer)
-  ax.set(ylabel='B_S (r = 1)', title='Whole set, each layer')
-
-
-def _draw_bound(ax, config, run, i, color, prefix=''):
-  """Draw one seed's B_S: as tracked, its band, and over the whole set.
-
-  On a scale of 1/B_S, so that infinity, where ‖∇F‖² is not resolved, has a
-  place.
-  """
-  passes, size, seed = run['passes'], config.reference_batch_size, 0
-  signal, noise, low, high = (
-    run[prefix + name][i, seed]
-    for name in ('sq_norm', 'variance', 'inverse_low', 'inverse_high'))
-  ax.fill_between(passes[1:], low[1:], high[1:], color=color, alpha=0.15,
-                  lw=0, label='95 % band')
-  ax.plot(passes, np.clip(signal / (signal + noise), 0, 1), color=color,
-          lw=1.2, label=f'tracked, {config.num_workers} workers')
-  if config.exact:
-    exact = run['diversity'][i, seed] * config.train_examples
-    ax.plot(passes, 1 / exact, color='black', lw=1, label='exact, whole set')
-  ax.axhline(1 / size, color='black', lw=1, ls=':',
-             label=f'batch size {size}')
-  ax.set_yscale('symlog', linthresh=1 / config.train_examples)
-  bounds = 10 ** np.arange(1 + int(np.log10(config.train_examples)))
-  ax.set_yticks([*(1 / bounds), 0], [*map(str, bounds), '∞'])
-  ax.yaxis.set_minor_locator(plots.no_ticks())
-  ax.set(xlabel='data passes', ylim=(1, 0))
-
-
-def draw_loss_ratio(config, summary):
-  """Draw loss(B)/loss(smallest B) by batch size, a line for each r."""
-  figure, ((ax,),) = plots.subplots(1, 5.4)
-  base = config.batch_sizes[0]
-  for _, r, color, marker in _by_replication(config):
-    cells = _cells(summary, r)
-    mean, error = _mean_and_error(cells, 'loss_ratio')
-    ax.errorbar([c['batch_size'] for c in cells], mean, error, color=color,
-                marker=marker, capsize=3, label=f'r = {r:g}')
-  ax.axhline(1, color='black', lw=1, ls=':')
-  plots.label_sizes(ax, config.batch_sizes)
-  plots.log_scale(ax).set(
-    xlabel='batch size B (examples)',
-    ylabel=f'loss(B) / loss({base}), mean over the passes',
-    title='What large batches lose in as many data passes')
-  ax.legend(title='set repeated r times')
-  return figure
-
-
-def draw_collapse(config, summary):
-  """Draw gradients to the target over the fewest, against B over ρ.
+def collapse(config, reduced, claims):
+  """Show gradients to the target over the fewest, against B over ρ.
 
   The prediction for a set is a·(B + ρ) gradients, with the noise scale ρ that
   was measured along the run. Over its limit a·ρ for small batches, all sets
   share one curve, 1 + B/ρ.
   """
-  figure, ((ax,),) = plots.subplots(1, 6.5, 4.4)
-  for _, r, color, marker in _by_replication(config):
-    cells = [c for c in _cells(summary, r)
-             if None not in (c['evaluations'][0], c['predicted_evaluations'])]
-    if len(cells) < 2:
+  del claims
+  figure, ((ax,),) = plots.panels(height=4.2)
+  predicted = analysis.predicted_counts(config, reduced)
+  reach = []
+  for r, style in _styles(config):
+    counts, line = reduced.counts.sel(replication=r), predicted.sel(
+      replication=r)
+    known = np.isfinite(line.values) & np.isfinite(counts.values).all(-1)
+    if known.sum() < 2:
       continue
-    sizes = np.array([c['batch_size'] for c in cells], float)
-    slope, offset = np.polyfit(
-      sizes, [c['predicted_evaluations'] for c in cells], 1)
+    sizes = line['batch'].values[known]
+    slope, offset = np.polyfit(sizes, line.values[known], 1)
     scale = offset / slope
-    mean, error = _mean_and_error(cells, 'evaluations')
-    ax.errorbar(
-      sizes / scale, mean / offset, error / offset, color=color,
-      marker=marker, capsize=3, ls='none',
-      label=f'each example {r:g}×, noise scale ρ = {scale:.0f}')
-  ax.set_xscale('log')
-  plots.log_scale(ax)
-  low, high = ax.get_xlim()
+    _bars(ax, sizes / scale, counts.values[known] / offset, style,
+          label=f'r = {r:g}: ρ = {scale:.0f}')
+    reach += [sizes[0] / scale, sizes[-1] / scale]
+  low, high = (min(reach) / 1.3, max(reach) * 1.4) if reach else (0.1, 10.)
   curve = np.geomspace(low, high, 200)
-  ax.plot(curve, 1 + curve, color='black', zorder=0,
-          label='predicted: 1 + B/ρ')
-  ax.axvspan(low, 1, color='black', alpha=0.06, lw=0)
-  ax.text(0.03, 0.96, 'below ρ a larger batch\nis almost free',
-          transform=ax.transAxes, va='top')
-  ax.text(0.36, 0.96, 'above ρ it wastes\ngradients', va='top',
-          transform=ax.transAxes)
-  ax.set(xlim=(low, high), xlabel='batch size B / noise scale ρ',
-         ylabel=f'gradients to loss {config.target_loss:g}, over the fewest',
+  ax.plot(curve, 1 + curve, color='#222222', lw=1.5, zorder=0)
+  at = 0.72 * np.sqrt(high)
+  ax.annotate('predicted:\n$1 + B/\\rho$', (at, 1 + at), (0.5 * at, 3 * at),
+              ha='center', arrowprops={'arrowstyle': '-', 'color': '#888888'})
+  ax.axvspan(low, 1, color='#eeeeee', lw=0, zorder=-1)
+  for x, text in ((0.02, 'a larger batch\nis almost free'),
+                  (0.98, 'a larger batch\nwastes gradients')):
+    ax.text(x, 0.97, text, transform=ax.transAxes, va='top',
+            ha='left' if x < 0.5 else 'right', color='#444444')
+  ax.set(xscale='log', yscale='log', xlim=(low, high), ylim=(0.7, 2.2 * high),
+         xlabel='batch size $B$ over noise scale $\\rho$',
+         ylabel=f'gradients to loss {config.target_loss:g},\nover the fewest',
          title='The noise scale says how large a batch pays')
   ax.set_yticks([1, 2, 5, 10, 20, 50])
+  for axis in (ax.xaxis, ax.yaxis):
+    axis.set_major_formatter('{x:g}')
   ax.yaxis.set_minor_locator(plots.no_ticks())
-  plots.plain_numbers(ax)
-  ax.xaxis.set_major_formatter('{x:g}')
-  ax.legend(fontsize=9, loc='lower right', frameon=False)
+  ax.legend(loc='lower right', title='each example $r$ times\n(bars: 95 %)')
   return figure
 
 
-def draw_stability(config, summary):
-  """Draw how far twin runs part, along training and at its end."""
-  figure, ((left, right),) = plots.subplots(2)
-  far = analysis.stability(config)
-  colors = plots.shades(len(config.batch_sizes))
-  for (size, distance), color in zip(far.items(), colors):
-    passes = np.linspace(0, config.passes, len(distance))
-    left.plot(passes, distance.mean(1), color=color, label=f'B = {size}')
-  sizes = [int(size) for size in summary['distance']]
-  mean = np.array([d[0] for d in summary['distance'].values()])
-  error = np.array([d[1] or 0. for d in summary['distance'].values()])
-  right.errorbar(sizes, mean, error, marker='o', capsize=3)
-  plots.label_sizes(right, sizes)
-  left.set(xlabel='data passes', ylabel='normalized distance (0 to √2)',
-           title='Two sets that differ in one example')
-  right.set(xlabel='batch size B (examples)', ylim=(0, None),
-            ylabel=f'distance after {config.passes} passes',
-            title='Stability by batch size')
-  left.legend(fontsize=8, ncols=2)
+def loss_ratio(config, reduced, claims):
+  """Show what large batches lose, by batch size and r, and in the paper."""
+  figure, ((left, right),) = plots.panels(
+    2, height=3.4, width_ratios=(1.25, 1))
+  small, big = config.batch_sizes[0], large(config)
+  for r, style in _styles(config):
+    runs = reduced.ratios.sel(replication=r)
+    _bars(left, config.batch_sizes, runs.values, style | {'ls': '-'},
+          label=f'r = {r:g}')
+  plots.label_sizes(left, config.batch_sizes)
+  left.tick_params(axis='x', labelrotation=45)
+  _log_scale(left).set(
+    xlabel='batch size $B$', ylabel=f'loss($B$) / loss({small})',
+    title='Large batches lose in as many\npasses (bars: 95 %)')
+  left.legend()
+  panel, paper = paper_ratios(config)
+  rows = np.arange(len(config.replications))
+  for row, (r, style) in zip(rows, _styles(config)):
+    found = intervals.of_mean(reduced.ratios.sel(replication=r, batch=big))
+    right.plot([found.low, found.high], [row, row], color=style['color'])
+    right.plot(found.value, row, **style)
+  right.plot([paper.get(r, np.nan) for r in config.replications], rows,
+             **DIAMOND, label=f'the paper, {panel}')
+  right.set_yticks(rows, [f'r = {r:g}' for r in config.replications])
+  right.set(xscale='log', xlabel=f'loss({big}) / loss({small})',
+            ylim=(len(rows) - 0.5, -0.9))
+  right.set_title(_verdict(claims))
+  right.grid(axis='y', visible=False)
+  right.xaxis.set_major_formatter('{x:g}')
+  if paper:
+    right.legend(loc='upper right')
   return figure
 
 
-def _cells(summary, replication):
-  return [c for c in summary['cells'] if c['replication'] == replication]
+def stability(config, reduced, claims):
+  """Show how far apart twin runs are, along training and at its end."""
+  figure, ((left, right),) = plots.panels(2, height=3.4)
+  far = reduced.distance
+  for size, color in zip(config.batch_sizes,
+                         plots.shades(len(config.batch_sizes))):
+    left.plot(far['pass'], far.sel(batch=size).mean('seed'), color=color,
+              lw=1.4, label=f'{size}')
+  left.set(xlabel='passes over the training set',
+           ylabel='distance of twin runs (0 to √2)',
+           title='Training sets that differ\nin one example')
+  plots.label_lines(left)
+  _bars(right, config.batch_sizes, far.isel({'pass': -1}).values,
+        {'color': plots.COLORS[0], 'marker': 'o', 'ls': '-'},
+        label='here (bars: 95 %)')
+  shown = {size: x for size, x in PAPER_DISTANCES.items()
+           if size in config.batch_sizes}
+  right.plot(list(shown), list(shown.values()), **DIAMOND,
+             label='the paper, Fig. 3a')
+  plots.label_sizes(right, config.batch_sizes)
+  right.tick_params(axis='x', labelrotation=45)
+  _log_scale(right).set(
+    xlabel='batch size $B$', ylabel=f'distance after {config.passes} passes',
+    title=_ending(claims))
+  right.legend()
+  return figure
 
 
-def _mean_and_error(cells, name):
-  pairs = [c[name] for c in cells]
-  return (np.array([m if m is not None else np.nan for m, _ in pairs], float),
-          np.array([e if e is not None else 0. for _, e in pairs], float))
+def diversity(config, reduced, claims):
+  """Show B_S along the training: one run with its band, and all r."""
+  del claims
+  figure, ((left, right),) = plots.panels(2, height=3.4, sharey=True)
+  bands = reduced.bands.sel(source='workers')
+  one = bands.isel(replication=0, seed=0)
+  color = plots.COLORS[0]
+  left.fill_between(
+    one['passes'], 1 / one['high'], 1 / one['low'].clip(
+      min=1 / (4 * config.train_examples)), color=color, alpha=0.25, lw=0,
+    label=f'{config.num_workers} workers: 95 % band')
+  left.plot(one['passes'], 1 / one['value'], color=color, lw=1.4,
+            label=f'{config.num_workers} workers: estimate')
+  shown = bands['exact' if 'exact' in bands else 'value']
+  for r, style in _styles(config):
+    right.plot(bands['passes'], 1 / shown.sel(replication=r).mean('seed'),
+               color=style['color'], label=f'r = {r:g}')
+  if 'exact' in bands:
+    left.plot(one['passes'], 1 / one['exact'], color='#222222', lw=1.2,
+              label='whole set: exact')
+  for ax in (left, right):
+    ax.axhline(config.reference_batch_size, color='#888888', lw=1, ls=':')
+    ax.set(xlabel='passes over the training set')
+  right.annotate(f'batch {config.reference_batch_size}', (
+    0.98, config.reference_batch_size), xycoords=('axes fraction', 'data'),
+    xytext=(0, -3), textcoords='offset points', ha='right', va='top',
+    color='#666666', fontsize=8)
+  _log_scale(left)
+  left.set(ylabel=f'$B_S$ over {config.window} records (examples)',
+           title='What the workers track\n(one run, $r$ = 1)')
+  right.set_title('$B_S$ grows along the training\n(mean of all runs)')
+  left.legend()
+  plots.label_lines(right)
+  return figure
+
+
+def _verdict(claims):
+  """Say in how many steps from one r to the next the paper's order holds."""
+  order = [claim for claim in claims if claim.key.startswith('order_')]
+  holds = sum(claim.verdict == 'holds' for claim in order)
+  return f"The paper's order of $r$: {holds} of\n{len(order)} comparisons hold"
+
+
+def _ending(claims):
+  """Say whether larger batches end further apart, as in the paper."""
+  verdicts = [claim.verdict for claim in claims
+              if claim.key.startswith('distance_')]
+  if verdicts and all(verdict == 'holds' for verdict in verdicts):
+    return 'Larger batches end further\napart, as in the paper'
+  return ('Larger batches end nearer,\nunlike in the paper'
+          if 'fails' in verdicts else 'Distance at the end')
+
+
+def _styles(config):
+  """Pair each r with its color and marker, the same in every figure."""
+  styles = [{'color': color, 'marker': marker, 'ls': 'none'}
+            for color, marker in zip(plots.COLORS, plots.MARKERS)]
+  return zip(config.replications, styles)
+
+
+def _log_scale(ax):
+  """Use a logarithmic y-axis, with plain numbers at its decades."""
+  plots.log_scale(ax).yaxis.set_major_formatter('{x:g}')
+  return ax
+
+
+def _bars(ax, x, runs, style, **options):
+  """Draw the means of runs [x, seed] with their 95 % intervals."""
+  found = np.array([intervals.of_mean(row) for row in runs])
+  means = runs.mean(-1)
+  reach = np.abs(np.nan_to_num(found[:, 1:] - found[:, :1])).T
+  reach[0] = np.minimum(reach[0], 0.95 * means)  # stays above zero
+  ax.errorbar(x, means, reach, capsize=2, elinewidth=1, **style, **options)

@@ -1,84 +1,152 @@
-"""What `gradient_diversity --study=batches` trains: three kinds of runs."""
+"""The study of batch sizes: its parts, and what becomes of them."""
 
 import functools
-import pathlib
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine import signals, trainer
-from experiments.gradient_diversity import task, tracking
-from experiments.gradient_diversity.batches import analysis
+from experiments.common import study
+from experiments.common.parts import Trained
+from experiments.gradient_diversity import tracking
+from experiments.gradient_diversity.batches import (
+  analysis,
+  claims,
+  figures,
+  tables,
+)
+from experiments.gradient_diversity.task import Problem
+
+
+class Batches(study.Study):
+  """Yin et al. 2018, section 6."""
+
+  name = 'gradient_diversity'
+  title = 'Yin et al. 2018: gradient diversity'
+  link = 'https://proceedings.mlr.press/v84/yin18a.html'
+  figures = {
+    'collapse': figures.collapse, 'loss_ratio': figures.loss_ratio,
+    'diversity': figures.diversity, 'stability': figures.stability}
+
+  def prepare(self, config):
+    """Load the data and build the network."""
+    return Problem(config)
+
+  def stages(self, config, task, done):
+    """Yield the sweep; then what is trained at the rates that it chose."""
+    yield [self.sweep(config, task, size) for size in config.batch_sizes]
+    rates = analysis.tuned_rates(config, done)
+    yield [self.tracked(config, task, rates),
+           *(self.twins(config, task, size, rates)
+             for size in config.batch_sizes)]
+
+  def sweep(self, config, task, size):
+    """Train every r, rate and seed on batches of one size."""
+    workers = config.workers(1)
+
+    def program(lanes):
+      return task.program(
+        lanes | {'rows': rows_of(task, lanes['replication'], lanes['seed'])},
+        size, functools.partial(
+          tracking.plain_sgd, axis_name=workers.axis_name))
+
+    return Trained(
+      analysis.part_of('sweep', size),
+      {'replication': config.replications, 'rate': config.learning_rates,
+       'seed': tuple(config.seeds)},
+      program, schedule(config, size), workers=workers,
+      defined_by=config.pick_task() | {'batch_size': size})
+
+  def tracked(self, config, task, rates):
+    """Train every r and seed at its rate, and track the diversity."""
+    size, workers = config.reference_batch_size, config.workers()
+
+    def program(lanes):
+      return task.program(
+        lanes | {'rows': rows_of(task, lanes['replication'], lanes['seed'])},
+        size, functools.partial(
+          tracking.tracked_sgd, config=config, axis_name=workers.axis_name),
+        gradient=task.measured_gradient,
+        read=functools.partial(tracking.read, decay=config.decay),
+        evaluate=task.evaluate_exactly if config.exact else task.evaluate)
+
+    return Trained(
+      analysis.part_of('diversity', size),
+      {'replication': config.replications, 'seed': tuple(config.seeds)},
+      program, schedule(config, size, looks=config.looks), workers=workers,
+      defined_by=config.pick_task('decay', 'exact') | {'batch_size': size},
+      also=lambda at: {'rate': float(rates.sel(
+        replication=at['replication'], batch=size))})
+
+  def twins(self, config, task, size, rates):
+    """Train pairs of runs whose training sets differ in one example."""
+    workers = config.workers(1)
+
+    def program(lanes):
+      return task.program(
+        lanes | {'rows': twin_rows(task, lanes['half'], lanes['seed'])}, size,
+        functools.partial(tracking.plain_sgd, axis_name=workers.axis_name),
+        compare=distances)
+
+    rate = float(rates.sel(replication=1, batch=size))
+    twins = range(config.seed, config.seed + config.num_twins)
+    return Trained(
+      analysis.part_of('stability', size),
+      {'half': (0, 1), 'seed': tuple(twins)}, program, schedule(config, size),
+      workers=workers,
+      defined_by=config.pick_task() | {'batch_size': size},
+      also=lambda at: {'rate': rate})
+
+  def reduce(self, config, done):
+    """Choose rates; keep what claims, tables and figures show."""
+    return analysis.reduce(config, done)
+
+  def summarize(self, config, reduced):
+    """Return the numbers of every r and batch size."""
+    return analysis.summarize(config, reduced)
+
+  def claims(self, config, reduced):
+    """Judge the claims."""
+    return claims.claims(config, reduced)
+
+  def tables(self, config, reduced):
+    """Lay the numbers out."""
+    return tables.tables(config, reduced)
+
+
+def schedule(config, size: int, looks: int = 1):
+  """Train for --passes, with up to `looks` records a pass."""
+  steps = config.train_examples // size
+  return config.schedule(config.passes * steps, steps // math.gcd(steps, looks))
+
+
+def rows_of(task, replications: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+  """Stack the training sets of lanes: rows [L, train_examples]."""
+  pairs = list(zip(replications.tolist(), seeds.tolist()))
+  rows = {pair: task.rows(*pair) for pair in set(pairs)}
+  return np.stack([rows[pair] for pair in pairs])
+
+
+def twin_rows(task, halves: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+  """Stack the training sets of twins: in half 1, one example is another."""
+  rows = rows_of(task, np.ones(len(seeds)), seeds)
+  num_examples = rows.shape[1]
+  for lane in np.flatnonzero(halves):
+    place = np.random.default_rng(int(seeds[lane])).integers(num_examples)
+    rows[lane, place] = num_examples
+  return rows
 
 
 def distances(params) -> dict:
   """Compare the first half of the lanes with the second, pair by pair.
 
-  sqrt(‖w − w'‖² / (‖w‖² + ‖w'‖²)), from 0 to √2.
+  sqrt(‖w − w'‖² / (‖w‖² + ‖w'‖²)), from 0 to √2; both twins get the value.
   """
   flat = jnp.concatenate([x.reshape(len(x), -1)
                           for x in jax.tree.leaves(params)], 1)
   one, other = jnp.split(flat, 2)
   squares = lambda x: jnp.sum(x**2, 1)
   total = squares(one) + squares(other)
-  return {'distance': jnp.sqrt(squares(one - other) / total)}
-
-
-def lanes_of(problem: task.Problem, settings) -> dict:
-  """Make lanes of (replication, learning rate, seed), in this order."""
-  rows = {(r, s): problem.rows(r, s) for r, _, s in settings}
-  return {
-    'seed': np.array([s for _, _, s in settings], np.uint32),
-    'learning_rate': np.array([rate for _, rate, _ in settings], np.float32),
-    'rows': np.stack([rows[r, s] for r, _, s in settings]).astype(np.int32),
-  }
-
-
-def train_all(config, stop: signals.Stop) -> None:
-  """Train whatever is not trained yet; all results go into records."""
-  problem = task.Problem(config)
-  workdir = pathlib.Path(config.workdir)
-  seeds = range(config.seed, config.seed + config.num_seeds)
-  per_pass = lambda size: config.train_examples // size
-
-  def train(name, settings, lanes, size, *, track=False, every=None, **kwargs):
-    workers = trainer.Workers(
-      config.num_workers if track else 1,
-      config.backend if track else 'vmap',
-      config.lanes_at_once)
-    every = every or per_pass(size)
-    optimizer = functools.partial(
-      tracking.make_optimizer, config=config, track=track,
-      axis_name=workers.axis_name)
-    trainer.train(
-      problem.program(lanes, size, optimizer, **kwargs),
-      trainer.Schedule(config.passes * per_pass(size), every,
-                       config.save_seconds),
-      workdir / name / f'batch_{size:05d}', workers=workers, stop=stop,
-      config=config.defining() | {'part': name, 'settings': settings},
-      title=f'{name}, batch {size}')
-
-  grid = [(r, rate, s) for r in config.replications
-          for rate in config.learning_rates for s in seeds]
-  for size in config.batch_sizes:
-    train('sweep', grid, lanes_of(problem, grid), size)
-  tuned = analysis.tuned_rates(config)
-  size = config.reference_batch_size
-  settings = [(r, tuned[r, size], s)
-              for r in config.replications for s in seeds]
-  train('diversity', settings, lanes_of(problem, settings), size, track=True,
-        every=max(1, per_pass(size) // 2),
-        gradient=problem.measured_gradient,
-        read=functools.partial(tracking.read, decay=config.decay),
-        evaluate=(problem.evaluate_exactly if config.exact
-                  else problem.evaluate))
-  for size in config.batch_sizes:
-    twins = range(config.seed, config.seed + config.num_twins)
-    settings = [(1, tuned[1, size], s) for s in twins] * 2
-    lanes = lanes_of(problem, settings)
-    # The second half trains on a set in which one example is another.
-    for lane, seed in enumerate(twins, config.num_twins):
-      place = np.random.default_rng(seed).integers(config.train_examples)
-      lanes['rows'][lane, place] = config.train_examples
-    train('stability', settings, lanes, size, compare=distances)
+  found = jnp.sqrt(squares(one - other) / total)
+  return {'distance': jnp.concatenate([found, found])}

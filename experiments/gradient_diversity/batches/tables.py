@@ -1,79 +1,66 @@
-"""The tables of `gradient_diversity --study=batches`, for a terminal."""
+"""The tables of `gradient_diversity --study=batches`."""
+
+from experiments.common.tables import Table, number, plus_minus
+from experiments.gradient_diversity.batches import analysis
 
 
-def table(config, summary) -> str:
-  """Lay the cells out for a terminal."""
-  target = config.target_loss
-  lines = [
-    '', f'{config.dataset}, {config.model}, {config.train_examples} examples, '
-    f'{config.passes} passes, {config.num_seeds} seeds '
-    '(mean ± standard error)', '',
-    f'{"r":>3} {"batch":>6} {"rate":>6} {"loss ratio":>15} '
-    f'{f"evals to {target:g}":>15} {"predicted":>10} {"steps":>7}']
-  for cell in summary['cells']:
-    if cell['batch_size'] == config.batch_sizes[0]:
-      bound = summary['bound_at_target'][f'{cell["replication"]:g}']
-      lines.append(
-        f'-- r = {cell["replication"]:g}: B_S where the loss is {target:g}: '
-        f'{_number(bound, ".0f")} ' + '-' * 18)
-    steps = cell['steps'][0]
-    lines.append(
-      f'{cell["replication"]:>3g} {cell["batch_size"]:>6} '
-      f'{cell["learning_rate"]:>6g} {_pm(cell["loss_ratio"], ".2f"):>15} '
-      f'{_pm(cell["evaluations"], ".0f"):>15} '
-      f'{_number(cell["predicted_evaluations"], ".0f"):>10} '
-      f'{_number(steps, ".0f"):>7}')
-  distances = ', '.join(
-    f'{size}: {_pm(d, ".3f")}' for size, d in summary['distance'].items())
-  lines += ['', f'distance of twin runs by batch size: {distances}']
-  return '\n'.join([
-    *lines, *_layers(config, summary), *_tracking(config, summary)]) + '\n'
+def tables(config, reduced) -> list[Table]:
+  """Lay out the cells, the distances, B_S by layer and what was tracked."""
+  summary = analysis.summarize(config, reduced)
+  return [_cells(config, summary), _distances(config, summary),
+          *_layers(config, summary), *_tracking(config, summary)]
+
+
+def _cells(config, summary):
+  return Table(
+    f'{config.dataset}, {config.model}, {config.train_examples} examples, '
+    f'{config.passes} passes, mean ± standard error of {config.num_seeds} '
+    'seeds',
+    ('r', 'batch', 'rate', 'loss ratio',
+     f'gradients to loss {config.target_loss:g}', 'predicted', 'steps',
+     'B_S there'),
+    [(f'{cell["replication"]:g}', f'{cell["batch_size"]}',
+      f'{cell["learning_rate"]:g}', plus_minus(*cell['loss_ratio']),
+      plus_minus(*cell['evaluations'], spec='.0f'),
+      number(cell['predicted_evaluations']), number(cell['steps'][0]),
+      number(summary['bound_at_target'][f'{cell["replication"]:g}'])
+      if cell['batch_size'] == config.reference_batch_size else '')
+     for cell in summary['cells']])
+
+
+def _distances(config, summary):
+  return Table(
+    f'Distance of twin runs after {config.passes} passes, mean ± standard '
+    f'error of {config.num_twins} pairs', ('batch', 'distance'),
+    [(size, plus_minus(*distance, spec='.3f'))
+     for size, distance in summary['distance'].items()])
 
 
 def _layers(config, summary):
   """Lay out B_S of each layer; nothing where it was not measured."""
-  layers = summary['layers']
-  if not layers:
+  if not summary['layers']:
     return []
-  width = max(map(len, layers))
-  return [
-    '', f'B_S of each layer over all {config.train_examples} examples, after '
-    f'{config.passes} passes', '',
-    f'{"":<{width}} ' + ' '.join(
-      f'{f"r = {r:g}":>9}' for r in config.replications),
-    *(f'{layer:<{width}} ' + ' '.join(
-      f'{"-" if bound is None else format(bound, ".0f"):>9}'
-      for bound in bounds.values()) for layer, bounds in layers.items())]
+  return [Table(
+    f'B_S of each layer over all {config.train_examples} examples, after '
+    f'{config.passes} passes',
+    ('layer', *(f'r = {r:g}' for r in config.replications)),
+    [(layer, *map(number, bounds.values()))
+     for layer, bounds in summary['layers'].items()])]
 
 
 def _tracking(config, summary):
-  """Say how far what was tracked agrees with what is exact."""
-  if not summary['coverage']:
-    return []
+  """Compare what was tracked with what is exact."""
   ratio = summary['band_ratio']
-  sources = {f'{config.num_workers} workers': summary['coverage']
-             } if ratio else {}
-  sources[f'{config.reference_batch_size} examples'] = (
-    summary['example_coverage'])
-  percent = lambda x: '-' if x is None else f'{x:.0%}'
-  return [
-    '', 'B_S as tracked, by 95 % intervals, beside that of the whole set', '',
-    f'{"gradients of":<14} {"hold it":>8} {"width of 1/B_S":>15} '
-    f'{"trusted":>8}',
-    *(f'{source:<14} {kept["all"]:>8.0%} {percent(kept["width"]):>15} '
-      f'{kept["share_trusted"]:>8.0%}' for source, kept in sources.items()),
-    *([] if not ratio else [
-      f'the workers\' are {ratio["measured"]:.2f} times as wide; by the pairs '
-      f'of examples that they compare, {ratio["predicted"]:.2f}'])]
-
-
-def _number(x, form):
-  return 'not reached' if x is None else format(x, form)
-
-
-def _pm(pair, form):
-  mean, error = pair
-  if mean is None:
-    return 'not reached'
-  return format(mean, form) + (
-    '' if error is None else f' ± {format(error, form)}')
+  if not ratio:
+    return []
+  names = {'workers': f'{config.num_workers} workers',
+           'examples': f'{config.reference_batch_size} examples'}
+  return [Table(
+    f'B_S over {config.window} records, by 95 % intervals, mean ± standard '
+    'error.\nThose of the workers are '
+    f'{ratio["measured"]:.2f} times as wide as those of the examples; '
+    f'predicted: {ratio["predicted"]:.2f}',
+    ('gradients of', 'cover the exact one (%)', 'known to a factor of 4 (%)'),
+    [(names[source], *(plus_minus(*row[name], spec='.1f', scale=100)
+                       for name in ('covered', 'narrow')))
+     for source, row in summary['tracking'].items()])]

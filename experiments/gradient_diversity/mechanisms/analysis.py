@@ -1,241 +1,220 @@
-"""What the records of `--study=mechanisms` say: the tables and three figures.
+"""Chooses rates, counts steps, and models the time of `--study=mechanisms`.
 
-Reads records only, so that figures can be drawn again without training.
+Statistics are over the seeds, and arms are compared seed by seed. Rates and
+best batches are chosen on the seeds that are shown, for all arms alike.
 """
 
-import json
-import pathlib
+import dataclasses
 
 import numpy as np
+import xarray as xr
 
-from experiments.engine import records
-from experiments.gradient_diversity.mechanisms import arms as mechanisms
+from experiments.common import results, tuning
+from experiments.gradient_diversity.mechanisms import arms
 
-# Of a step, in units of what one example's gradient costs one worker.
-COMMUNICATION = tuple(2**k for k in range(2, 19))
-# What the paper found the best batch of plain SGD to be, on its cluster.
+# The price of communication in a step; one worker computes the gradient of one
+# example at a price of 1.
+PRICES = tuple(2**k for k in range(2, 19))
+# The best batch of plain SGD in the paper's Table 1.
 PAPER_BEST_BATCH = 256
 
 
-def load(config, part: str) -> dict[str, np.ndarray]:
-  """Read a run: name -> [strength, rate, seed, record]; and 'step'."""
-  rows = records.read(pathlib.Path(config.workdir) / part / 'metrics.jsonl')
-  names = set.intersection(*(set(row) for row in rows)) - {'step'}
-  rates = len(config.learning_rates)
-  seeds = config.bits_seeds if part.startswith('wires') else config.num_seeds
-  run = {name: np.array([row[name] for row in rows], float).T.reshape(
-    -1, rates, seeds, len(rows)) for name in names}
-  return run | {'step': np.array([row['step'] for row in rows])}
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """What claims, tables and figures show.
 
-
-def steps_to(target: float, step: np.ndarray, accuracy: np.ndarray):
-  """Count steps until an accuracy [..., record] reaches a target.
-
-  Linear between two records; infinite where it is never reached.
+  Attributes:
+    bounds: 'inverse', the 1/B_S measured, and 'predicted', the B_S of the
+      formula: [cell, seed].
+    rounds: 'steps' to each training accuracy [arm, target, batch, seed],
+      infinite where it is not reached, at the rates chosen; 'choice', the index
+      of that rate [arm, target, batch].
+    prices: Those of `PRICES` at which the best batch of the plain mean is the
+      paper's; see `fitting_prices`.
+    wires: By wire, all quantities at the rate chosen: [seed, step].
   """
-  reached = accuracy >= target
-  first = np.argmax(reached, -1)
-  at = lambda i: np.take_along_axis(accuracy, i[..., None], -1)[..., 0]
-  before = np.maximum(first - 1, 0)
-  rise = at(first) - at(before)
-  share = np.where(rise > 0, (target - at(before)) / np.where(
-    rise > 0, rise, 1), 0.)
-  steps = step[before] + share * (step[first] - step[before])
-  return np.where(reached.any(-1), steps, np.inf)
+
+  bounds: xr.Dataset
+  rounds: xr.Dataset
+  prices: list[int]
+  wires: dict[str, xr.Dataset]
 
 
-def rounds(config) -> list[dict]:
-  """Count the steps of each cell, at the rate with the fewest."""
-  cells = []
-  for mechanism in mechanisms.mechanisms(config):
-    for size in config.batch_sizes:
-      run = load(config, f'{mechanism.name}/batch_{size:05d}')
-      accuracy = np.nan_to_num(run['accuracy'])
-      for target in config.target_accuracies:
-        counts = steps_to(target, run['step'], accuracy)
-        best = best_rates(counts)
-        for i, strength in enumerate(mechanism.strengths):
-          cells.append({
-            'mechanism': mechanism.name, 'strength': strength,
-            'batch_size': size, 'target': target,
-            'learning_rate': config.learning_rates[best[i]],
-            'at_edge': bool(best[i] in (0, len(config.learning_rates) - 1)),
-            'steps': [_finite(x) for x in counts[i, best[i]]]})
-  return cells
+def part(arm, size: int | None = None) -> str:
+  """Name the part of a mechanism at a batch size, or of a wire."""
+  return f'wires/{arm.name}' if size is None else f'{arm.name}/batch_{size:05d}'
 
 
-def best_rates(counts: np.ndarray) -> np.ndarray:
-  """Choose a rate for counts [strength, rate, seed], infinite if not reached.
+def reduce(config, done) -> Reduced:
+  """Reduce the records of all parts."""
+  rounds = _rounds(config, done)
+  return Reduced(
+    _bounds(done['reference'].squeeze('rate', drop=True)), rounds,
+    fitting_prices(config, rounds['steps'].sel(target=config.target)),
+    {wire.name: at_least_loss(done[part(wire)]) for wire in arms.wires()})
 
-  The one that gets there for the most seeds; of equals, with fewest steps.
+
+def _bounds(run: xr.Dataset) -> xr.Dataset:
+  """Take the ratio of the means over the batches."""
+  signal = run['sq_norm'].mean('batch', skipna=False)
+  total = (run['sq_norm'] + run['variance']).mean('batch', skipna=False)
+  return xr.Dataset({'inverse': signal / total, 'predicted': run['predicted']})
+
+
+def _rounds(config, done) -> xr.Dataset:
+  """Count the steps of each arm, at the rates with the fewest."""
+  found = [xr.concat([_at_fewest(config, done[part(mechanism, size)])
+                      for size in config.batch_sizes], 'batch')
+           for mechanism in arms.mechanisms(config)]
+  return xr.concat(found, 'arm').assign_coords(
+    arm=[arm.label for arm in arms.list_arms(config)],
+    target=list(config.target_accuracies), batch=list(config.batch_sizes))
+
+
+def _at_fewest(config, run: xr.Dataset) -> xr.Dataset:
+  """Count steps [arm, target, seed] at the rates chosen."""
+  counts = np.stack(
+    [tuning.steps_to(target, run['step'].values, run['accuracy'].values,
+                     falling=False) for target in config.target_accuracies], 1)
+  choice = tuning.fewest(counts)  # of counts [arm, target, rate, seed]
+  steps = np.take_along_axis(counts, choice[..., None, None], 2)[:, :, 0]
+  return xr.Dataset({'steps': (('arm', 'target', 'seed'), steps),
+                     'choice': (('arm', 'target'), choice)})
+
+
+def at_least_loss(run: xr.Dataset) -> xr.Dataset:
+  """Choose the rate of least final training loss, in the mean over seeds."""
+  loss = run['loss'].isel(step=-1, drop=True).fillna(np.inf)
+  return run.isel(rate=loss.mean('seed').argmin('rate'))
+
+
+def best_times(config, steps: xr.DataArray) -> xr.Dataset:
+  """Model the time of each arm at its best batch, by price.
+
+  A step takes price + batch size / workers.
+
+  Args:
+    config: The flags.
+    steps: [arm, batch, seed].
+
+  Returns:
+    'time' [arm, price, seed] and 'batch' [arm, price]. Where an arm reaches the
+    target at no batch size, the time is infinite.
   """
-  reached = np.isfinite(counts)
-  mean = np.where(reached, counts, 0).sum(-1) / np.maximum(reached.sum(-1), 1)
-  missing = (~reached).sum(-1)
-  return np.lexsort((mean, missing), axis=-1)[:, 0]
+  price = xr.DataArray(list(PRICES), coords={'price': list(PRICES)})
+  time = steps * (price + steps['batch'] / config.num_workers)
+  best = time.mean('seed', skipna=False).argmin('batch')
+  return xr.Dataset({'time': time.isel(batch=best).drop_vars('batch'),
+                     'batch': steps['batch'][best].drop_vars('batch')})
 
 
-def arms(config) -> list[tuple[str, float]]:
-  """List (mechanism, strength), the plain mean first."""
-  return [(m.name, s) for m in mechanisms.mechanisms(config)
-          for s in m.strengths]
+def fitting_prices(config, steps: xr.DataArray) -> list[int]:
+  """List the prices at which the plain mean's best batch is the paper's.
 
-
-def find(cells, arm, target) -> dict[int, np.ndarray]:
-  """Find the steps of an arm: batch size -> [seed]; where it got there."""
-  found = {c['batch_size']: c['steps'] for c in cells
-           if (c['mechanism'], c['strength']) == arm
-           and c['target'] == target}
-  return {size: np.array(steps) for size, steps in found.items()
-          if None not in steps}
-
-
-def times(config, cells, arm, target, cost) -> dict[int, np.ndarray]:
-  """Model the time, steps × (communication + batch/workers): [seed]."""
-  return {size: steps * (cost + size / config.num_workers)
-          for size, steps in find(cells, arm, target).items()}
-
-
-def best_batch(times_of_arm: dict[int, np.ndarray]) -> int | None:
-  """Choose the batch of the least time."""
-  return min(times_of_arm, key=lambda size: times_of_arm[size].mean(),
-             default=None)
-
-
-def fitting_costs(config, cells, target) -> list[int]:
-  """List the costs at which the mean's best batch is that of the paper.
-
-  What communication cost on its cluster, the paper does not say. Where no
-  cost fits, those are listed that come nearest; none, where the mean does not
-  reach the target.
+  The paper does not say what communication cost on its cluster. Where no price
+  fits, the nearest ones are listed; none, where the plain mean does not reach
+  the target.
   """
-  plain = arms(config)[0]
-  sizes = {cost: best_batch(times(config, cells, plain, target, cost))
-           for cost in COMMUNICATION}
-  if None in sizes.values():
+  best = best_times(config, steps.isel(arm=[0])).isel(arm=0)
+  if not np.isfinite(best['time']).all():
     return []
-  gap = {cost: abs(np.log2(size / PAPER_BEST_BATCH))
-         for cost, size in sizes.items()}
-  return [cost for cost in COMMUNICATION if gap[cost] == min(gap.values())]
+  gap = np.abs(np.log2(best['batch'].values / PAPER_BEST_BATCH))
+  return [price for price, x in zip(PRICES, gap) if x == gap.min()]
 
 
-def compare(config, cells, target, cost) -> list[dict]:
-  """Compare the time of each arm, at its best batch, to the plain mean's.
+def share_of_plain(times: xr.Dataset) -> xr.DataArray:
+  """Divide the times of all arms by the plain mean's: [arm, price, seed]."""
+  with np.errstate(invalid='ignore'):  # where a target takes no step
+    return times['time'] / times['time'].isel(arm=0, drop=True)
 
-  The shares of the best batches are those of resampled seeds; the errors do
-  not tell that rate and batch are chosen on the seeds themselves, in all arms
-  alike.
+
+def ratios(config, bounds: xr.Dataset, kind: str) -> dict:
+  """Divide each measured 1/B_S of a mechanism by its formula's.
+
+  Returns [seed] by (label, draws), without the plain mean.
   """
-  rows, plain = [], arms(config)[0]
-  base = times(config, cells, plain, target, cost)
-  for arm in arms(config):
-    own = times(config, cells, arm, target, cost)
-    size = best_batch(own)
-    row = {'mechanism': arm[0], 'strength': arm[1], 'cost': cost,
-           'best_batch': size, 'best_batches': _resampled(own),
-           'share_of_plain': [None, None]}
-    if own and base:
-      with np.errstate(all='ignore'):  # of zero steps to a low target
-        share = own[size] / base[best_batch(base)]
-      row['share_of_plain'] = stats(share)
-    rows.append(row)
-  return rows
+  ratio = (bounds['inverse'] * bounds['predicted']).transpose('cell', 'seed')
+  return {(arm.label, draws): x for (arm, draws), x in zip(
+    arms.list_cells(config), ratio.values)
+    if arm.mechanism.kind == kind and arm.strength}
 
 
-def _resampled(times_of_arm, draws=2000) -> dict[str, float]:
-  """Resample the seeds: how often is each batch the best?"""
-  if not times_of_arm:
-    return {}
-  table = np.stack(list(times_of_arm.values()))  # [size, seed]
-  seeds = table.shape[1]
-  picks = np.random.default_rng(0).integers(seeds, size=(draws, seeds))
-  best = table[:, picks].mean(-1).argmin(0)
-  return {str(size): float(np.mean(best == i))
-          for i, size in enumerate(times_of_arm)}
+def summarize(config, reduced: Reduced) -> dict:
+  """Reduce the results to numbers for each setting, arm and wire."""
+  return {
+    'bounds': _bounds_summary(config, reduced.bounds),
+    'cells': _cells(config, reduced.rounds), 'target': config.target,
+    'fitting_costs': reduced.prices, 'times': _times(config, reduced),
+    'bits': _wires(config, reduced.wires)}
 
 
-def chosen_lanes(config, name: str) -> np.ndarray:
-  """List the lanes of a wire at the rate of least training loss: [seed]."""
-  loss = np.nan_to_num(
-    load(config, f'wires/{name}')['loss'][0, :, :, -1], nan=np.inf)
-  best = int(loss.mean(-1).argmin())
-  return best * config.bits_seeds + np.arange(config.bits_seeds)
+def _bounds_summary(config, bounds):
+  ratio = bounds['inverse'] * bounds['predicted']
+  shown = {'inverse': bounds['inverse'], 'predicted': bounds['predicted'],
+           'over_formula': ratio}
+  return [
+    {'mechanism': arm.mechanism.name, 'strength': arm.strength, 'draws': draws,
+     **{name: results.mean_and_error(x.isel(cell=i))
+        for name, x in shown.items()}}
+    for i, (arm, draws) in enumerate(arms.list_cells(config))]
 
 
-def bits(config) -> list[dict]:
-  """Reduce the runs on each wire; differences are seed by seed."""
-  tests = json.loads(
-    (pathlib.Path(config.workdir) / 'test.json').read_text())
-  rows, plain = [], np.array(tests['float32']['accuracy'])
-  for arm in mechanisms.wires():
-    accuracy = np.array(tests[arm.name]['accuracy'])
-    lane = chosen_lanes(config, arm.name)[0] // config.bits_seeds
-    run = load(config, f'wires/{arm.name}')
-    rows.append({
-      'wire': arm.name, 'label': arm.label, 'is_sent': arm.coded_bits is None,
-      'bits': tests[arm.name]['bits'],
-      'learning_rate': config.learning_rates[lane],
-      'loss': stats(run['loss'][0, lane, :, -1]), 'test': stats(accuracy),
-      'beyond_float32': stats(accuracy - plain)})
-  return rows
-
-
-def bounds(config) -> list[dict]:
-  """Read what was measured: 1/B_S with its error, beside the formula's."""
-  measured = json.loads(
-    (pathlib.Path(config.workdir) / 'bounds.json').read_text())
+def _cells(config, rounds):
   cells = []
-  for cell in measured:
-    signal, noise = (np.array(cell.pop(k)) for k in ('sq_norm', 'variance'))
-    total = (signal + noise).mean()
-    inverse = signal.mean() / total
-    # To first order, the error of a ratio of means over the batches.
-    error = np.std(signal - inverse * (signal + noise), ddof=1) / (
-      np.sqrt(len(signal)) * total)
-    cells.append(cell | {
-      'inverse': float(inverse), 'error': float(error),
-      'off': float((1 / cell['predicted'] - inverse) / error)})
+  for arm in arms.list_arms(config):
+    for size in config.batch_sizes:
+      for target in config.target_accuracies:
+        found = rounds.sel(arm=arm.label, batch=size, target=target)
+        choice = int(found['choice'])
+        cells.append({
+          'mechanism': arm.mechanism.name, 'strength': arm.strength,
+          'batch_size': size, 'target': target,
+          'learning_rate': config.learning_rates[choice],
+          'at_edge': bool(tuning.is_at_edge(
+            choice, len(config.learning_rates))),
+          'steps': [results.known(x) for x in found['steps'].values]})
   return cells
 
 
-def report(config) -> dict:
-  """Print the tables, write the summary and draw the figures."""
-  from experiments.gradient_diversity.mechanisms import figures, tables
-  workdir = pathlib.Path(config.workdir)
-  summary = summarize(config)
-  records.write_whole(workdir / 'summary.json', summary)
-  print(tables.table(config, summary))
-  for path in figures.draw_all(config, summary):
-    print(f'figure: {path}')
-  print(f'records: {workdir}/*/*/metrics.jsonl, {workdir}/*.json')
-  return summary
+def _times(config, reduced):
+  steps = reduced.rounds['steps'].sel(target=config.target)
+  times = best_times(config, steps)
+  share = share_of_plain(times)
+  rows = []
+  for price in reduced.prices:
+    for arm in arms.list_arms(config):
+      at = {'arm': arm.label, 'price': price}
+      is_reached = np.isfinite(times['time'].sel(at)).all()
+      rows.append({
+        'mechanism': arm.mechanism.name, 'strength': arm.strength,
+        'cost': price,
+        'best_batch': int(times['batch'].sel(at)) if is_reached else None,
+        'best_batches': _resampled(config, steps.sel(arm=arm.label), price),
+        'share_of_plain': results.mean_and_error(share.sel(at))})
+  return rows
 
 
-def summarize(config) -> dict:
-  """Reduce the records to what the tables and figures show."""
-  cells = rounds(config)
-  target = middle(config.target_accuracies)
-  fits = fitting_costs(config, cells, target)
-  return {
-    'bounds': bounds(config), 'cells': cells, 'target': target,
-    'fitting_costs': fits,
-    'times': [row for cost in fits
-              for row in compare(config, cells, target, cost)],
-    'bits': bits(config)}
+def _resampled(config, steps: xr.DataArray, price: int) -> dict[str, float]:
+  """Resample the seeds: how often is each batch size the best?"""
+  steps = steps.isel(batch=np.isfinite(steps).all('seed').values)
+  if not steps.sizes['batch']:
+    return {}
+  times = (steps * (price + steps['batch'] / config.num_workers)).transpose(
+    'batch', 'seed').values
+  seeds = times.shape[1]
+  picks = np.random.default_rng(0).integers(seeds, size=(2000, seeds))
+  best = times[:, picks].mean(-1).argmin(0)
+  return {str(size): float(np.mean(best == i))
+          for i, size in enumerate(steps['batch'].values)}
 
 
-def middle(values):
-  """Take the one in the middle."""
-  return values[len(values) // 2]
-
-
-def stats(x: np.ndarray) -> list:
-  """Return mean and standard error over the seeds; None where unknown."""
-  if not np.isfinite(x).all():
-    return [None, None]
-  error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else None
-  return [float(x.mean()), None if error is None else float(error)]
-
-
-def _finite(x):
-  return float(x) if np.isfinite(x) else None
+def _wires(config, wires):
+  plain = wires['float32']['test']
+  return [{
+    'wire': wire.name, 'label': wire.label,
+    'is_sent': wire.coded_bits is None,
+    'bits': float(run['bits'][0]), 'learning_rate': float(run['rate']),
+    'loss': results.mean_and_error(run['loss'].isel(step=-1)),
+    'test': results.mean_and_error(run['test']),
+    'beyond_float32': results.mean_and_error(run['test'] - plain)}
+    for wire in arms.wires() for run in (wires[wire.name],)]

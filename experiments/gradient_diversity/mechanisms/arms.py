@@ -1,4 +1,4 @@
-"""The ways that `gradient_diversity` compares: mechanisms, and wires."""
+"""The arms of `--study=mechanisms`: mechanisms, and wires."""
 
 import dataclasses
 import math
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import gradiv
@@ -26,7 +25,8 @@ class Mechanism:
     make: (strength, key, axis name) -> transformation.
     bound: (estimate, strength, number of parameters, number of examples,
       mean quantized ‖g‖², draws) -> B_S.
-    draws: The conventions that have a closed form.
+    draws: Who may share a draw, where there is a formula for it: 'tied' to the
+      example, 'fresh' at each use, or 'shared' by the batch.
   """
 
   name: str
@@ -35,11 +35,24 @@ class Mechanism:
   bound: Callable
   draws: tuple[str, ...] = ('tied', 'fresh', 'shared')
 
+  @property
+  def kind(self) -> str:
+    """Return 'drop', 'noise' or 'quantize'."""
+    return self.name.split('_')[0]
+
+  def label(self, strength: float) -> str:
+    """Name an arm for a reader."""
+    if self.kind == 'drop':
+      return f'DropConnect, p = {strength:g}' if strength else 'plain mean'
+    if self.kind == 'noise':
+      return f'noise, σ = {strength:g}'
+    return f'rounding, {strength:g} level{"s" * (strength > 1)}'
+
 
 def mechanisms(config) -> list[Mechanism]:
   """List those of the flags; the first includes the plain mean, a rate of 0.
 
-  The number of levels shapes a program, so that each is one of its own.
+  Each number of levels is a mechanism, because it shapes a program.
   """
   listed = [
     Mechanism(
@@ -68,13 +81,29 @@ def mechanisms(config) -> list[Mechanism]:
   return [mechanism for mechanism in listed if mechanism.strengths]
 
 
-def describe(name: str, strength: float) -> str:
-  """Name a cell for a reader."""
-  if name == 'drop':
-    return f'DropConnect p={strength:g}' if strength else 'plain mean'
-  if name == 'noise':
-    return f'noise σ={strength:g}'
-  return f'{strength:g} level' + ('s' if strength > 1 else '')
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """A mechanism at one strength, which is one line of a figure."""
+
+  mechanism: Mechanism
+  strength: float
+
+  @property
+  def label(self) -> str:
+    """Name the arm for a reader."""
+    return self.mechanism.label(self.strength)
+
+
+def list_arms(config) -> list[Arm]:
+  """List all mechanisms at all strengths, the plain mean first."""
+  return [Arm(mechanism, strength) for mechanism in mechanisms(config)
+          for strength in mechanism.strengths]
+
+
+def list_cells(config) -> list[tuple[Arm, str]]:
+  """List the settings in which B_S is measured: an arm, and its draws."""
+  return [(Arm(mechanism, strength), draws) for mechanism in mechanisms(config)
+          for draws in mechanism.draws for strength in mechanism.strengths]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +114,10 @@ class WireArm:
     name: Of its folder.
     label: For a reader.
     make: (key, axis name) -> transformation, the mean included.
-    coded_bits: Shapes of the parameters -> bits that a worker sends, as its
-      paper codes them; None where gradiv itself sends so few, and they are
-      counted. The others only show what the rounding does.
-    feeds_back: Whether it keeps an error, of each worker's own.
+    coded_bits: Shapes of the parameters -> bits that a worker would send with
+      the coding of its paper; gradiv sends more. None where gradiv itself sends
+      few bits: those are counted.
+    feeds_back: Whether each worker keeps an error of its own.
   """
 
   name: str
@@ -98,7 +127,7 @@ class WireArm:
   feeds_back: bool = False
 
   def bits(self, shapes: list[tuple[int, ...]], num_workers: int) -> float:
-    """Count bits for each parameter: what is sent, of 32 of an all-reduce."""
+    """Count the bits sent for each parameter; an all-reduce sends 32."""
     size = sum(map(math.prod, shapes))
     if self.coded_bits:
       return self.coded_bits(shapes) / size
@@ -118,7 +147,7 @@ def _fed_back(compress):
 
 
 def _top_k_bits(share):
-  """A float, and a place within its leaf, for each number that is kept."""
+  """Count a float and an index into its leaf for each number that is kept."""
   def bits(shapes):
     sizes = [math.prod(shape) for shape in shapes]
     return sum(math.ceil(share * n) * (32 + math.ceil(math.log2(max(n, 2))))
@@ -127,7 +156,7 @@ def _top_k_bits(share):
 
 
 def _level_bits(bits, *, norm_of_each_leaf):
-  """So many for each number, and norms as floats."""
+  """Count `bits` for each number, and the norms as floats."""
   return lambda shapes: bits * sum(map(math.prod, shapes)) + 32 * (
     len(shapes) if norm_of_each_leaf else 1)
 
@@ -142,7 +171,7 @@ def wires() -> list[WireArm]:
     gradiv.aggregate_by_quantized_mean(num_bits, axis, key=key))
   ternary = math.log2(3)
   return [
-    WireArm('float32', '32 bits', lambda key, axis: mean(axis)),
+    WireArm('float32', 'float32', lambda key, axis: mean(axis)),
     WireArm('wire_8', '8-bit wire', quantized(8)),
     WireArm('wire_4', '4-bit wire', quantized(4)),
     WireArm('terngrad', 'TernGrad', rounded(method='max', bucket_size=2**20),
@@ -164,45 +193,3 @@ def wires() -> list[WireArm]:
               compression.aggregate_by_low_rank(1, axis, key=key)),
             feeds_back=True),
   ]
-
-
-def measure_bounds(
-  grads: optax.Updates, mechanism: Mechanism, draws: str, rows: np.ndarray,
-  key: jax.Array,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Estimate ‖∇F‖² and tr Σ of noisy gradients: [strengths, batches] each.
-
-  Args:
-    grads: [n, ...], of each example.
-    mechanism: What disturbs them.
-    draws: 'tied' to the example, 'fresh', or 'shared' by the batch.
-    rows: [strengths, batches, b], which examples each batch holds; some may be
-      twice.
-    key: Of the draws.
-  """
-  axis = 'examples'
-
-  def measure(i, strength, rows):
-    # Draws of its own for each strength, that the errors be apart.
-    tx = mechanism.make(strength, jax.random.fold_in(key, i),
-                        axis if draws == 'fresh' else None)
-
-    def one(state, place):
-      g = jax.tree.map(lambda x: x[place], grads)
-      extra = {'example_index': place} if draws == 'tied' else {}
-      noisy, state = tx.update(g, state, **extra)
-      return gradiv.worker_moments(noisy, axis), state
-
-    def step(state, places):
-      moments, state = jax.vmap(
-        one, (None, 0), axis_name=axis, out_axes=None)(state, places)
-      return state, gradiv.estimate(moments)
-
-    start = tx.init(jax.tree.map(lambda g: g[0], grads))
-    return jax.lax.scan(step, start, rows)[1]
-
-  strengths = jnp.asarray(mechanism.strengths, jnp.float32)
-  seen = jax.jit(lambda *both: jax.lax.map(
-    lambda each: measure(*each), both))(
-      jnp.arange(len(strengths)), strengths, rows)
-  return np.asarray(seen.sq_norm, float), np.asarray(seen.variance, float)

@@ -9,6 +9,7 @@ before a program is compiled.
   fast agreement     exponential, hypercube; complete is an all-reduce
   one message        one_peer_exponential, one_peer_hypercube, finite_time (any
                      n), random_matching
+  two messages       random_ring
   your own graph     metropolis (weights of an undirected graph), circulant
   trees              chain, binary_tree: adjacency matrices, for mix_by_relay
   how good is it?    spectral_gap, effective_neighbors, least_eigenvalue
@@ -42,4 +43,5 @@ from gradiv.decentralized.topology.sequences import (
   one_peer_exponential as one_peer_exponential,
   one_peer_hypercube as one_peer_hypercube,
   random_matching as random_matching,
+  random_ring as random_ring,
 )

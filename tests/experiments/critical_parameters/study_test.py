@@ -1,169 +1,212 @@
-"""What the studies of critical parameters simulate, against plain NumPy."""
+"""The second paper, small: parts, records, flags, and what is written."""
 
-import jax
-import jax.numpy as jnp
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+import tempfile
+
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
+from PIL import Image
 
+from experiments.common import claims as claims_lib, flags, study
 from experiments.critical_parameters import (
-  quadratics,
-  sparse,
-  study,
-  theory,
-  tuning,
+  analysis,
+  config as critical_config,
+  network,
 )
-from tests import helpers
+from experiments.critical_parameters.study import Critical
+from experiments.engine import signals, trainer
+
+SMALL = critical_config.Config(
+  workdir='unset', num_seeds=3, dimensions=(4, 12), batch_sizes=(1, 4, 16),
+  stalenesses=(0, 4, 16), rates_per_octave=1, target=1e-2,
+  noise_ratios=(0., 16.), together=2, sparse_dimensions=(4, 8), supports=(2,),
+  sparse_stalenesses=(0, 4, 16), max_steps=512, stable_steps=96,
+  model='logistic', model_options='{}', num_workers=4, train_examples=64,
+  network_batch_sizes=(8, 32), network_stalenesses=(4,),
+  network_rates=(0.1, 0.4), network_steps=20, least_steps=10, every=5,
+  target_loss=1.8)
+FIGURES = {
+  'quadratic': ('critical', 'critical_steps'), 'noise': ('noise',),
+  'sparse': ('sparse',), 'network': ('critical_network', 'critical_course'),
+  'rates': ('rates',)}
 
 
-class LeastSquaresTest(parameterized.TestCase):
-
-  @parameterized.parameters((1, 0.), (1, 0.7), (3, 0.), (3, 0.7))
-  def test_batches_have_the_law_of_the_sum(self, batch, noise):
-    """Mean, variance along x and off it, as of b examples drawn one by one."""
-    d, runs = 4, 40_000
-    cell = quadratics.Cell(d, noise, batch, 0)
-    x = np.array([0.5, -1., 0.2, 0.1])
-    draws = quadratics._draws(cell, runs, 1, seed=0)
-    g = quadratics.gradient(
-      jnp.float32(x)[None], tuple(n[0] for n in draws), noise, batch,
-      jax.random.normal(jax.random.key(0), (runs, d)))
-    g, unit = np.asarray(g, float), x / np.linalg.norm(x)
-    helpers.assert_mean(g, x)
-    square = x @ x
-    along = (2 * square + noise**2) / batch
-    off = (square + noise**2) / batch * (d - 1)
-    helpers.assert_mean(((g - x) @ unit)**2, along)
-    helpers.assert_mean(np.sum((g - (g @ unit)[:, None] * unit)**2, 1), off)
-    # In all (M/b, σ²/b)-bounded, with equality.
-    self.assertAlmostEqual(
-      along + off, ((d + 1) * square + noise**2 * d) / batch)
-    a = np.random.default_rng(1).normal(size=(runs, batch, d))
-    e = noise * np.random.default_rng(2).normal(size=(runs, batch))
-    plain = np.einsum('rbi,rb->ri', a, a @ x - e) / batch
-    fourth = lambda g: np.sum((g - x)**2, 1)**2
-    gap = fourth(g).mean() - fourth(plain).mean()
-    error = np.sqrt((fourth(g).var() + fourth(plain).var()) / runs)
-    self.assertLess(abs(gap), 4 * error)
-
-  @parameterized.parameters(0, 3)
-  def test_steps_are_those_of_the_exact_radius(self, tau):
-    """In the mean of many trajectories, at the best rate."""
-    d, target = 8, 1e-3
-    cell = quadratics.Cell(d, 0., 4, tau)
-    m = (d + 1) / 4
-    rate, step = theory.best_rate(m, tau)
-    steps = quadratics.steps_to(
-      cell, target, (step,), 4, together=256, max_steps=256,
-      max_staleness=4, seed=0)
-    exact = np.log(target) / np.log(1 - rate)
-    self.assertBetween(steps.mean() / (exact + tau), 0.8, 1.2)
-
-  def test_what_diverges_or_is_too_slow_is_infinite(self):
-    cell = quadratics.Cell(8, 0., 4, 3)
-    steps = quadratics.steps_to(
-      cell, 1e-3, (2., 1e-4, 0.1), 2, max_steps=100, max_staleness=4, seed=0)
-    self.assertTrue(np.isinf(steps[:2]).all())
-    self.assertTrue(np.isfinite(steps[2]).all())
-
-  @parameterized.parameters((16, 0), (16, 4))
-  def test_the_limit_of_the_rate(self, batch, tau):
-    cell = quadratics.Cell(60, 0., batch, tau)
-    growth = quadratics.growth(
-      cell, study.LIMIT_RATES, 4, num_steps=256, max_staleness=4,
-      seed=0)
-    exact = theory.mean_square_limit(61 / batch, tau)
-    limits = np.array(study.limits(growth))
-    self.assertBetween(limits.mean() / exact, 0.93, 1.1)
+def run(config, **options):
+  """Run the study; return the outcome and what it printed."""
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    outcome = study.run(Critical(), config, stop=signals.Stop(), **options)
+  return outcome, out.getvalue()
 
 
-class LimitsTest(absltest.TestCase):
+@pytest.mark.slow
+class RunTest(absltest.TestCase):
 
-  def test_between_the_last_two(self):
-    rates = np.array(study.LIMIT_RATES)
-    growth = np.where(rates > 0.1, np.inf, -1.)
-    i = int(np.argmax(rates <= 0.1))
-    middle = np.sqrt(rates[i] * rates[i - 1])
-    found, = study.limits(growth[:, None])
-    self.assertAlmostEqual(found, middle)
-    growth[i - 1], growth[i] = 3., -1.
-    found, = study.limits(growth[:, None])
-    self.assertAlmostEqual(
-      found, rates[i] * (rates[i - 1] / rates[i])**0.25)
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.folder = pathlib.Path(
+      cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.config = dataclasses.replace(
+      SMALL, workdir=str(cls.folder / 'run'), data_dir=str(cls.folder / 'data'))
+    cls.outcome, cls.printed = run(cls.config)
 
-  def test_unknown_at_the_ends(self):
-    for value in (1., -1.):
-      growth = np.full((len(study.LIMIT_RATES), 1), value)
-      self.assertEqual(study.limits(growth), [None])
+  def records(self):
+    return {path: path.stat().st_mtime_ns
+            for path in (self.folder / 'run').rglob('*.json*')
+            if path.stem in (*critical_config.STUDIES, 'metrics')}
+
+  def test_every_study_has_claims_and_all_are_printed(self):
+    claims = self.outcome.claims
+    self.assertEqual(
+      list(dict.fromkeys(claim.key.split('_')[0] for claim in claims)),
+      list(critical_config.STUDIES))
+    for claim in claims:
+      self.assertIn(claim.text, self.printed)
+      self.assertEqual(claim.runs, 3)
+      self.assertIsNone(claim.paper)
+      if claim.measured.is_known:
+        self.assertBetween(
+          claim.measured.value, claim.measured.low, claim.measured.high)
+    _, read = claims_lib.read(self.folder / 'run' / 'claims.json')
+    self.assertEqual([(claim.key, claim.verdict) for claim in read],
+                     [(claim.key, claim.verdict) for claim in claims])
+
+  def test_records_have_every_cell(self):
+    reduced = self.outcome.reduced
+    self.assertEqual(reduced.quadratic['steps'].shape, (2, 3, 3, 3))
+    self.assertEqual(reduced.noise['steps'].shape, (2, 2, 2, 3))
+    self.assertEqual(reduced.rates['steps'].shape, (2, 2, 2, 3))
+    self.assertEqual(reduced.sparse['dimension'].values.tolist(), [4, 8, 4])
+    self.assertEqual(reduced.sparse['support'].values.tolist(), [1, 1, 2])
+    self.assertLen(self.records(), 4 + 4 + 1)
+    edges = analysis.summarize(self.config, reduced)['edges']
+    self.assertEqual({name: total for name, (_, total) in edges.items()}, {
+      'quadratic': 18, 'noise': 8, 'network': 4,
+      'sparse': len(json.loads(
+        (self.folder / 'run' / 'sparse.json').read_text())['result'])})
+
+  def test_stale_gradients_take_longer_and_large_batches_do_not(self):
+    steps = self.outcome.reduced.quadratic['steps'].mean('run')
+    for d in self.config.dimensions:
+      at = lambda b, tau: float(
+        steps.sel(dimension=d, batch_size=b, staleness=tau))  # noqa: B023
+      self.assertGreater(at(1, 16), 1.5 * at(1, 0))
+      self.assertGreater(at(1, 0), 1.5 * at(16, 0))
+
+  def test_figures(self):
+    found = sorted(path.stem for path in (self.folder / 'run').glob('*.png'))
+    self.assertEqual(found, sorted(
+      ['claims', *(name for names in FIGURES.values() for name in names)]))
+    for path in (self.folder / 'run').glob('*.png'):
+      with Image.open(path) as image:
+        self.assertGreater(np.asarray(image.convert('L')).std(), 5)
+
+  def test_again_nothing_is_run(self):
+    stamps = self.records()
+    self.assertEqual(run(self.config)[0].claims, self.outcome.claims)
+    outcome, _ = run(self.config, report_only=True)
+    self.assertEqual(outcome.claims, self.outcome.claims)
+    self.assertEqual(self.records(), stamps)
+
+  def test_another_target_loss_trains_no_cell_again(self):
+    """Only the tracked run may need other rates."""
+    stamps = self.records()
+    run(dataclasses.replace(self.config, target_loss=1.7))
+    again = self.records()
+    self.assertEqual(stamps, {path: again[path] for path in stamps})
+    for path in again.keys() - stamps.keys():
+      self.assertIn('tracked', str(path))
+
+  def test_one_study_alone_has_its_claims(self):
+    config = dataclasses.replace(self.config, studies=('sparse',))
+    outcome, _ = run(config, report_only=True)
+    self.assertEqual(outcome.claims, [
+      claim for claim in self.outcome.claims
+      if claim.key.startswith('sparse_')])
+
+  def test_records_of_another_config_are_refused(self):
+    with self.assertRaisesRegex(
+        trainer.OtherRunError, 'target: 0.01 there, 0.001 now'):
+      run(dataclasses.replace(self.config, target=1e-3))
+
+  def test_the_tracked_run_is_that_of_the_first_cell(self):
+    """At its rates and seeds: split over workers, but with equal steps."""
+    config, folder, done = self.config, self.folder / 'run', {}
+    for stage in Critical().stages(config, None, done):
+      done |= {part.name: part.read(folder) for part in stage}
+    cell = done[network.part_name(*config.network_cells()[0])]
+    rates = network.rates_of(config, cell)
+    for seed, rate in rates.items():
+      np.testing.assert_allclose(
+        done[network.TRACKED]['loss'].sel(seed=seed),
+        cell['loss'].sel(rate=rate, seed=seed), 1e-4)
+    found = self.outcome.reduced.network
+    self.assertTrue((found.critical['tracked'] > 0).all())
+    self.assertTrue((found.course <= 1).all())
 
 
-class SparseTest(parameterized.TestCase):
+class RoundingTest(absltest.TestCase):
 
-  @parameterized.parameters((8, 1), (8, 4), (16, 2))
-  def test_density_is_exact(self, d, k):
-    a = sparse.features(d, k, seed=0)
-    np.testing.assert_allclose(np.mean(a != 0, 0), k / d)
-    np.testing.assert_allclose(np.sum(a**2, 1), 1, 1e-6)
-    m, density = sparse.measure_noise(
-      a, sparse.solution(d, seed=0))
-    self.assertAlmostEqual(density, k / d)
-    if k == 1:
-      self.assertAlmostEqual(m, d - 1, 5)
-    self.assertGreaterEqual(m, d / k - 1 - 1e-6)
-
-  @parameterized.parameters(0, 3)
-  def test_steps_are_those_of_a_plain_loop(self, tau):
-    a = sparse.features(4, 2, seed=0)
-    solved = sparse.solution(4, seed=0)
-    kwargs = dict(target=0.05, num_runs=2, together=2, max_steps=128,
-                  max_staleness=4, seed=5)
-    found = sparse.steps_to(a, solved, tau, **kwargs)
-    rows = np.random.default_rng([5, 2]).integers(len(a), size=(128, 4))
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))
-    place = int(found.mean(1).argmin())
-    x, past = np.zeros((4, 4)), []
-    reached, streak = np.full(2, np.inf), np.zeros(2)
-    for t in range(128):
-      now = a[rows[t]].astype(float)
-      past.append((sigmoid(np.sum(now * x, 1)) - sigmoid(now @ solved))[
-        :, None] * now)
-      if t >= tau:
-        x = x - sparse.RATES[place] * past[t - tau]
-      off = np.sum((x - solved)**2, 1).reshape(2, 2).mean(1)
-      streak = np.where(off <= 0.05 * solved @ solved, streak + 1, 0)
-      reached[(streak > tau) & np.isinf(reached)] = t + 1 - tau
-    self.assertTrue(np.isfinite(reached).all())
-    np.testing.assert_array_equal(found[place], reached)
+  def test_two_roundings_are_two_runs_that_agree(self):
+    with tempfile.TemporaryDirectory() as folder:
+      config = dataclasses.replace(
+        SMALL, workdir=folder, studies=('rates',), roundings=2,
+        batch_sizes=(1, 16), stalenesses=(0, 4))
+      outcome, _ = run(config)
+      path = pathlib.Path(folder)
+      first, second = (
+        json.loads((path / name / 'rates.json').read_text())
+        for name in ('', 'reversed'))
+      figures = {path.stem for path in path.glob('*.png')}
+    self.assertEqual(figures, {'rates', 'claims'})
+    self.assertNotEqual(first['result'], second['result'])
+    for claim in outcome.claims:
+      np.testing.assert_allclose(claim.second, claim.measured, 1e-3)
 
 
-class TuningTest(absltest.TestCase):
+class BadInputTest(parameterized.TestCase):
 
-  def test_a_rate_is_chosen_on_the_other_runs(self):
-    # At the first rate two are lucky; of them the third one takes it.
-    steps = np.array([[5., 5., np.inf], [10., 12., 14.]])
-    found = tuning.choose(steps, (0.2, 0.1))
-    self.assertEqual(found['steps'], [10., 12., None])
-    self.assertEqual(found['rates'], [0.1, 0.1, 0.2])
+  @parameterized.parameters(
+    ({'model': 'resnet50'}, "--model='resnet50'"),
+    ({'model_options': '{"width": 3}'}, 'width'),
+    ({'train_examples': 5000}, '--train_examples=5000: must be at most'))
+  def test_a_bad_network_fails_before_any_study_runs(self, changed, message):
+    with tempfile.TemporaryDirectory() as folder:
+      config = dataclasses.replace(
+        SMALL, workdir=f'{folder}/run', data_dir=f'{folder}/data', **changed)
+      with self.assertRaisesRegex(flags.UsageError, message):
+        run(config)
+      self.assertEmpty(list(pathlib.Path(folder, 'run').rglob('*.json')))
 
-  def test_doubling(self):
-    at, nan = np.array([0, 4, 16]), np.nan
-    steps = np.array([[10., 10., 10., nan], [15., 25., 15., 15.],
-                      [45., 60., nan, 45.]])
-    np.testing.assert_allclose(
-      tuning.doubling(at, steps), [6, 8 / 3, nan, nan])
-    np.testing.assert_array_equal(
-      tuning.doubling(at, steps[:1].repeat(3, 0)), nan)
-
-  def test_interval(self):
-    mean, low, high = tuning.interval(np.array([1., 2., 3.]))
-    self.assertAlmostEqual(mean, 2)
-    self.assertAlmostEqual(high - low, 2 * 4.303 / 3**0.5)
-    # Twelve runs: 2.201 of Student's table.
-    runs = np.arange(12.)
-    _, low, high = tuning.interval(runs)
-    self.assertAlmostEqual(
-      (high - low) / 2 / (runs.std(ddof=1) / 12**0.5), 2.201, 2)
-    self.assertTrue(np.isnan(tuning.interval(np.array([1., np.inf]))
-                             ).all())
+  @parameterized.parameters(
+    (('--studies=quadratic,noises',), '--studies'),
+    (('--num_seeds=2',), '--num_seeds=2: must be at least 3'),
+    (('--dimensions=20',), '--dimensions=.*two or more'),
+    (('--batch_sizes=2,4',), '1 first'),
+    (('--batch_sizes=1,4,4',), 'rising'),
+    (('--stalenesses=1,4',), 'rising from 0'),
+    (('--sparse_stalenesses=0',), 'two or more'),
+    (('--supports=5',), 'divisors of 64'),
+    (('--noise_ratios=1,2',), 'rising from 0'),
+    (('--target=1',), '--target=1.0'),
+    (('--sparse_target=0',), '--sparse_target=0.0'),
+    (('--together=0',), '--together=0'),
+    (('--train_examples=0',), '--train_examples=0'),
+    (('--network_batch_sizes=12,24',), 'multiples of --num_workers=8'),
+    (('--network_stalenesses=0,2',), 'at least 1'),
+    (('--network_rates=0.1,0.1',), '--network_rates'),
+    (('--network_steps=601',), 'a multiple of --every=5'),
+    (('--target_loss=0',), '--target_loss=0.0'),
+    (('--decay=1',), '--decay=1.0'))
+  def test_values_out_of_range(self, argv, message):
+    with self.assertRaisesRegex(flags.UsageError, message):
+      flags.parse(critical_config.Config,
+                  ['critical_parameters', '--workdir=x', *argv])
 
 
 if __name__ == '__main__':

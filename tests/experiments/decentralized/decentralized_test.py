@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import pathlib
 import tempfile
 
@@ -15,32 +16,31 @@ from PIL import Image
 
 import gradiv
 from experiments import models
-from experiments.common import flags
+from experiments.common import flags, study as study_lib
 from experiments.decentralized import (
-  __main__ as main,
-  analysis,
   arms as decentralized_arms,
   config as decentralized,
   study,
   task,
 )
-from experiments.engine import records, signals, trainer
+from experiments.engine import records, signals
 from gradiv.decentralized import topology
 from tests import helpers
 
 SMALL = decentralized.Config(
-  workdir='unset', domains=('images',), num_workers=3, num_seeds=2,
-  batch_sizes=(12, 6), topologies=('random', 'complete'), num_matchings=2,
-  steps=4, num_records=2, measure_every=1, imposed_window=1,
+  workdir='unset', domains=('images',), num_workers=3, num_seeds=2, few_seeds=1,
+  roundings=1, batch_sizes=(12, 6), topologies=('random', 'complete'),
+  num_matchings=2, steps=4, num_records=2, measure_every=1, imposed_window=1,
   learning_rates=(0.5, 4.), focus_rate=4., lamb_rates=(0.01,),
-  target_accuracy=0.1, measured_examples=64, eval_batch_size=64,
-  model='logistic', model_options='{}', text_length=64, text_batch_size=6,
-  text_steps=4, text_seeds=2, text_examples=8, text_learning_rates=(1.,),
-  text_model_options='{"embed": 2, "hidden": 3}')
+  fig_5_rates=(0.5,), target_accuracy=0.1, measured_examples=64,
+  eval_batch_size=64, model='logistic', model_options='{}', text_length=64,
+  text_batch_size=6, text_steps=4, text_seeds=2, text_examples=8,
+  text_learning_rates=(1.,), text_model_options='{"embed": 2, "hidden": 3}')
 
 
-def find(config, *args):
-  return analysis.find(config, *args)
+def find(config, name, domain='images'):
+  return next(arm for arm in config.arms()
+              if (arm.name, arm.domain) == (name, domain))
 
 
 class StopAtFirstLook(signals.Stop):
@@ -60,85 +60,101 @@ class RunTest(absltest.TestCase):
     cls.folder = pathlib.Path(
       cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.config = dataclasses.replace(
-      SMALL, workdir=str(cls.folder / 'run'),
-      data_dir=str(cls.folder / 'data'), batch_sizes=(12,),
+      SMALL, workdir=str(cls.folder / 'run'), roundings=2,
+      data_dir=str(cls.folder / 'data'), batch_sizes=(63,),
       topologies=('random',))
-    try:  # cut off in the middle of the first arm
-      study.train_all(cls.config, StopAtFirstLook())
+    cls.study = study.Decentralized()
+    cls.task = cls.study.prepare(cls.config)
+    try:  # cut off in the middle of an arm
+      cls.part('dpsgd_random').run(cls.folder / 'run', StopAtFirstLook())
     except signals.Interrupted:
       cls.cut = records.read(cls.log('dpsgd_random'))
-      cls.begun = {log.parent.name
-                   for log in (cls.folder / 'run').rglob('metrics.jsonl')}
+    cls.printed, cls.outcome = cls.run_study()
+
+  @classmethod
+  def run_study(cls, **changed):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      cls.summary = main.run(cls.config)
-    cls.printed = out.getvalue()
+      outcome = study_lib.run(
+        cls.study, dataclasses.replace(cls.config, **changed),
+        stop=signals.Stop(), report_only=changed.get('report', False))
+    return out.getvalue(), outcome
+
+  @classmethod
+  def part(cls, name):
+    return cls.study.part(cls.config, cls.task, find(cls.config, name))
 
   @classmethod
   def log(cls, name):
-    arm = find(cls.config, name)
-    return cls.folder / 'run' / arm.part / 'metrics.jsonl'
+    return (cls.folder / 'run' / find(cls.config, name).part / 'lanes_00'
+            / 'metrics.jsonl')
 
   def test_a_run_that_was_cut_off_goes_on(self):
     """Series and parameters of each worker's own: as those of a whole run."""
     self.assertEqual([row['step'] for row in self.cut], [0, 2])
-    self.assertLessEqual(self.begun, {'dpsgd_random', 'ssgd'})
-    arm = find(self.config, 'dpsgd_random')
-    workers = trainer.Workers(3)
-    problem = task.Problem(self.config, 'images')
-    trainer.train(problem.program(arm, workers.axis_name),
-                  trainer.Schedule(4, 2), self.folder / 'whole', config={},
-                  workers=workers)
-    self.assertEqual(records.read(self.log('dpsgd_random')),
-                     records.read(self.folder / 'whole' / 'metrics.jsonl'))
+    whole = self.folder / 'whole'
+    self.part('dpsgd_random').run(whole, signals.Stop())
+    self.assertEqual(
+      records.read(self.log('dpsgd_random')), records.read(
+        whole / self.log('dpsgd_random').relative_to(self.folder / 'run')))
 
   def test_every_arm_has_its_cells(self):
+    summary = json.loads((self.folder / 'run' / 'summary.json').read_text())
     found = {(c['arm'], c['domain'], c['batch_size'], c['learning_rate'])
-             for c in self.summary['cells']}
+             for c in summary['cells']}
     four = 'ssgd', 'ssgd_noise', 'imposed', 'dpsgd_random'
+    six = 'ssgd', 'ssgd_noise', 'dpsgd_two_neighbors'
     self.assertEqual(found, {
-      *((name, 'images', 12, rate) for name in four for rate in (0.5, 4.)),
-      ('lamb', 'images', 12, 0.01)})
-    self.assertLen(self.summary['claims'], 11)
-    for each in self.summary['claims']:
-      self.assertIn(each['claim'], self.printed)
-    self.assertIn('SSGD, α_e of DPSGD imposed', self.printed)
+      *((name, 'images', 63, rate) for name in four for rate in (0.5, 4.)),
+      *((name, 'images', 126, 0.5) for name in six),
+      ('lamb', 'images', 63, 0.01)})
+    for claim in self.outcome.claims:
+      self.assertIn(claim.text, self.printed)
+      self.assertIsNotNone(claim.second)
+    self.assertIn('SSGD, imposed rate', self.printed)
 
   def test_who_starts_alike_goes_alike_at_first(self):
     """At step 0 all parameters are equal: a ratio near 1, and no spread."""
-    runs = {name: analysis.load(self.config, find(
-      self.config, name)) for name in ('ssgd', 'dpsgd_random', 'ssgd_noise')}
+    runs = {name: self.outcome.reduced.find(name).records
+            for name in ('ssgd', 'dpsgd_random')}
     first = {name: run['ratio'][..., 0] for name, run in runs.items()}
     np.testing.assert_allclose(first['ssgd'], first['dpsgd_random'], 1e-4)
-    self.assertGreater(
-      np.abs(first['ssgd'] - first['ssgd_noise']).min(), 1e-4)
     for name, run in runs.items():
       decentralized = name == 'dpsgd_random'
       self.assertLess(run['spread'][..., 0].max(), 1e-10)  # of rounding
       self.assertEqual(run['spread'].max() > 1e-6, decentralized)
       self.assertEqual(
-        (run['across_spread'][..., 1:] > 0).all(), name != 'ssgd')
+        bool((run['across_spread'][..., 1:] > 0).all()), decentralized)
 
   def test_the_imposed_ratio_is_that_of_dpsgd(self):
-    ratio = analysis.imposed_ratio(
-      self.config, find(self.config, 'imposed'))
-    run = analysis.load(
-      self.config, find(self.config, 'dpsgd_random'))
-    wanted = np.repeat(np.median(run['ratio'], 1), 2, 0)
-    np.testing.assert_allclose(ratio, np.maximum(wanted, 0), 1e-6)
+    lanes = json.loads(
+      (self.log('imposed').parent / 'lanes.json').read_text())['lanes']
+    ratio = self.outcome.reduced.find('dpsgd_random').records['ratio']
+    wanted = np.repeat(np.median(ratio, 1), 2, 0)
+    np.testing.assert_allclose([at['ratio'] for at in lanes],
+                               np.maximum(wanted, 0), 1e-6)
+
+  def test_the_second_rounding_differs_in_rounding_alone(self):
+    one, two = (
+      np.array(records.read(path / self.log('ssgd').relative_to(
+        self.folder / 'run'))[1]['ratio'])
+      for path in (self.folder / 'run', self.folder / 'run' / 'reversed'))
+    np.testing.assert_allclose(one, two, 1e-4)
+    self.assertTrue((one != two).any())
 
   def test_figures(self):
-    figures = sorted((self.folder / 'run' / 'figures').iterdir())
-    self.assertEqual([f.name for f in figures],
-                     ['along.png', 'success.png'])
-    for figure in figures:
-      with Image.open(figure) as image:
+    for name in ('along', 'success', 'claims'):
+      with Image.open(self.folder / 'run' / f'{name}.png') as image:
         self.assertGreater(np.asarray(image.convert('L')).std(), 5)
 
   def test_again_nothing_is_trained(self):
+    """Neither by the same command, nor by a report, nor at another target."""
     logs = sorted((self.folder / 'run').rglob('metrics.jsonl'))
     stamps = [log.stat().st_mtime_ns for log in logs]
-    with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(main.run(self.config), self.summary)
+    self.assertLen(logs, 16)
+    for changed in ({}, {'report': True}, {'target_accuracy': 0.2}):
+      _, outcome = self.run_study(**changed)
+      if 'target_accuracy' not in changed:
+        self.assertEqual(outcome.claims, self.outcome.claims)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
 
 
@@ -147,18 +163,44 @@ class TextTest(absltest.TestCase):
   def test_predicts_the_next_character(self):
     with tempfile.TemporaryDirectory() as folder:
       config = dataclasses.replace(SMALL, data_dir=folder, domains=('text',))
-      problem = task.Problem(config, 'text')
-    train, test = (problem.arrays[name] for name in ('train', 'test'))
+      of_text = task.Task(config, 'text')
+    train, test = (of_text.arrays[name] for name in ('train', 'test'))
     np.testing.assert_array_equal(train['input'][:, 1:],
                                   train['target'][:, :-1])
     self.assertEqual(test['input'].shape, (8, 64))
-    arms = decentralized_arms.list_arms(config)
+    arms = config.arms()
     self.assertEqual([arm.name for arm in arms], ['dpsgd_random', 'ssgd'])
-    program = problem.program(arms[0], 'workers')
+    program = of_text.program(
+      arms[0], {'rate': np.ones(2), 'seed': np.arange(2)})
     self.assertEqual(program.fetch(np.arange(2)).shape, (2, 2, 6))
-    params = jax.tree.map(jnp.zeros_like, problem.model.init(jax.random.key(0)))
+    params = jax.tree.map(jnp.zeros_like, of_text.model.init(jax.random.key(0)))
     found = program.evaluate(program.data, {}, params)
     self.assertAlmostEqual(float(found['loss']), np.log(97), 4)
+
+
+class DataTest(absltest.TestCase):
+
+  def test_examples_that_define_g_are_data_and_not_constants(self):
+    with tempfile.TemporaryDirectory() as folder:
+      images = task.Task(dataclasses.replace(SMALL, data_dir=folder), 'images')
+    program = images.program(find(SMALL, 'ssgd'), {
+      'rate': np.ones(1), 'seed': np.arange(1)})
+    self.assertEqual(program.data['measured']['input'].shape[:2], (1, 64))
+    lane = jax.tree.map(lambda x: x[0], program.lanes) | {'step': 0}
+    tx = program.make_optimizer(lane)
+
+    def step(data, params):
+      batch = program.batch(data, lane, np.arange(4))
+      _, sample = program.gradient(lane, params, batch, jax.random.key(0))
+      return tx.update(sample, tx.init(params), params)
+
+    traced = jax.make_jaxpr(
+      lambda data, params: jax.vmap(
+        step, in_axes=(None, 0), axis_name='workers')(data, jax.tree.map(
+          lambda x: x[None], params)))(program.data, images.model.init(
+            jax.random.key(0)))
+    size = sum(np.size(x) for x in traced.consts)
+    self.assertLess(size, 64 * 64)  # fewer than the pixels of `measured`
 
 
 class ArmsTest(parameterized.TestCase):
@@ -186,10 +228,11 @@ class ArmsTest(parameterized.TestCase):
                     4 / np.sqrt(1100))
 
   @parameterized.parameters('ssgd', 'imposed', 'dpsgd_complete', 'lamb')
-  def test_rates_warm_up_and_are_imposed(self, name):
+  def test_rates_warm_up_are_cut_and_are_imposed(self, name):
     """On equal parameters every arm but LAMB takes the mean gradient."""
-    config = dataclasses.replace(SMALL, warmup_steps=2, num_workers=2)
-    lane = {'learning_rate': 0.5, 'ratio': jnp.array([1., .5, .25])}
+    config = dataclasses.replace(
+      SMALL, warmup_steps=2, num_workers=2, rate_cuts=(0.75,))
+    lane = {'rate': 0.5, 'ratio': jnp.array([1., .5, .25, .25])}
     tx = decentralized_arms.make_optimizer(
       config, find(config, name), lane, 'workers')
 
@@ -197,12 +240,12 @@ class ArmsTest(parameterized.TestCase):
       def step(state, t):
         updates, state = tx.update(gradient, state, jnp.ones(2), step=t)
         return state, updates
-      return jax.lax.scan(step, tx.init(jnp.ones(2)), jnp.arange(3))[1]
+      return jax.lax.scan(step, tx.init(jnp.ones(2)), jnp.arange(4))[1]
 
     moves = gradiv.map_workers(run, 'workers')(
       jnp.array([[1., 0.], [3., 0.]])).mean(0)
-    rates = np.array([0.25, 0.5, 0.5])
-    rates *= np.array([1., .5, .25]) if name == 'imposed' else 1
+    rates = np.array([0.25, 0.5, 0.5, 0.05])
+    rates *= np.array([1., .5, .25, .25]) if name == 'imposed' else 1
     if name == 'lamb':  # the first step of Adam is a sign
       np.testing.assert_allclose(moves[0], -0.25 * np.array(
         [2**0.5, 0]), 1e-3)
@@ -210,12 +253,22 @@ class ArmsTest(parameterized.TestCase):
       np.testing.assert_allclose(
         moves, -2 * rates[:, None] * np.array([[1., 0.]]), 1e-6)
 
-  def test_wilson_and_the_contraction_of_random_pairs(self):
-    np.testing.assert_allclose(
-      analysis.wilson(0, 12), [0, 0.2425], atol=1e-4)
-    bank = topology.random_matching(6, 4000)
-    self.assertAlmostEqual(
-      decentralized_arms.contraction(bank), (6 - 2) / (2 * 5), delta=0.05)
+  def test_the_contraction_of_random_pairs_and_rings(self):
+    for make, wanted in ((topology.random_matching, (6 - 2) / (2 * 5)),
+                         (topology.random_ring, (6 - 3) / (3 * 5))):
+      self.assertAlmostEqual(
+        decentralized_arms.contraction(make(6, 4000)), wanted, delta=0.05)
+
+  def test_graphs_of_the_figures(self):
+    """Fig. 2: all with all. Fig. 5: with five of six, their own included."""
+    arms = {arm.name: arm for arm in SMALL.arms()}
+    np.testing.assert_allclose(decentralized_arms.mixing_matrices(
+      SMALL, arms['dpsgd_complete']), 1 / 3)
+    six = arms['dpsgd_two_neighbors']
+    w = decentralized_arms.mixing_matrices(SMALL, six)
+    np.testing.assert_array_equal((w > 0).sum(0), [5] * 6)
+    self.assertEqual(w[0, 3], 0)
+    self.assertEqual((six.num_workers, six.batch_size), (6, 24))
 
 
 class ConfigTest(parameterized.TestCase):
@@ -232,10 +285,12 @@ class ConfigTest(parameterized.TestCase):
     ('--num_records=0', 'a multiple of'), ('--steps=0', 'a multiple of'),
     ('--num_matchings=0', 'at least 1'), ('--target_accuracy=1', 'below 1'),
     ('--target_loss=0', 'positive'), ('--imposed_window=0', 'at least 1'),
-    ('--backend=pmap', '1 unless on --backend=vmap'),
+    ('--fig_5_rates=2,1', 'rising'),
+    ('--fig_5_rates=0', 'positive'), ('--rate_cuts=0.5,2', 'shares'),
+    ('--few_seeds=0', 'at least 1'), ('--roundings=3', '1 or 2'),
     ('--text_model_options=3', '--text_model_options=.3.: must be a JSON'))
   def test_values_out_of_range(self, flag, message):
-    with self.assertRaisesRegex(ValueError, message):
+    with self.assertRaisesRegex(flags.UsageError, message):
       flags.parse(
         decentralized.Config, ['decentralized', '--workdir=x', flag])
 
@@ -243,11 +298,21 @@ class ConfigTest(parameterized.TestCase):
                             (100, 64, 'a multiple of it'))
   def test_examples_to_measure_with(self, count, size, message):
     with tempfile.TemporaryDirectory() as folder:
-      problem = task.Problem(dataclasses.replace(
-        SMALL, data_dir=folder, measured_examples=count,
-        eval_batch_size=size), 'images')
-      with self.assertRaisesRegex(ValueError, message):
-        _ = problem.measured
+      with self.assertRaisesRegex(flags.UsageError, message):
+        task.Task(dataclasses.replace(
+          SMALL, data_dir=folder, measured_examples=count,
+          eval_batch_size=size), 'images')
+
+  def test_fig_5_can_be_left_out(self):
+    six = ['decentralized', '--workdir=x', '--batch_sizes=1200',
+           '--text_batch_size=96', '--num_workers=6']
+    with self.assertRaisesRegex(flags.UsageError, 'empty where 1200, its'):
+      flags.parse(decentralized.Config, six)
+    flags.parse(decentralized.Config, [*six, '--fig_5_rates='])
+    config = flags.parse(decentralized.Config, [
+      'decentralized', '--workdir=x', '--fig_5_rates='])
+    self.assertEqual(config.fig_5_rates, ())
+    self.assertNotIn(6, {arm.num_workers for arm in config.arms()})
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ def spread_out(loss, center, offsets):
   def one(w):
     return measures.measure(
       measures.Sample(g(w), None, 0), w, gradient=lambda w, _: g(w),
-      reference=g, rate=1., axis_name='workers')
+      reference=lambda w, _: g(w), rate=1., axis_name='workers')
 
   return jax.vmap(jax.vmap(one, axis_name='workers', out_axes=None))(
     center + jnp.asarray(offsets))
@@ -65,7 +65,7 @@ class EffectiveRateTest(parameterized.TestCase):
     seen = jax.vmap(
       lambda w, x: measures.measure(
         measures.Sample(grad(w, x), x, 0), w, gradient=grad,
-        reference=lambda w: grad(w, everything), rate=rate,
+        reference=lambda w, _: grad(w, everything), rate=rate,
         axis_name='workers'), axis_name='workers', out_axes=None)(own, data)
     center = own.mean(0)
     flat = lambda x: np.asarray(x, float).ravel()
@@ -77,6 +77,10 @@ class EffectiveRateTest(parameterized.TestCase):
       ratio=g_a @ g / (g @ g), across=cut(g_a), across_batch=cut(g_s - g),
       across_spread=cut(g_a - g_s),
       spread=np.mean([np.sum((w - center)**2) for w in own])), 1e-4)
+    # α_e² = (α² ‖g_a‖² − Δ)/‖g‖², by Pythagoras.
+    np.testing.assert_allclose(
+      (rate * seen.ratio)**2,
+      (rate**2 * g_a @ g_a - seen.across) / (g @ g), 1e-4)
 
 
 class RecorderTest(absltest.TestCase):
@@ -108,7 +112,7 @@ class RecorderTest(absltest.TestCase):
       measures.take_gradient(optax.chain(
         optax.sgd(0.3), arms.mix_in_turn(bank, 'workers'))),
       functools.partial(measures.measure, gradient=grad, rate=0.3,
-                        reference=lambda w: grad(w, jnp.zeros(3)),
+                        reference=lambda w, _: grad(w, jnp.zeros(3)),
                         axis_name='workers'), every=2, slots=3)
 
     def run(x):
@@ -167,6 +171,53 @@ class QuadraticTest(parameterized.TestCase):
     common, own = map(np.asarray, path(noise, aims))
     np.testing.assert_allclose(own.mean(0), common.mean(0), 0, 1e-12)
     self.assertGreater(own.std(0).min(), 1e-3)  # the workers do disagree
+
+
+class CompleteMixingTest(parameterized.TestCase):
+  """All average with all, each with a gradient of its own: the paper's Fig. 2.
+
+  Then δw_j = −α (g_j − g_a): one step of gradients apart, and no more.
+  """
+
+  def train(self, n, rate, noise):
+    """Train on w²/2 with noisy gradients [n, steps, lanes]; return w."""
+    tx = optax.chain(optax.sgd(rate), gradiv.mix_by_gossip(
+      topology.complete(n), 'workers', order='awc'))
+
+    def run(noise):
+      def step(carry, noise):
+        w, state = carry
+        g = w + noise
+        updates, state = tx.update(g, state, w)
+        w = optax.apply_updates(w, updates)
+        return (w, state), (w, g)
+      start = jnp.zeros(noise.shape[1:])
+      return jax.lax.scan(step, (start, tx.init(start)), noise)[1]
+
+    return map(np.asarray, gradiv.map_workers(run, 'workers')(noise))
+
+  def test_disagreement_is_a_step_of_gradient_differences(self):
+    w, g = self.train(4, 0.7, RNG.normal(size=(4, 20, 5)).astype('f'))
+    apart = lambda x: x - x.mean(0)
+    np.testing.assert_allclose(apart(w), -0.7 * apart(g), 1e-4, 1e-6)
+
+  @parameterized.parameters((5, 0.4), (3, 0.9))
+  def test_variance_on_a_quadratic(self, n, rate):
+    """((n − 1)/n) α² s²/(1 − (αh)²), with h = s = 1."""
+    w, _ = self.train(n, rate, RNG.normal(size=(n, 60, 4000)).astype('f'))
+    helpers.assert_mean(
+      w[:, -1].var(0), (n - 1) / n * rate**2 / (1 - rate**2))
+
+  @parameterized.parameters((0.95, True), (1.05, False))
+  def test_stable_up_to_half_the_rate_of_ssgd(self, rate, stable):
+    """Below αh = 1 the start is forgotten; above, though SSGD bears αh < 2."""
+    noise = np.zeros((4, 200, 1), 'f')
+    noise[:, 0, 0] = 1, -1, 2, 0  # makes the workers differ once
+    w, _ = self.train(4, rate, noise)
+    spread = w.var(0)[:, 0]
+    self.assertEqual(spread[-1] < spread[0], stable)
+    # The mean moves as under SSGD, and converges at both rates.
+    self.assertLess(abs(w.mean(0)[-1, 0]), 1e-3 * abs(w.mean(0)[0, 0]))
 
 
 class SmoothingTest(parameterized.TestCase):

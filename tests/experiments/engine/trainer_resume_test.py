@@ -17,7 +17,13 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.engine import checkpoints, records, signals, trainer
+from experiments.engine import (
+  checkpoints,
+  compiled,
+  records,
+  signals,
+  trainer,
+)
 from tests import helpers
 from tests.experiments.engine import tiny_run
 
@@ -39,7 +45,8 @@ class ResumeCase(parameterized.TestCase):
     workers = trainer.Workers(4)
     program = tiny_run.program(workers)
     store = checkpoints.Checkpoints(self.folder / name / 'checkpoints')
-    return trainer._begin(program, workers, store, {'name': 'tiny'})
+    return trainer._begin(
+      compiled.build(program, workers), store, {'name': 'tiny'}, ())[:2]
 
 
 class ResumeTest(ResumeCase):

@@ -163,6 +163,24 @@ class SequencesTest(parameterized.TestCase):
     self.assertTrue((topology.random_matching(n, 2, seed=2)
                      != topology.random_matching(n, 2, seed=3)).any())
 
+  @parameterized.parameters(3, 5, 8, 16)
+  def test_random_rings(self, n):
+    bank = topology.check(topology.random_ring(n, 3000, seed=1))
+    for w in bank[:20]:
+      np.testing.assert_allclose(w, w.T)
+      np.testing.assert_allclose(np.diag(w), 1 / 3)
+      # Same spectrum as the ring in order, so it is one ring through all.
+      np.testing.assert_allclose(np.linalg.eigvalsh(w), np.linalg.eigvalsh(
+        topology.ring(n)), atol=1e-12)
+    x = np.random.default_rng(0).normal(size=n)
+    x -= x.mean()
+    seen = np.sum((bank @ x)**2, 1) / np.sum(x**2)
+    error = seen.std(ddof=1) / np.sqrt(len(seen)) + 1e-12
+    self.assertLess(abs(seen.mean() - (n - 3) / (3 * (n - 1))), 4 * error)
+    if n > 3:
+      self.assertTrue((topology.random_ring(n, 2, seed=2)
+                       != topology.random_ring(n, 2, seed=3)).any())
+
 
 class ArgumentsTest(parameterized.TestCase):
 
@@ -173,6 +191,8 @@ class ArgumentsTest(parameterized.TestCase):
     (lambda: topology.torus(0, 3), 'rows=0'),
     (lambda: topology.finite_time(5, 0), 'max_degree=0'),
     (lambda: topology.random_matching(4, 0), 'count=0'),
+    (lambda: topology.random_ring(0, 1), 'n=0'),
+    (lambda: topology.random_ring(4, 0), 'count=0'),
     (lambda: topology.effective_neighbors(topology.ring(4), 1.), 'decay=1.0'),
     (lambda: topology.metropolis(np.triu(np.ones((3, 3)))), 'adjacency'),
     (lambda: topology.check(np.ones((3, 3)), 'name'), 'name is not doubly'),

@@ -1,0 +1,70 @@
+"""Reduces the runs of `adascale` to ratios, and judges the claims."""
+
+import math
+
+import numpy as np
+import xarray as xr
+
+import gradiv
+from experiments.common import intervals
+from experiments.common.claims import Claim
+
+LOSS, STEPS = (-math.inf, 1.1), (0.9, 1.1)  # what ratios count as kept
+
+
+def best_rate(base: xr.Dataset) -> float:
+  """Choose the rate of the lowest last loss, in the mean over the seeds."""
+  loss = base['loss'].isel(step=-1).mean(('arm', 'seed'), skipna=False)
+  return float(loss.idxmin('rate'))
+
+
+def mean_gain(config, runs: xr.Dataset):
+  """Return AdaScale's mean gain as a function of the seed."""
+  taken = runs['taken'].isel(step=-1).sel(arm='adascale').squeeze()
+  # No step is taken yet while parts are planned.
+  return lambda seed: config.steps / max(1, taken.sel(seed=seed))
+
+
+def reduce(config, done) -> xr.Dataset:
+  """Collect all arms; each loss is relative to the same seed's small batch."""
+  base = done['base'].sel(rate=best_rate(done['base']), arm='base', drop=True)
+  runs = xr.concat(
+    [xr.concat([done[f'scale_{s}'], done[f'constant_{s}']], 'arm')
+     for s in config.scales], 'scale').squeeze('rate')
+  # A run that was lost counts as one that did not begin.
+  loss = runs['loss'].where(np.isfinite, base['loss'].isel(step=0, drop=True))
+  estimate = gradiv.Estimate(base['sq_norm'].values, base['variance'].values)
+  steps = [(1 / base['loss'].copy(data=gradiv.adascale_gain(
+    estimate, batch_size=config.batch_size, scale=s))).integrate('step')
+    for s in config.scales]
+  return xr.Dataset({
+    'loss': (loss / base['loss']).isel(step=-1),
+    'steps': runs['taken'].isel(step=-1),
+    'accuracy': runs['accuracy'].isel(step=-1),
+    'predicted': xr.concat(steps, 'scale'),
+  }).assign_coords(scale=list(config.scales))
+
+
+def claims(config, reduced: xr.Dataset) -> list[Claim]:
+  """Judge loss and steps at every scale, and the controls at the largest."""
+  loss, own = reduced['loss'], reduced.sel(arm='adascale')
+  def claim(key, scale, text, how, ratios, allowed, source):
+    return Claim(
+      f'{key}_{scale}', f'at {scale} times the batch: {text}', how,
+      intervals.of_mean(ratios.sel(scale=scale).values, log=True), allowed,
+      source=source, runs=config.num_seeds)
+
+  most, worse = config.scales[-1], (LOSS[1], math.inf)
+  return [
+    *(claim('loss', s, 'AdaScale keeps the loss', 'training loss over that of '
+            'the small batch, after as many scale-invariant iterations',
+            own['loss'], LOSS, 'abstract') for s in config.scales),
+    claim('linear', most, 'linear scaling does not', 'the same, after as many '
+          'examples', loss.sel(arm='linear'), worse, 'abstract'),
+    *(claim('steps', s, 'the noise scale predicts the steps', 'steps taken '
+            "over the integral of 1/gain along the small batch's run, from "
+            'exact moments', own['steps'] / own['predicted'], STEPS, 'law')
+      for s in config.scales),
+    claim('adaptation', most, 'the mean gain, all along, is worse', "training "
+          "loss over AdaScale's", loss.sel(arm='constant') / own['loss'], worse,
+          'ours')]

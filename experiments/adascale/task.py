@@ -1,0 +1,87 @@
+"""The optimizer of `adascale`, its data, its network and its programs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import gradiv
+from experiments import data, models
+from experiments.common import task
+
+
+class GainState(NamedTuple):
+  """The aggregation's state, the sum of gains, and the steps that it took."""
+
+  inner: Any
+  progress: jax.Array
+  taken: jax.Array
+
+
+def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
+  """Build SGD that steps with gain · rate, and along its schedule by the gain.
+
+  The gain is the lane's or, where that is 0, AdaScale's. It stands still when
+  the sum of the gains is `config.steps`; the last gain is cut to end there.
+  """
+  size, end = config.batch_size, config.steps
+  schedule = optax.cosine_decay_schedule(lane['rate'], end)
+  axis, decay = config.workers(scale).axis_name, 1 - scale / config.window
+  inner = optax.chain(
+    gradiv.track_moments(axis, batch_size=size, decay=max(decay, 0)),
+    gradiv.aggregate_by_mean(axis))
+
+  def init_fn(params):
+    zero = jnp.zeros((), jnp.float32)
+    return GainState(inner.init(params), zero, zero)
+
+  def update_fn(updates, state, params=None):
+    updates, kept = inner.update(updates, state.inner, params)
+    gain = jnp.where(lane['gain'] > 0, lane['gain'], gradiv.adascale_gain(
+      gradiv.read_moments(kept).average, batch_size=size, scale=scale))
+    left = end - state.progress
+    gain = jnp.minimum(gain, left)
+    step = -gain * schedule(state.progress)
+    progress = jnp.where(gain < left, state.progress + gain, end)
+    return jax.tree.map(lambda g: step * g, updates), GainState(
+      kept, progress, state.taken + (gain > 0))
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+class Task:
+  """Images, and a network to train on batches of any scale."""
+
+  def __init__(self, config):
+    self.config = config
+    train, test = (task.load_images(config, s) for s in ('train', 'test'))
+    self.arrays = {'train': train.arrays, 'test': test.arrays}
+    self.size, image = len(train), train.arrays['image']
+    mean, std = data.channel_statistics(image)
+    self.standardize = lambda x: data.standardize(x, mean=mean, std=std)
+    self.model = task.build_model(config, image.shape[1:], train.num_classes)
+    self.loss = task.image_loss(self.model, self.standardize, augment=False)
+
+  def program(self, scale: int, lanes: dict):
+    """Train lanes of some 'gain', 'rate' and 'seed' on `scale` workers."""
+    batch_size = scale * self.config.batch_size
+    return task.program(
+      self.model, {name: lanes[name] for name in ('gain', 'rate', 'seed')},
+      arrays=self.arrays, draw=lambda seed, steps: data.order(
+        seed, steps, batch_size, self.size, sampling='replacement'),
+      make_optimizer=lambda lane: sgd_by_gain(lane, self.config, scale),
+      batch=lambda arrays, lane, rows: task.pick(arrays['train'], rows),
+      loss=self.loss, evaluate=self.evaluate,
+      read=lambda state: {'taken': state.taken})
+
+  def evaluate(self, arrays, lane, params):
+    """Compute the training loss, G and S of its gradient, the test accuracy."""
+    del lane
+    loss, _, moments = gradiv.example_moments(
+      lambda *args: self.loss(*args, None))(params, arrays['train'])
+    exact = gradiv.estimate(moments, num_examples=self.size)._asdict()
+    test = arrays['test']
+    logits = self.model.apply(params, self.standardize(test['image']))
+    return exact | {
+      'loss': loss, 'accuracy': models.accuracy(logits, test['label'])}

@@ -1,0 +1,149 @@
+"""The compiled programs of a run: its start, a scan of steps, its metrics."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+import gradiv
+from experiments.engine import gradients
+from experiments.engine.program import Program, common, key_for
+from experiments.engine.workers import Workers
+
+
+class Compiled(NamedTuple):
+  """The programs of a run, each compiled when it is first called.
+
+  Attributes:
+    create: () -> the first state.
+    scan: (rows, state, first step) -> state, and means over the steps of what
+      the loss reports. The state that it takes is donated: its memory is used
+      again, and it must not be read afterwards. Not on the backend 'pmap'.
+    evaluate: state -> all that `read`, `evaluate` and `compare` return.
+    read: state -> what `read` returns.
+    is_finite: state -> whether the params of any lane are finite.
+  """
+
+  create: Callable[[], dict]
+  scan: Callable[[Any, dict, Any], tuple[dict, dict]]
+  evaluate: Callable[[dict], dict]
+  read: Callable[[dict], dict]
+  is_finite: Callable[[dict], jax.Array]
+
+
+def build(program: Program, workers: Workers) -> Compiled:
+  """Build the programs of a run; nothing is computed yet."""
+  over_lanes = _over_the_only_lane if program.is_single else workers.over_lanes
+  scan = _scan(program, workers, over_lanes)
+
+  def model(state):
+    return (state['model_state'],) if program.model_state else ()
+
+  @jax.jit
+  def evaluate(data, lanes, state):
+    def one(lane, state):
+      params = program.view(state['params'], state['opt_state'])
+      return program.read(state['opt_state']) | program.evaluate(
+        data, lane, params, *model(state))
+    state = common(program, state)
+    return over_lanes(one, lanes, state) | program.compare(state['params'])
+
+  @jax.jit
+  def read(state):
+    return over_lanes(lambda state: program.read(state['opt_state']),
+                      common(program, state))
+
+  @jax.jit
+  def is_finite(state):
+    params = common(program, state)['params']
+    lanes = [jnp.isfinite(x.reshape(len(x), -1)).all(1)
+             for x in jax.tree.leaves(params)]
+    return jnp.stack(lanes).all(0).any()
+
+  return Compiled(
+    create=functools.partial(_create, program, workers),
+    scan=lambda rows, state, first: scan(
+      rows, program.data, program.lanes, state, first),
+    evaluate=lambda state: evaluate(program.data, program.lanes, state),
+    read=read, is_finite=is_finite)
+
+
+def _create(program, workers):
+  """Make the first state, in arrays that nothing else refers to."""
+  def one(lane):
+    params = program.init(lane)
+    state = {'params': params,
+             'opt_state': program.make_optimizer(lane).init(params)}
+    if program.model_state:
+      state['model_state'] = program.model_state(lane, params)
+    return state
+
+  @jax.jit
+  def create(lanes):
+    state = jax.vmap(one)(lanes)
+    return state | {
+      name: gradiv.replicate(state[name], workers.num_workers)
+      for name in program.private}
+
+  # A result that is an argument or comes twice may be one array: copies can be
+  # donated.
+  return jax.tree.map(jnp.copy, create(program.lanes))
+
+
+def _scan(program, workers, over_lanes):
+  """Build (rows, data, lanes, state, first step) -> state, means."""
+  axis = workers.axis_name
+  gradient = gradients.build(program)
+
+  def one_step(rows, data, t, lane, state):
+    rows = jax.tree.map(lambda x: x[lane['order']], rows)
+    key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
+    grads, seen, model_state = gradient(
+      data, lane | {'step': t}, rows, state, gradiv.worker_key(key, axis))
+    seen = lax.pmean(seen, axis)
+    optimizer = optax.with_extra_args_support(program.make_optimizer(lane))
+    updates, opt_state = optimizer.update(
+      grads, state['opt_state'], state['params'], data=data,
+      value=seen['batch_loss'])
+    params = optax.apply_updates(state['params'], updates)
+    if 'model_state' not in program.private:
+      model_state = jax.tree.map(
+        functools.partial(_agreed, axis=axis), model_state)
+    new = {'params': params, 'opt_state': opt_state, 'model_state': model_state}
+    return {name: new[name] for name in program.parts}, seen
+
+  def steps(rows, data, lanes, state, first):
+    def step(state, at):
+      t, rows = at
+      return over_lanes(
+        functools.partial(one_step, rows, data, t), lanes, state)
+
+    times = first + jnp.arange(jax.tree.leaves(rows)[0].shape[0])
+    state, seen = lax.scan(step, state, (times, rows))
+    return state, jax.tree.map(lambda x: x.mean(0), seen)
+
+  state_axes = {
+    name: 0 if name in program.private else None for name in program.parts}
+  mapped = gradiv.map_workers(
+    steps, axis, in_axes=(0, None, None, state_axes, None),
+    out_axes=(state_axes, None), backend=workers.backend)
+  # Inside jit, pmap would gather everything on one device first.
+  return mapped if workers.backend == 'pmap' else jax.jit(
+    mapped, donate_argnums=3)
+
+
+def _over_the_only_lane(fn, *trees):
+  """Apply `fn` to the one lane there is, as if there was no axis of lanes."""
+  lane = jax.tree.map(lambda x: x[0], trees)
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], fn(*lane))
+
+
+def _agreed(x, axis):
+  """Average a leaf over the workers; of integers, take the largest."""
+  if jnp.issubdtype(x.dtype, jnp.inexact):
+    return lax.pmean(x, axis)
+  return lax.pmax(x, axis) if jnp.issubdtype(x.dtype, jnp.integer) else x

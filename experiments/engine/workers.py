@@ -1,0 +1,56 @@
+"""Who computes: workers that share each batch, and lanes side by side."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+import gradiv
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+  """How many workers, on which backend, and how many lanes at once.
+
+  With lanes_at_once = 0 all lanes are vmapped; otherwise that many, one group
+  after the other within each step. With `is_reversed` each worker takes the
+  examples of its batch in reverse order: the same run up to rounding, which
+  shows what rounding alone decides.
+  """
+
+  num_workers: int = 1
+  backend: str = 'vmap'
+  lanes_at_once: int = 0
+  is_reversed: bool = False
+
+  @property
+  def axis_name(self) -> gradiv.AxisName:
+    """Two names where a backend puts several workers on a device."""
+    single = self.backend == 'vmap' or self.num_workers <= jax.device_count()
+    return 'workers' if single else ('devices', 'workers')
+
+  def over_lanes(self, fn: Callable, *trees: Any) -> Any:
+    """Apply `fn` to each lane."""
+    if not self.lanes_at_once:
+      return jax.vmap(fn)(*trees)
+    return lax.map(lambda lane: fn(*lane), trees,
+                   batch_size=self.lanes_at_once)
+
+  def split(self, tree: Any) -> Any:
+    """Deal batches out: [orders, K, W·b, ...] to [W, K, orders, b, ...]."""
+    def deal(x):
+      orders, steps, size, *rest = x.shape
+      if size % self.num_workers:
+        raise ValueError(
+          f'batch_size={size}: must be a multiple of '
+          f'num_workers={self.num_workers}'
+        )
+      x = x.reshape(orders, steps, self.num_workers, -1, *rest)
+      if self.is_reversed:
+        x = x[:, :, :, ::-1]
+      return np.moveaxis(x, (2, 1, 0), (0, 1, 2))
+
+    return jax.tree.map(deal, tree)

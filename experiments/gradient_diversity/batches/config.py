@@ -1,0 +1,51 @@
+"""The flags of `gradient_diversity --study=batches`."""
+
+import dataclasses
+import math
+
+from experiments.common import flags
+from experiments.common.flags import flag
+from experiments.gradient_diversity.config import Shared
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Shared):
+  """The flags of the study of batch sizes."""
+
+  num_seeds: int = flag(8, 'independent runs of each setting')
+  learning_rates: tuple[float, ...] = flag(
+    (0.2, 0.28, 0.4, 0.57, 0.8, 1.13, 1.6),
+    'learning rates to choose from, for the mean gradient')
+  reference_batch_size: int = flag(
+    128, 'batch size at which the diversity is measured, and from which the '
+    'gradients at all others are predicted')
+  replications: tuple[float, ...] = flag(
+    (1.0, 2.0, 4.0, 8.0), 'r: a random 1/r of the set, repeated r times')
+  target_loss: float = flag(0.1, 'training loss to count the gradients to')
+  decay: float = flag(0.95, 'of the averages in `track_moments`')
+  looks: int = flag(8, 'records a pass of the run whose diversity is measured')
+  window: int = flag(64, 'records over which B_S is averaged')
+  num_twins: int = flag(32, 'pairs of runs on sets that differ in one example')
+  exact: bool = flag(True, 'also compute B_S over the whole set, at each '
+                     'record: a forward and backward pass')
+
+  def __post_init__(self):
+    super().__post_init__()
+    check = flags.check
+    check(self.batch_sizes, 'batch_sizes',
+          f'rising, divisors of --train_examples={self.train_examples}',
+          lambda sizes: all(self.train_examples % b == 0 for b in sizes))
+    check(self.replications, 'replications', 'at least 1 each, the first 1',
+          lambda rs: rs[:1] == (1,) and all(r >= 1 for r in rs))
+    check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
+    check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
+    check(self.looks, 'looks', 'at least 1', lambda n: n >= 1)
+    check(self.window, 'window', f'from 2 to the {self.num_looks} records of '
+          'the run', lambda n: 2 <= n <= self.num_looks)
+    check(self.num_twins, 'num_twins', 'at least 1', lambda n: n >= 1)
+
+  @property
+  def num_looks(self) -> int:
+    """Count the records of the run whose diversity is measured."""
+    steps = self.train_examples // self.reference_batch_size
+    return self.passes * math.gcd(steps, self.looks)
