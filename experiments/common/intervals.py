@@ -1,6 +1,7 @@
 """Intervals of 95 % over independent runs."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,10 +73,12 @@ def resampled(
   value, runs = float(statistic(*samples)), np.arange(len(samples[0]))
   if len(runs) < 2:
     return Interval(value, math.nan, math.nan)
-  values = scipy.stats.bootstrap(
-    (runs,), lambda picks: statistic(*(x[picks] for x in samples)),
-    vectorized=False, n_resamples=draws, method='percentile',
-    rng=np.random.default_rng(0)).bootstrap_distribution
+  with warnings.catch_warnings():  # resamples that are undefined are left out
+    warnings.simplefilter('ignore', scipy.stats.DegenerateDataWarning)
+    values = scipy.stats.bootstrap(
+      (runs,), lambda picks: statistic(*(x[picks] for x in samples)),
+      vectorized=False, n_resamples=draws, method='percentile',
+      rng=np.random.default_rng(0)).bootstrap_distribution
   values = values[np.isfinite(values)]
   if not values.size:
     return Interval(value, math.nan, math.nan)

@@ -72,7 +72,6 @@ class Board:
     """Take the work of each part that is to do, and count the finished ones."""
     self._work = dict(work)
     self._num_parts, self._num_done = len(work) + finished, finished
-    self._has_overall = self._num_parts > 1
     self._finished_work = 0
     self._lines: dict[str, Line] = {}
     self._began = self._shown = time.monotonic()
@@ -86,8 +85,7 @@ class Board:
         console=console.Console(stderr=True), refresh_per_second=4)
       self._rich.start()
       self._tasks = {}
-      if self._has_overall:
-        self._overall = self._rich.add_task('', state='')
+      self._overall = self._rich.add_task('', state='')
       self.show()
 
   def begin(self, title: str) -> Line:
@@ -128,15 +126,14 @@ class Board:
           self._rich.update(
             self._tasks[line.title], state=line.state,
             total=line.total or None, completed=line.done)
-        if self._has_overall:
-          self._rich.update(
-            self._overall, description=self._parts(), state=self._left(),
-            total=sum(self._work.values()) or None, completed=self._work_done())
+        self._rich.update(
+          self._overall, description=self._parts(), state=self._left(),
+          total=sum(self._work.values()) or None, completed=self._work_done())
       elif time.monotonic() - self._shown >= _EVERY_SECONDS:
         self._shown = time.monotonic()
-        print('; '.join([
-          f'{self._parts()}, {self._left()}',
-          *(f'{line.title}: {line.state}' for line in self._lines.values())]),
+        print('; '.join(filter(None, [
+          self._parts(), self._left(),
+          *(f'{line.title}: {line.state}' for line in self._lines.values())])),
           file=sys.stderr, flush=True)
 
   def close(self) -> None:
@@ -145,7 +142,8 @@ class Board:
       self._rich.stop()
 
   def _parts(self) -> str:
-    return f'{self._num_done} of {self._num_parts} parts'
+    several = self._num_parts > 1
+    return f'{self._num_done} of {self._num_parts} parts' if several else ''
 
   def _work_done(self) -> float:
     return self._finished_work + sum(
@@ -156,7 +154,7 @@ class Board:
     """Estimate the time left from the speed since the start."""
     done, total = self._work_done(), sum(self._work.values())
     if not done:
-      return f'{total:,} lane-steps to do'
+      return f'{total:,} lane-steps to do' if total else ''
     seconds = (time.monotonic() - self._began) * (total - done) / done
     return (f'{done / total:.0%} of {total:,} lane-steps, '
             f'{seconds // 60:.0f}:{seconds % 60:02.0f} left')

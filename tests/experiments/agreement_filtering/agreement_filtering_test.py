@@ -18,13 +18,12 @@ from PIL import Image
 
 import gradiv
 from experiments.agreement_filtering import (
-  __main__ as main,
-  analysis,
   arms as agreement_arms,
   config as agreement_filtering,
   task,
 )
-from experiments.common import flags
+from experiments.agreement_filtering.study import Filtering
+from experiments.common import flags, parsing, study
 from gradiv import weightings
 from tests import helpers
 from tests.experiments.data import fakes
@@ -47,11 +46,13 @@ class RunTest(absltest.TestCase):
       SMALL, workdir=str(cls.folder / 'run'),
       data_dir=str(cls.folder / 'data'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      cls.summary = main.run(cls.config)
+      cls.outcome = study.run(Filtering(), cls.config)
     cls.printed = out.getvalue()
+    cls.reduced = cls.outcome.reduced
+    cls.summary = json.loads((cls.folder / 'run/summary.json').read_text())
 
   def test_every_arm_has_its_cells(self):
-    names = [arm.name for arm in self.config.arms()]
+    names = [arm.name for arm in agreement_arms.list_arms(self.config)]
     self.assertEqual(set(names), {
       *weightings.COMBINE, 'mean', 'geometric_median', 'random',
       'equal_updates', 'mean_clean', 'running_mean_clean'})
@@ -61,7 +62,7 @@ class RunTest(absltest.TestCase):
       self.assertBetween(cell['test'][0], 0, 1)
       self.assertBetween(cell['skipped'][0], 0, 1)
       self.assertEqual(cell['memorized'][0] is None, cell['noise'] == 0)
-    for word in ('test accuracy', 'beyond the mean', 'steps skipped'):
+    for word in ('Test accuracy', 'beyond the mean', 'Steps skipped'):
       self.assertIn(word, self.printed)
 
   def test_the_mean_skips_nothing_and_the_strict_filter_much(self):
@@ -75,34 +76,47 @@ class RunTest(absltest.TestCase):
 
   def test_controls_match_the_filter(self):
     """As many updates exactly; in the mean, as many let through."""
-    load = lambda name: analysis.load(
-      self.config, analysis.find(self.config, name))
-    sizes = load('running_mean')['sizes'][:, 0, ..., -1, :]
-    equal = load('equal_updates')['sizes'][:, 0, ..., -1, :]
+    load = lambda name, **at: self.reduced.runs[name]['sizes'].isel(
+      step=-1).sel(at).squeeze('threshold', drop=True).values
+    sizes = self.reduced.runs['running_mean']['sizes'].isel(step=-1).sel(
+      threshold=self.config.control_threshold).values
+    equal = load('equal_updates')
     np.testing.assert_array_equal(equal[..., 0], sizes[..., 0])
     np.testing.assert_array_equal(equal[..., 3], sizes[..., 1:].sum(-1))
-    blind = load('random')['sizes'][:, 0, ..., -1, :]
+    blind = load('random')
     # 16 lanes of 12 steps, each drawn: five standard errors.
     gap = (blind - sizes).sum((0, 1, 2))
     self.assertLess(np.abs(gap).max(), 5 * np.sqrt(12 * 16 / 4))
     self.assertEqual(blind[..., 1].sum(), 0)
 
-  def test_the_test_set_is_read_for_the_rates_chosen_alone(self):
-    tests = json.loads((self.folder / 'run' / 'test.json').read_text())
-    for arm in self.config.arms():
-      lanes = analysis.chosen_lanes(self.config, arm)
-      self.assertEqual(np.shape(tests[arm.name]), lanes.shape)
-      rates = [self.config.settings(arm)[i][2] for i in lanes.ravel()]
-      found = analysis.load(self.config, arm)['validation'][..., -1]
-      best = np.array(self.config.learning_rates)[found.mean(-1).argmax(-1)]
-      np.testing.assert_array_equal(
-        np.reshape(rates, lanes.shape),
-        np.broadcast_to(best[..., None], lanes.shape))
+  def test_rates_are_chosen_on_validation_data(self):
+    for name, run in self.reduced.runs.items():
+      final = run['validation'].isel(step=-1).mean('seed')
+      best = run.rate.values[final.argmax('rate').values]
+      np.testing.assert_array_equal(self.reduced.tuned[name].rate, best)
+      for noise in run.noise.values:
+        cell = next(c for c in self.summary['cells'] if (
+          c['arm'], c['noise'], c['threshold']) == (
+            name, noise, run.threshold.values[0]))
+        chosen = run['test'].sel(noise=noise, rate=cell['learning_rate'])
+        self.assertAlmostEqual(
+          cell['test'][0], float(chosen.isel(threshold=0).mean()))
+
+  def test_claims(self):
+    claims = {claim.key: claim for claim in self.outcome.claims}
+    self.assertLen(claims, 6)
+    run = lambda name: self.reduced.runs[name].isel(rate=-1, step=-1).sel(
+      noise=0.5)['validation']
+    gain = run('running_mean').sel(threshold=0.5) - run('mean').isel(
+      threshold=0)
+    self.assertAlmostEqual(claims['mean_50'].measured.value,
+                           float(gain.mean()))
+    self.assertEqual(claims['orthogonal'].allowed, (0.9, 1.1))
 
   def test_figures(self):
-    figures = sorted((self.folder / 'run' / 'figures').iterdir())
-    self.assertEqual([f.name for f in figures],
-                     ['accuracy.png', 'distances.png', 'thresholds.png'])
+    names = [*Filtering.figures, 'claims']
+    figures = sorted((self.folder / 'run').glob('*.png'))
+    self.assertEqual([f.stem for f in figures], sorted(names))
     for figure in figures:
       with Image.open(figure) as image:
         self.assertGreater(np.asarray(image.convert('L')).std(), 5)
@@ -110,8 +124,10 @@ class RunTest(absltest.TestCase):
   def test_again_nothing_is_trained(self):
     logs = sorted((self.folder / 'run').rglob('metrics.jsonl'))
     stamps = [log.stat().st_mtime_ns for log in logs]
-    with contextlib.redirect_stdout(io.StringIO()):
-      self.assertEqual(main.run(self.config), self.summary)
+    for is_report in (False, True):
+      with contextlib.redirect_stdout(io.StringIO()):
+        again = study.run(Filtering(), self.config, report_only=is_report)
+      self.assertEqual(again.claims, self.outcome.claims)
     self.assertEqual([log.stat().st_mtime_ns for log in logs], stamps)
 
 
@@ -119,7 +135,7 @@ class ProblemTest(absltest.TestCase):
 
   def test_splits_do_not_meet_and_noise_is_as_asked(self):
     with tempfile.TemporaryDirectory() as folder:
-      problem = task.Problem(
+      problem = task.Task(
         dataclasses.replace(SMALL, data_dir=folder))
     images = [np.asarray(x).reshape(len(x), -1) for x in (
       problem.arrays['image'], problem.arrays['validation']['image'],
@@ -134,15 +150,15 @@ class ProblemTest(absltest.TestCase):
 
   def test_micro_batches_are_balanced_by_the_labels_of_the_arm(self):
     with tempfile.TemporaryDirectory() as folder:
-      problem = task.Problem(
+      problem = task.Task(
         dataclasses.replace(SMALL, data_dir=folder))
-    arms = {arm.name: arm for arm in SMALL.arms()}
+    arms = {arm.name: arm for arm in agreement_arms.list_arms(SMALL)}
+    lanes = {'noise': np.array([0., 0.5]), 'threshold': np.full(2, 2.),
+             'rate': np.full(2, 0.003), 'seed': np.zeros(2, int)}
     for name, labels in (('mean', problem.labels(0.5, 0)),
                          ('mean_clean', problem.clean)):
-      program = problem.program(arms[name], 'workers')
-      settings = SMALL.settings(arms[name])
-      lane = settings.index((0.5, 2.0, 0.003, 0))
-      rows = program.fetch(np.arange(5))[int(program.lanes['order'][lane])]
+      program = problem.program(arms[name], lanes)
+      rows = program.fetch(np.arange(5))[int(program.lanes['order'][1])]
       drawn = labels[rows].reshape(5 * 3, 10)
       np.testing.assert_array_equal(
         np.sort(drawn, 1), np.tile(np.arange(10), (15, 1)))
@@ -180,7 +196,7 @@ class HumanLabelsTest(fakes.Folder):
 
   def test_trains_on_the_noisy_label_and_judges_by_the_true_one(self):
     self.make(FakeHumanLabels)
-    problem = task.Problem(dataclasses.replace(
+    problem = task.Task(dataclasses.replace(
       SMALL, dataset='cifar100_n', data_dir=str(self.root), noise_rates=(0.,),
       noisy_label_key='noise_label', validation_examples=20,
       train_examples=50))
@@ -222,10 +238,10 @@ class ArmsTest(parameterized.TestCase):
 
   def test_optimizer_stands_still_after_enough_updates(self):
     arm = agreement_arms.Arm(
-      'equal_updates', lambda lane: agreement_arms.mean_until(
+      'equal_updates', '', lambda lane: agreement_arms.mean_until(
         lane['max_updates']))
     tx = agreement_arms.make_optimizer(
-      {'max_updates': 3, 'learning_rate': 0.1}, arm, key=jax.random.key(0),
+      {'max_updates': 3, 'rate': 0.1}, arm, key=jax.random.key(0),
       axis_name='workers', num_workers=2, momentum=0.9, weight_decay=0.1)
     step = helpers.step_of(optax.GradientTransformation(
       tx.init, lambda g, s: tx.update(g, s, jnp.ones(3))))
@@ -240,9 +256,10 @@ class ArmsTest(parameterized.TestCase):
 
   def test_the_optimizer_is_that_of_the_paper(self):
     """Decay is added to the gradient, before Nesterov's momentum."""
-    arm = agreement_arms.Arm('mean', lambda lane: agreement_arms.plain_mean())
+    arm = agreement_arms.Arm(
+      'mean', '', lambda lane: agreement_arms.plain_mean())
     tx = agreement_arms.make_optimizer(
-      {'learning_rate': 0.1}, arm, key=jax.random.key(0), axis_name='workers',
+      {'rate': 0.1}, arm, key=jax.random.key(0), axis_name='workers',
       num_workers=2, momentum=0.9, weight_decay=0.01)
     rng = np.random.default_rng(0)
     p = velocity = np.zeros(4)
@@ -272,20 +289,28 @@ class ConfigTest(parameterized.TestCase):
     (('--thresholds=3',), 'cosine distances from 0 to 2'),
     (('--control_threshold=0.5',), 'one of --thresholds'),
     (('--num_records=7',), 'a divisor of --steps=1000'),
-    (('--eval_batch_size=100',), 'a divisor of --validation_examples=288'),
+    (('--eval_batch_size=0',), '--eval_batch_size=0: must be at least 1'),
+    (('--train_examples=-1',), '--train_examples=-1'),
     (('--momentum=1',), '--momentum=1.0'),
     (('--weight_decay=-1',), '--weight_decay=-1.0'),
     (('--per_class=0',), '--per_class=0'))
   def test_values_out_of_range(self, argv, message):
-    with self.assertRaisesRegex(ValueError, message):
-      flags.parse(agreement_filtering.Config,
-                       ['agreement_filtering', '--workdir=x', *argv])
+    with self.assertRaisesRegex(flags.UsageError, message):
+      parsing.parse(agreement_filtering.Config,
+                    ['agreement_filtering', *argv])
 
-  def test_more_held_out_than_there_is(self):
+  @parameterized.parameters(
+    (dict(validation_examples=1437), '--validation_examples=1437: must be '
+     'below the 1437'),
+    (dict(train_examples=1150), '--train_examples=1150: must be at most the '
+     '1149'))
+  def test_more_than_there_is(self, changed, message):
     with tempfile.TemporaryDirectory() as folder:
-      with self.assertRaisesRegex(ValueError, '--validation_examples=1437'):
-        task.Problem(dataclasses.replace(
-          SMALL, data_dir=folder, validation_examples=1437))
+      with self.assertRaisesRegex(flags.UsageError, message):
+        task.Task(dataclasses.replace(SMALL, data_dir=folder, **changed))
+
+  def test_the_ways_to_filter_are_those_of_the_library(self):
+    self.assertEqual(agreement_filtering.COMBINES, weightings.COMBINE)
 
 
 if __name__ == '__main__':
