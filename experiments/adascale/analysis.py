@@ -34,7 +34,7 @@ def reduce(config, done) -> xr.Dataset:
   # A run that was lost counts as one that did not begin.
   loss = runs['loss'].where(np.isfinite, base['loss'].isel(step=0, drop=True))
   estimate = gradiv.Estimate(base['sq_norm'].values, base['variance'].values)
-  steps = [(1 / base['loss'].copy(data=gradiv.adascale_gain(
+  steps = [base['loss'].copy(data=1 / np.asarray(gradiv.adascale_gain(
     estimate, batch_size=config.batch_size, scale=s))).integrate('step')
     for s in config.scales]
   return xr.Dataset({

@@ -19,7 +19,7 @@ def scaling(config, reduced, claims):
       x, *ends = np.array([intervals.of_mean(runs, log=True) for runs in
                            reduced[name].sel(arm=arm).values]).T
       ax.errorbar(config.scales, x, np.abs(ends - x), color=color,
-                  marker=marker, label=label, lw=1.4)
+                  marker=marker, label=label if ax is left else None)
   right.plot(config.scales, reduced['predicted'].mean('seed'), 'k--', lw=1.2,
              label='AdaScale, predicted', zorder=3)
   for ax in (left, right):
@@ -29,7 +29,7 @@ def scaling(config, reduced, claims):
   plots.label_sizes(left, (1, 4, 16, 64), 'y')
   plots.label_sizes(right, [config.steps // s for s in (1, *config.scales)],
                     'y')
-  left.set(ylabel="training loss / small batch's (95 % intervals)",
+  left.set(ylabel="training loss / small batch's\n(95 % intervals)",
            title='AdaScale keeps the loss')
-  right.set(ylabel='steps', title='in steps that the noise scale predicts')
+  right.set(ylabel='steps', title='Its steps fall with its mean gain')
   return figure
