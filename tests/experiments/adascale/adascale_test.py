@@ -18,7 +18,7 @@ import gradiv
 from experiments.adascale import analysis, task
 from experiments.adascale.config import Config
 from experiments.adascale.study import AdaScale
-from experiments.common import flags, study
+from experiments.common import flags, parsing, study
 from tests import helpers
 
 SMALL = Config(
@@ -167,7 +167,7 @@ class ConfigTest(parameterized.TestCase):
     ('--window=0', '--window=0: must be at least 1'))
   def test_values_out_of_range(self, flag, message):
     with self.assertRaisesRegex(flags.UsageError, message):
-      flags.parse(Config, ['adascale', '--workdir=x', flag])
+      parsing.parse(Config, ['adascale', '--workdir=x', flag])
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from experiments.common import flags, optimizers
+from experiments.common import flags, optimizers, parsing
 from experiments.engine import records, trainer
 from tests import helpers
 from tests.experiments.engine import small
@@ -37,7 +37,7 @@ def steps_of(tx, count=5):
 class OptimizersTest(parameterized.TestCase):
 
   def test_a_config_has_the_flags(self):
-    config = flags.parse(Config, [
+    config = parsing.parse(Config, [
       'x', '--workdir=w', '--optimizer=adamw', '--rate_schedule=cosine',
       '--warmup_steps=10', '--clip_norm=1', '--weight_decay=0.1',
       '--ema=0.99'])
@@ -53,7 +53,7 @@ class OptimizersTest(parameterized.TestCase):
   def test_a_bad_value_names_its_flag(self, value):
     name = value.split('=')[0]
     with self.assertRaisesRegex(flags.UsageError, f'--{name}='):
-      flags.parse(Config, ['x', '--workdir=w', f'--{value}'])
+      parsing.parse(Config, ['x', '--workdir=w', f'--{value}'])
 
   def test_the_checks_of_the_paper_stay(self):
     with self.assertRaisesRegex(flags.UsageError, '--num_seeds=0'):

@@ -12,7 +12,7 @@ import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from experiments.common import claims as claims_lib, flags, study
+from experiments.common import claims as claims_lib, flags, parsing, study
 from experiments.critical_parameters import (
   analysis,
   config as critical_config,
@@ -205,7 +205,7 @@ class BadInputTest(parameterized.TestCase):
     (('--decay=1',), '--decay=1.0'))
   def test_values_out_of_range(self, argv, message):
     with self.assertRaisesRegex(flags.UsageError, message):
-      flags.parse(critical_config.Config,
+      parsing.parse(critical_config.Config,
                   ['critical_parameters', '--workdir=x', *argv])
 
 
