@@ -6,7 +6,7 @@ import numpy as np
 
 import gradiv
 from experiments import data, models
-from experiments.common import flags, task
+from experiments.common import task
 from experiments.gradient_diversity import tracking
 
 
