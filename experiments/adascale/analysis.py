@@ -15,12 +15,12 @@ LOSS, STEPS = (-math.inf, 1.1), (0.9, 1.1)  # what ratios count as kept
 def best_rate(base: xr.Dataset) -> float:
   """Choose the rate of the lowest last loss, in the mean over the seeds."""
   loss = base['loss'].isel(step=-1).mean(('arm', 'seed'), skipna=False)
-  return float(loss.idxmin('rate'))
+  return float(loss.fillna(math.inf).idxmin('rate'))
 
 
 def mean_gain(config, runs: xr.Dataset):
   """Return AdaScale's mean gain as a function of the seed."""
-  taken = runs['taken'].isel(step=-1).sel(arm='adascale').squeeze()
+  taken = runs['taken'].isel(step=-1).sel(arm='adascale').squeeze('rate')
   # No step is taken yet while parts are planned.
   return lambda seed: config.steps / max(1, taken.sel(seed=seed))
 

@@ -85,7 +85,7 @@ class Config(flags.Config):
     check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
           lambda x: 0 <= x < 1)
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
-    flags.options(self, 'text_model_options')
+    flags.check_options(self, 'text_model_options', 'lstm')
 
   def _check_arms(self):
     check, known = flags.check, tuple(arms.TOPOLOGIES)

@@ -49,23 +49,34 @@ class Shared(flags.Config):
     check(self.batch_sizes, 'batch_sizes', 'positive and rising',
           lambda sizes: sizes and sizes[0] > 0 and list(sizes) == sorted(
             set(sizes)))
-    check(self.reference_batch_size, 'reference_batch_size',
-          'one of --batch_sizes', lambda b: b in self.batch_sizes)
-    workers = self.num_workers
-    check(self.reference_batch_size, 'reference_batch_size',
-          f'a multiple of --num_workers={workers}', lambda b: b % workers == 0)
+    flags.check_together(
+      self, ('reference_batch_size', 'batch_sizes'),
+      'one must be among the others',
+      self.reference_batch_size in self.batch_sizes)
+    flags.check_together(
+      self, ('num_workers', 'reference_batch_size'),
+      'workers must share the batch evenly',
+      self.reference_batch_size % self.num_workers == 0)
     check(self.learning_rates, 'learning_rates', 'positive',
           lambda rates: rates and all(rate > 0 for rate in rates))
     check(self.passes, 'passes', 'at least 2', lambda p: p >= 2)
     check(self.image_size, 'image_size', 'at least 0', lambda n: n >= 0)
     check(self.label_noise, 'label_noise', 'a share from 0 to 1',
           lambda share: 0 <= share <= 1)
-    check(self.eval_batch_size, 'eval_batch_size', f'a divisor of '
-          f'--train_examples={self.train_examples}, or larger',
-          lambda b: b > 0 and self.train_examples % min(
-            b, self.train_examples) == 0)
+    check(self.eval_batch_size, 'eval_batch_size', 'at least 1',
+          lambda b: b >= 1)
+    flags.check_together(
+      self, ('train_examples', 'eval_batch_size'),
+      '--eval_batch_size must divide it, or be larger',
+      self.train_examples % min(
+        self.eval_batch_size, self.train_examples) == 0)
     check(self.sampling, 'sampling', f'one of {SAMPLING}',
           lambda s: s in SAMPLING)
+
+  def check_examples(self, count: int) -> None:
+    """Check that one example is left over, for the twins."""
+    flags.check(self.train_examples, 'train_examples', f'below the {count} of '
+                f'{self.dataset}', lambda n: n < count)
 
   def pick_task(self, *names: str) -> dict:
     """Pick the flags that define the task, and `names`.

@@ -6,7 +6,7 @@ import numpy as np
 
 import gradiv
 from experiments import data, models
-from experiments.common import flags, task
+from experiments.common import task
 from experiments.gradient_diversity import tracking
 
 
@@ -21,8 +21,7 @@ class Problem:
     self.config = config
     examples = task.load_images(config, 'train')
     n = config.train_examples
-    flags.check(n, 'train_examples', f'below the {len(examples)} of '
-                f'{config.dataset}', lambda n: n < len(examples))
+    config.check_examples(len(examples))
     arrays = examples.gather(np.arange(n + 1))
     mean, std = data.channel_statistics(arrays['image'][:n])
     labels = arrays['label'].copy()

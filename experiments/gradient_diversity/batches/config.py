@@ -32,9 +32,9 @@ class Config(Shared):
   def __post_init__(self):
     super().__post_init__()
     check = flags.check
-    check(self.batch_sizes, 'batch_sizes',
-          f'rising, divisors of --train_examples={self.train_examples}',
-          lambda sizes: all(self.train_examples % b == 0 for b in sizes))
+    flags.check_together(
+      self, ('train_examples', 'batch_sizes'), 'each size must divide it',
+      all(self.train_examples % b == 0 for b in self.batch_sizes))
     check(self.replications, 'replications', 'at least 1 each, the first 1',
           lambda rs: rs[:1] == (1,) and all(r >= 1 for r in rs))
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)

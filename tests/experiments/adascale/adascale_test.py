@@ -142,6 +142,12 @@ class ReduceTest(absltest.TestCase):
     self.done['base']['loss'][0, 1, 0, -1] = math.nan
     self.assertEqual(analysis.best_rate(self.done['base']), 0.05)
 
+  def test_nothing_is_known_where_every_rate_diverges(self):
+    self.done['base']['loss'][..., 1:] = math.nan
+    found = analysis.claims(SMALL, analysis.reduce(SMALL, self.done))
+    self.assertEqual({c.key: c.verdict for c in found if c.key[0] == 'l'},
+                     dict.fromkeys(('loss_2', 'loss_4', 'linear_4'), 'unknown'))
+
   def test_a_lost_run_counts_as_untrained(self):
     self.done['scale_4']['loss'][2, 0, 1, 1:] = math.nan
     found = analysis.reduce(SMALL, self.done)['loss']

@@ -390,7 +390,7 @@ class FlagTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'window': 9}, '8 records'), ({'window': 1}, 'from 2'),
     ({'decay': 1.}, 'between 0 and 1'), ({'looks': 0}, 'at least 1'),
-    ({'batch_sizes': (16, 48)}, 'divisors of --train_examples=64'))
+    ({'batch_sizes': (16, 48)}, '--batch_sizes=16,48: each size must divide'))
   def test_bad_values(self, changed, message):
     with self.assertRaisesRegex(flags.UsageError, message):
       dataclasses.replace(SMALL, **changed)
