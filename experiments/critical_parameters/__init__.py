@@ -31,9 +31,9 @@ its own rate. Allowed ranges are round numbers that we chose while we built the
 studies.
 
 These runs are not chaotic. At stable rates, rounding errors decay with the
-error itself: where we compared two orders of summation, no step count of the
-simulations moved, and those of the network moved by less than 1e-7 of their
-value. `--roundings=2` repeats the comparison for all of them: the second run
-adds the terms of every sum over coordinates, and over the examples of a batch,
-in reverse order.
+error itself: in the settings where we compared two orders of summation, no step
+count of the simulations moved, and those of the network moved by less than 1e-7
+of their value. `--roundings=2` repeats the comparison for all settings: the
+second run adds the terms of every sum over coordinates, and over the examples
+of a batch, in reverse order.
 """
