@@ -48,10 +48,11 @@ def _moments(grads):
 
 
 def _near(values, seed=0):
-  """Scatter values [...] by 5 % over eight seeds: [..., seed]."""
+  """Scatter values [...] by 5 % over eight seeds, around them: [..., seed]."""
   rng = np.random.default_rng(seed)
   values = np.asarray(values, float)[..., None]
-  return values * np.exp(0.05 * rng.normal(size=(*values.shape[:-1], SEEDS)))
+  noise = rng.normal(size=(*values.shape[:-1], SEEDS))
+  return values * np.exp(0.05 * (noise - noise.mean(-1, keepdims=True)))
 
 
 def _reduced(ratios, counts, growth, distance):
