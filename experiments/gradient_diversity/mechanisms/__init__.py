@@ -1,4 +1,4 @@
-"""What masks, noise and rounding of gradients do, and what fewer bits cost.
+r"""What masks, noise and rounding of gradients do, and what fewer bits cost.
 
   python -m experiments.gradient_diversity --workdir=runs/mechanisms \
     --flagfile=experiments/gradient_diversity/flags/digits_mechanisms.flags
