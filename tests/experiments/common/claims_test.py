@@ -21,7 +21,9 @@ class VerdictTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ((0.5, 0.1, 0.9), (0., INF), 'holds'),
-    ((0.5, 0.0, 0.9), (0., INF), 'holds'),  # the ends are allowed
+    ((0.5, 0.1, 0.9), (0.1, 0.9), 'holds'),  # the ends are allowed
+    ((0.5, 0.0, 0.9), (0., INF), 'open'),  # but 0 is not above 0
+    ((-0.5, -0.9, 0.0), (0., INF), 'fails'),
     ((0.5, -0.1, 0.9), (0., INF), 'open'),
     ((-0.5, -0.9, -0.1), (0., INF), 'fails'),
     ((1.0, 0.8, 1.2), (0.5, 1.1), 'open'),  # on either side

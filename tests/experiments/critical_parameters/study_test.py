@@ -177,10 +177,10 @@ class BadInputTest(parameterized.TestCase):
     ({'train_examples': 5000}, '--train_examples=5000: must be at most'))
   def test_a_bad_network_fails_before_any_study_runs(self, changed, message):
     with tempfile.TemporaryDirectory() as folder:
-      config = dataclasses.replace(
-        SMALL, workdir=f'{folder}/run', data_dir=f'{folder}/data', **changed)
       with self.assertRaisesRegex(flags.UsageError, message):
-        run(config)
+        run(dataclasses.replace(
+          SMALL, workdir=f'{folder}/run', data_dir=f'{folder}/data',
+          **changed))
       self.assertEmpty(list(pathlib.Path(folder, 'run').rglob('*.json')))
 
   @parameterized.parameters(

@@ -16,7 +16,7 @@ from PIL import Image
 
 import gradiv
 from experiments import models
-from experiments.common import flags, study as study_lib
+from experiments.common import flags, parsing, study as study_lib
 from experiments.decentralized import (
   arms as decentralized_arms,
   config as decentralized,
@@ -291,7 +291,7 @@ class ConfigTest(parameterized.TestCase):
     ('--text_model_options=3', '--text_model_options=.3.: must be a JSON'))
   def test_values_out_of_range(self, flag, message):
     with self.assertRaisesRegex(flags.UsageError, message):
-      flags.parse(
+      parsing.parse(
         decentralized.Config, ['decentralized', '--workdir=x', flag])
 
   @parameterized.parameters((5000, 2048, 'at most the 1437'),
@@ -307,9 +307,9 @@ class ConfigTest(parameterized.TestCase):
     six = ['decentralized', '--workdir=x', '--batch_sizes=1200',
            '--text_batch_size=96', '--num_workers=6']
     with self.assertRaisesRegex(flags.UsageError, 'empty where 1200, its'):
-      flags.parse(decentralized.Config, six)
-    flags.parse(decentralized.Config, [*six, '--fig_5_rates='])
-    config = flags.parse(decentralized.Config, [
+      parsing.parse(decentralized.Config, six)
+    parsing.parse(decentralized.Config, [*six, '--fig_5_rates='])
+    config = parsing.parse(decentralized.Config, [
       'decentralized', '--workdir=x', '--fig_5_rates='])
     self.assertEqual(config.fig_5_rates, ())
     self.assertNotIn(6, {arm.num_workers for arm in config.arms()})

@@ -26,7 +26,7 @@ VICTIM = '''
 import os, sys
 import numpy as np
 import orbax.checkpoint
-from experiments import checkpoints
+from experiments.engine import checkpoints
 
 def save_for_ever(directory):
   store = checkpoints.Checkpoints(directory)
