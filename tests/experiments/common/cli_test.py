@@ -13,7 +13,8 @@ from absl.testing import absltest, parameterized
 ROOT = pathlib.Path(__file__).parents[3]
 # Says at exit which of these have been imported.
 WATCHED = ('jax', 'flax', 'xarray', 'tensorflow_datasets',
-           'experiments.data', 'experiments.models.building')
+           'experiments.data', 'experiments.models.building',
+           'experiments.agreement_filtering.task')
 WATCH = f'''
 import atexit, runpy, sys
 atexit.register(lambda: print("imported", *(
@@ -116,8 +117,9 @@ class RunTest(Case):
     stamps = {path: path.stat().st_mtime_ns
               for path in run.rglob('metrics.jsonl')}
     self.assertEqual(self.go('--report'), 0)
-    self.assertTrue({'flax', 'tensorflow_datasets', 'experiments.data',
-                     'experiments.models.building'}.isdisjoint(self.imported))
+    # The engine imports `experiments.data`, which is light.
+    self.assertLessEqual(set(self.imported), {
+      'jax', 'xarray', 'experiments.data'})
     self.assertEqual(stamps, {path: path.stat().st_mtime_ns for path in stamps})
 
     self.assertEqual(self.go('--report', '--num_seeds=3'), 1)
