@@ -5,6 +5,7 @@ panels, so that a page 880 pixels wide shows them readable. `save` writes the
 file whole or not at all.
 """
 
+import math
 import os
 import pathlib
 import textwrap
@@ -15,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.common import tables
 from experiments.common.claims import Claim
 
 plt.style.use(pathlib.Path(__file__).with_name('house.mplstyle'))
@@ -129,22 +131,20 @@ def matrix(ax, counts: np.ndarray, total: int, rows: Sequence[str],
 def forest(claims: Sequence[Claim]) -> Figure:
   """Draw a row a claim: its interval, its allowed range, the paper's number.
 
-  Each row has a scale of its own, which its ends name.
+  Each row has a scale of its own; its numbers stand beside it.
   """
-  height = 0.36 * len(claims) + 0.75
-  figure, axes = plt.subplots(
-    len(claims), 2, squeeze=False, figsize=(WIDTH, height),
-    width_ratios=(1.6, 1), layout='constrained')
-  figure.get_layout_engine().set(hspace=0.0, h_pad=0.01)
-  for (left, right), claim in zip(axes, claims):
-    left.text(0, 0.5, '\n'.join(textwrap.wrap(claim.text, 62)), va='center',
-              fontsize=7)
-    left.set_axis_off()
-    _forest_row(right, claim)
-  marks = [
-    plt.Line2D([], [], color=color, lw=3, marker='o', label=word)
-    for word, color in VERDICT_COLORS.items()
-    if any(claim.verdict == word for claim in claims)]
+  figure, ax = plt.subplots(figsize=(WIDTH, 0.31 * len(claims) + 0.7))
+  ax.set(xlim=(0, 1), ylim=(len(claims) - 0.4, -0.6))
+  ax.set_axis_off()
+  for row, claim in enumerate(claims):
+    ax.text(0, row, '\n'.join(textwrap.wrap(claim.text, 56)), va='center',
+            fontsize=7)
+    ax.text(0.79, row, tables.with_interval(claim.measured, claim.unit),
+            va='center', fontsize=7)
+    _forest_row(ax, row, claim)
+  words = dict.fromkeys(claim.verdict for claim in claims)
+  marks = [plt.Line2D([], [], color=VERDICT_COLORS[word], lw=3, marker='o',
+                      label=word) for word in words]
   marks += [
     plt.Line2D([], [], color='#dddddd', lw=8, label='holds within'),
     plt.Line2D([], [], color='none', marker='D', mfc='white', mec='#222222',
@@ -155,33 +155,25 @@ def forest(claims: Sequence[Claim]) -> Figure:
   return figure
 
 
-def _forest_row(ax, claim):
+def _forest_row(ax, row, claim):
+  """Draw a claim on a scale of its own, from 0.54 to 0.77 of the width."""
   color = VERDICT_COLORS[claim.verdict]
-  scale = 100 if claim.unit == '%' else 1
-  value, low, high = (scale * x for x in claim.measured)
-  least, most = (scale * x for x in claim.allowed)
-  paper = None if claim.paper is None else scale * claim.paper
-  shown = [x for x in (value, low, high, paper, least, most)
-           if x is not None and np.isfinite(x)] or [0.0]
+  paper = math.nan if claim.paper is None else claim.paper
+  shown = [x for x in (*claim.measured, paper, *claim.allowed)
+           if math.isfinite(x)] or [0.0]
   pad = 0.12 * (max(shown) - min(shown)) or 1.0
-  left, right = min(shown) - pad, max(shown) + pad
-  ax.axvspan(max(least, left), min(most, right), color='#dddddd', lw=0,
-             zorder=0)
+  low, high = min(shown) - pad, max(shown) + pad
+  at = lambda x: 0.54 + 0.23 * (min(max(x, low), high) - low) / (high - low)
+  left, right = map(at, claim.allowed)
+  ax.fill_between([left, right], row - 0.36, row + 0.36, color='#dddddd', lw=0)
+  ax.plot([0.54, 0.77], [row + 0.36] * 2, color='#999999', lw=0.6)
   if claim.measured.is_known:
-    ax.plot([low, high], [0, 0], color=color, lw=3, solid_capstyle='butt')
-    ax.plot(value, 0, 'o', color=color, ms=5)
-  if paper is not None:
-    ax.plot(paper, 0, 'D', mfc='white', mec='#222222', ms=5)
-  ax.set_xlim(left, right)
-  ax.set_ylim(-1, 1)
-  ax.set_yticks([])
-  ax.grid(False)
-  ax.spines['left'].set_visible(False)
-  ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
-  unit = ' %' if claim.unit == '%' else ''
-  ax.xaxis.set_major_formatter(
-    matplotlib.ticker.FuncFormatter(lambda x, _: f'{x:g}{unit}'))
-  ax.tick_params(axis='x', labelsize=6, pad=1, length=2)
+    value, first, last = map(at, claim.measured)
+    ax.plot([first, last], [row, row], color=color, lw=3,
+            solid_capstyle='butt')
+    ax.plot(value, row, 'o', color=color, ms=5)
+  if claim.paper is not None:
+    ax.plot(at(paper), row, 'D', mfc='white', mec='#222222', ms=5)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
