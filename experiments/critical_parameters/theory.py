@@ -12,6 +12,7 @@ mean square where M u² times that energy is below one, and grows as the ρ at
 which it is one for x_t ρ^{−t/2}.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -149,6 +150,7 @@ def mean_square_radius(
   return _bisect(below, least, most)
 
 
+@functools.cache
 def best_rate(noise_ratio: float, staleness: int) -> tuple[float, float]:
   """Compute r* = max (1 − ρ) over the steps, and the u that attains it.
 
