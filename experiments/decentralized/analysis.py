@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments.common import intervals
 from experiments.common.intervals import Interval
-from experiments.decentralized.arms import Arm
+from experiments.decentralized.arms import Arm, list_arms
 
 MEASURES = 'ratio', 'spread', 'across', 'across_batch', 'across_spread'
 EARLY, LATE = 0.1, 0.2  # shares of the looks: the first 30, the last 60 of 300
@@ -60,7 +60,7 @@ class Reduced:
 def reduce(config, done) -> Reduced:
   """Label the looks, and judge every run."""
   return Reduced(tuple(
-    _run(config, arm, done[arm.part]) for arm in config.arms()))
+    _run(config, arm, done[arm.part]) for arm in list_arms(config)))
 
 
 def _run(config, arm, found):

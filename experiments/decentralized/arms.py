@@ -25,6 +25,7 @@ import optax
 from jax import flatten_util
 
 import gradiv
+from experiments.decentralized.config import FIG_5_WORKERS
 from gradiv.decentralized import topology
 
 TOPOLOGIES = {
@@ -42,7 +43,6 @@ LABELS = {
   'dpsgd_two_neighbors': 'DPSGD, two neighbors a side',
   'dpsgd_exponential': 'DPSGD, exponential graph',
   'dpsgd_complete': 'DPSGD, all with all'}
-FIG_5_WORKERS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +117,9 @@ def _of_images(config):
     yield make(f'dpsgd_{graph}', rates=(config.focus_rate,), seeds=few,
                is_measured=True)
   if config.fig_5_rates:
-    size = fig_5_batch_size(config)
+    size = config.fig_5_batch_size
     for name in ('dpsgd_two_neighbors', 'ssgd', 'ssgd_noise'):
       yield make(name, size, config.fig_5_rates, workers=FIG_5_WORKERS)
-
-
-def fig_5_batch_size(config) -> int:
-  """Return the total batch of Fig. 5's network: each worker's is the same."""
-  return config.batch_sizes[0] // config.num_workers * FIG_5_WORKERS
 
 
 def _of_text(config):

@@ -4,9 +4,13 @@ import dataclasses
 
 from experiments.common import flags
 from experiments.common.flags import flag
-from experiments.decentralized import arms
 
 DOMAINS = ('images', 'text')
+# Graphs of `arms.TOPOLOGIES`, named here so that checking flags needs no JAX.
+TOPOLOGIES = ('random', 'random_ring', 'ring', 'two_neighbors', 'exponential',
+              'complete')
+# Learners of Fig. 5.
+FIG_5_WORKERS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Config(flags.Config):
     (1000, 250), 'totals over the workers, the one to study first')
   topologies: tuple[str, ...] = flag(
     ('random', 'random_ring', 'ring', 'complete'),
-    'graphs, the one to study first; of ' + ', '.join(arms.TOPOLOGIES))
+    'graphs, the one to study first; of ' + ', '.join(TOPOLOGIES))
   num_matchings: int = flag(16, 'random pairings or rings, used in turn')
   learning_rates: tuple[float, ...] = flag(
     (1.75, 2.0, 2.25, 2.5), 'rising, for the first batch size')
@@ -88,7 +92,7 @@ class Config(flags.Config):
     flags.check_options(self, 'text_model_options', 'lstm')
 
   def _check_arms(self):
-    check, known = flags.check, tuple(arms.TOPOLOGIES)
+    check, known = flags.check, TOPOLOGIES
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
     check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
           names and set(names) <= set(DOMAINS))
@@ -117,15 +121,16 @@ class Config(flags.Config):
         f'{self.num_records} times --measure_every={self.measure_every}',
         lambda n: unit >= 1 and n >= unit and n % unit == 0)
     if 'images' in self.domains:
-      size = arms.fig_5_batch_size(self)
+      size = self.fig_5_batch_size
       flags.check(
         self.fig_5_rates, 'fig_5_rates', f'empty where {size}, its total '
         'batch, is one of --batch_sizes', lambda rates:
         not rates or size not in self.batch_sizes)
 
-  def arms(self) -> list[arms.Arm]:
-    """List the arms, those that others need first."""
-    return arms.list_arms(self)
+  @property
+  def fig_5_batch_size(self) -> int:
+    """The total batch of Fig. 5's network: each worker's is the same."""
+    return self.batch_sizes[0] // self.num_workers * FIG_5_WORKERS
 
   @property
   def main_arm(self) -> str:

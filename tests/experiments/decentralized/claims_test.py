@@ -18,6 +18,7 @@ from experiments.decentralized import (
   config as decentralized,
   study as paper,
 )
+from experiments.decentralized.arms import list_arms
 
 SMALL = decentralized.Config(
   workdir='unset', num_workers=3, num_seeds=6, few_seeds=4,
@@ -37,7 +38,7 @@ def records(config, early=0.4, late=0.9, plain=1.0, spread=(1, 2, 3),
             complete=2.5, batch=0.1, **changed):
   """Make up the records of every arm: all seeds alike."""
   done = {}
-  for arm in config.arms():
+  for arm in list_arms(config):
     scores = {12: GOOD | changed, 6: SMALL_BATCH, 24: FIG_5}.get(
       arm.batch_size)
     if arm.domain == 'text':
@@ -179,7 +180,7 @@ class ReproductionTest(absltest.TestCase):
         topologies=('random',), num_seeds=48, measure_every=2, roundings=1)
       of_paper, done = paper.Decentralized(), {}
       task = of_paper.prepare(config)
-      arms = config.arms()[:2]
+      arms = list_arms(config)[:2]
       self.assertEqual([arm.name for arm in arms], ['dpsgd_random', 'ssgd'])
       for arm in arms:
         part = of_paper.part(config, task, arm)

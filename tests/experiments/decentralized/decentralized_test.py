@@ -39,7 +39,7 @@ SMALL = decentralized.Config(
 
 
 def find(config, name, domain='images'):
-  return next(arm for arm in config.arms()
+  return next(arm for arm in decentralized_arms.list_arms(config)
               if (arm.name, arm.domain) == (name, domain))
 
 
@@ -168,7 +168,7 @@ class TextTest(absltest.TestCase):
     np.testing.assert_array_equal(train['input'][:, 1:],
                                   train['target'][:, :-1])
     self.assertEqual(test['input'].shape, (8, 64))
-    arms = config.arms()
+    arms = decentralized_arms.list_arms(config)
     self.assertEqual([arm.name for arm in arms], ['dpsgd_random', 'ssgd'])
     program = of_text.program(
       arms[0], {'rate': np.ones(2), 'seed': np.arange(2)})
@@ -261,7 +261,7 @@ class ArmsTest(parameterized.TestCase):
 
   def test_graphs_of_the_figures(self):
     """Fig. 2: all with all. Fig. 5: with five of six, their own included."""
-    arms = {arm.name: arm for arm in SMALL.arms()}
+    arms = {arm.name: arm for arm in decentralized_arms.list_arms(SMALL)}
     np.testing.assert_allclose(decentralized_arms.mixing_matrices(
       SMALL, arms['dpsgd_complete']), 1 / 3)
     six = arms['dpsgd_two_neighbors']
@@ -272,6 +272,10 @@ class ArmsTest(parameterized.TestCase):
 
 
 class ConfigTest(parameterized.TestCase):
+
+  def test_the_flags_name_every_graph(self):
+    self.assertEqual(
+      decentralized.TOPOLOGIES, tuple(decentralized_arms.TOPOLOGIES))
 
   @parameterized.parameters(
     ('--num_workers=1', 'at least 2'), ('--domains=speech', 'some of'),
@@ -312,7 +316,8 @@ class ConfigTest(parameterized.TestCase):
     config = parsing.parse(decentralized.Config, [
       'decentralized', '--workdir=x', '--fig_5_rates='])
     self.assertEqual(config.fig_5_rates, ())
-    self.assertNotIn(6, {arm.num_workers for arm in config.arms()})
+    self.assertNotIn(6, {
+      arm.num_workers for arm in decentralized_arms.list_arms(config)})
 
 
 if __name__ == '__main__':
