@@ -52,6 +52,9 @@ class Trained:
   dims: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   finish: Callable[[dict, dict[str, np.ndarray]], dict] | None = None
 
+  def __post_init__(self):
+    self.lanes  # noqa: B018 (now, as `also` may close over a loop's variable)
+
   @functools.cached_property
   def lanes(self) -> list[At]:
     """List the lanes, in the order of the product of the axes."""

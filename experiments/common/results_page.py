@@ -60,7 +60,8 @@ def section(story: dict, claims: list[Claim]) -> str:
       f'{story["setup"]} {story["num_seeds"]} seeds{again}.'), '',
     table(claims).markdown(), '']
   lines += ['<details><summary>What is measured</summary>', '',
-            *(f'{i}. {detail(claim)}' for i, claim in enumerate(claims, 1)),
+            *(wrapped(f'{i}. {detail(claim)}', indent='   ')
+              for i, claim in enumerate(claims, 1)),
             '', '</details>', '']
   for name, caption in story['pictures'].items():
     lines += [f'![{caption}](results/{story["name"]}_{name}.png)', '']
@@ -97,10 +98,11 @@ def readme_table() -> str:
                       rows, is_text=True).markdown()
 
 
-def wrapped(text: str, width: int = 100) -> str:
-  """Break a paragraph into lines."""
-  return '\n'.join(textwrap.wrap(text, width, break_long_words=False,
-                                 break_on_hyphens=False))
+def wrapped(text: str, width: int = 100, indent: str = '') -> str:
+  """Break a paragraph into lines; all but the first are indented."""
+  return '\n'.join(textwrap.wrap(
+    text, width, subsequent_indent=indent, break_long_words=False,
+    break_on_hyphens=False))
 
 
 def outputs() -> dict[pathlib.Path, str]:
