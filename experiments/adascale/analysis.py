@@ -50,7 +50,7 @@ def claims(config, reduced: xr.Dataset) -> list[Claim]:
   loss, own = reduced['loss'], reduced.sel(arm='adascale')
   def claim(key, scale, text, how, ratios, allowed, source):
     return Claim(
-      f'{key}_{scale}', f'at {scale} times the batch: {text}', how,
+      f'{key}_{scale}', f'{text}, {scale} times the batch', how,
       intervals.of_mean(ratios.sel(scale=scale).values, log=True), allowed,
       source=source, runs=config.num_seeds)
 
@@ -58,13 +58,13 @@ def claims(config, reduced: xr.Dataset) -> list[Claim]:
   return [
     *(claim('loss', s, 'AdaScale keeps the loss', 'training loss over that of '
             'the small batch, after as many scale-invariant iterations',
-            own['loss'], LOSS, 'abstract') for s in config.scales),
-    claim('linear', most, 'linear scaling does not', 'the same, after as many '
-          'examples', loss.sel(arm='linear'), worse, 'abstract'),
+            own['loss'], LOSS, '') for s in config.scales),
+    claim('linear', most, 'linear scaling loses it', 'the same, after as many '
+          'examples', loss.sel(arm='linear'), worse, ''),
     *(claim('steps', s, 'the noise scale predicts the steps', 'steps taken '
             "over the integral of 1/gain along the small batch's run, from "
-            'exact moments', own['steps'] / own['predicted'], STEPS, 'law')
+            'exact moments', own['steps'] / own['predicted'], STEPS, 'ours')
       for s in config.scales),
-    claim('adaptation', most, 'the mean gain, all along, is worse', "training "
+    claim('adaptation', most, 'a constant gain, the mean, is worse', "training "
           "loss over AdaScale's", loss.sel(arm='constant') / own['loss'], worse,
           'ours')]

@@ -15,7 +15,8 @@ class AdaScale(study.Study):
   command = 'make adascale'
   sentence = 'AdaScale keeps the loss where linear scaling loses it.'
   setup = ('An MLP on 1,437 digits, 16 a worker, along a cosine schedule. The '
-           'rate is tuned for one worker and is the same in all arms.')
+           'rate is tuned for one worker and is the same in all arms. We did '
+           'not read the paper, and quote none of its numbers.')
   pictures = {'scaling': 'The loss and the steps of AdaScale and its controls'}
   figures = {'scaling': figures.scaling}
   prepare = staticmethod(Task)
