@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 import jax
 
-from experiments.common import claims as claims_lib, flags, plots, tables
-from experiments.engine import progress, records, signals
+from experiments.common import claims as claims_lib, flags, showing, tables
+from experiments.engine import progress, signals
 
 ROUNDINGS = ('', 'reversed')
 
 
 class Part(Protocol):
-  """What is trained or computed at once, and then read: see `parts`."""
+  """What is done at once and then read: see `parts` and `computed`."""
 
   name: str
 
@@ -152,7 +152,7 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
   if len(found) > 1:
     outcome = dataclasses.replace(
       outcome, claims=claims_lib.joined(outcome.claims, found[1].claims))
-  _show(study, config, outcome)
+  showing.show(study, config, outcome)
   print(f'{time.monotonic() - began:.1f} s in all')
   return outcome
 
@@ -235,7 +235,7 @@ def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
     board.begin(part.name)
     part.run(workdir, stop, config.allow_changed)
     result = part.read(workdir)
-    board.finish(part.name, last_value(result))
+    board.finish(part.name, showing.last_value(result))
     return part.name, result
 
   with futures.ThreadPoolExecutor(parts_at_once(config)) as pool:
@@ -247,40 +247,3 @@ def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
       pool.shutdown(cancel_futures=True)
       raise
   return dict(job.result() for job in jobs)
-
-
-def last_value(result: Any) -> str:
-  """Say in words what a part came to: its best final accuracy, or loss."""
-  names = [name for name in getattr(result, 'data_vars', ())
-           if set(result[name].dims) <= {*result.coords}]
-  for words, best in ((('test', 'accuracy', 'validation'), 'max'),
-                      (('loss',), 'min')):
-    for name in (name for word in words for name in names if word in name):
-      last = result[name]
-      last = last.isel(step=-1) if 'step' in last.dims else last
-      return f'best {name} {float(getattr(last, best)()):.3g}'
-  return ''
-
-
-def _show(study, config, outcome):
-  """Write and print all that is to see."""
-  workdir = pathlib.Path(config.workdir)
-  summary = study.summarize(config, outcome.reduced)
-  records.write_whole(workdir / 'summary.json', summary)
-  story = {name: getattr(study, name) for name in (
-    'name', 'title', 'link', 'command', 'sentence', 'setup')}
-  story |= {'pictures': dict(study.pictures), 'num_seeds': config.num_seeds,
-            'roundings': config.roundings}
-  claims_lib.write(workdir / 'claims.json', story, outcome.claims)
-  for table in study.tables(config, outcome.reduced):
-    print(f'\n{table.text()}')
-  draw = dict(study.figures)
-  if outcome.claims:
-    draw['claims'] = lambda *args: plots.forest(args[-1])
-  for name, make in draw.items():
-    figure = make(config, outcome.reduced, outcome.claims)
-    if figure is not None:
-      print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
-  if outcome.claims:
-    print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
-  print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')

@@ -3,7 +3,8 @@
 import functools
 
 from experiments.common import study
-from experiments.common.parts import Computed, Trained
+from experiments.common.computed import Computed
+from experiments.common.parts import Trained
 from experiments.critical_parameters import (
   analysis,
   claims,

@@ -7,8 +7,9 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.common import blocks, parts
-from experiments.common.parts import Computed, Trained
+from experiments.common import blocks
+from experiments.common.computed import Computed
+from experiments.common.parts import Trained
 from experiments.engine import records, signals, trainer
 
 
@@ -44,8 +45,6 @@ class TrainedTest(Case):
       {'rate': r, 'seed': s, 'twice': 2 * s} for r in (0.1, 0.2)
       for s in (0, 1)])
     self.assertEqual(made.size, 8)
-    columns = parts._columns(made.lanes)
-    self.assertEqual(parts.at_each(columns), made.lanes)
 
   def test_lanes_are_read_by_their_coordinates(self):
     """From two blocks, in another order, with a lane that is not asked for."""

@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.common import flags, study
+from experiments.common import flags, showing, study
 from experiments.common.parts import Trained
 from experiments.engine import signals, trainer
 from tests.experiments.common.tiny_study import Config, Tiny
@@ -200,10 +200,10 @@ class LastValueTest(absltest.TestCase):
     rows = [{'step': i, 'loss': [9. - i, np.nan], 'count': [5., 6.]}
             for i in range(3)]
     found = part._dataset(part.lanes, rows, {})
-    self.assertEqual(study.last_value(found), 'best loss 7')
+    self.assertEqual(showing.last_value(found), 'best loss 7')
     tested = part._dataset(part.lanes, rows, {'test': [0.25, 0.5]})
-    self.assertEqual(study.last_value(tested), 'best test 0.5')
-    self.assertEqual(study.last_value({'a': 1}), '')
+    self.assertEqual(showing.last_value(tested), 'best test 0.5')
+    self.assertEqual(showing.last_value({'a': 1}), '')
 
 
 if __name__ == '__main__':

@@ -9,8 +9,9 @@ import optax
 import gradiv
 from experiments.common import flags, intervals, study, tables, tuning
 from experiments.common.claims import Claim
+from experiments.common.computed import Computed
 from experiments.common.flags import flag
-from experiments.common.parts import Computed, Trained
+from experiments.common.parts import Trained
 from experiments.engine import trainer
 
 EXAMPLES = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
