@@ -32,8 +32,8 @@ class AdaScale(study.Study):
         config.schedule(config.steps, config.steps // config.num_records),
         workers=config.workers(scale),
         also=lambda at: {'gain': float(gains[at['arm']](at['seed']))},
-        defined_by=config.pick(
-          'dataset', 'model', 'model_options', 'batch_size', 'window'))
+        defined_by=config.pick('dataset', 'image_size', 'model',
+                               'model_options', 'batch_size', 'window'))
 
     yield [part('base', 1, config.learning_rates, base=lambda seed: 1)]
     rates = analysis.best_rate(done['base']),

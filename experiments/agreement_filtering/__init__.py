@@ -20,7 +20,7 @@ distance before it averages them. Three questions, a figure each:
 The learning rate is tuned for each arm, threshold and noise, on a part of the
 training set that is held out (with its true labels). The test set is read once,
 in the end, for the rates chosen. What the largest rate gives, at which the mean
-memorizes, is told beside it. Sampling and optimizer are those of the paper's
+memorizes, is shown beside it. Sampling and optimizer are those of the paper's
 code, but for its weight decay of 1e-2, with which nothing is memorized here;
 what it leaves open, and this chooses: a fixed learning rate, a fixed number of
 steps, the final parameters.

@@ -70,7 +70,7 @@ def plain_mean() -> weightings.Weighting:
 
 
 def mean_until(max_updates: jax.Array) -> weightings.Weighting:
-  """Weigh all alike for so many steps, and then nothing."""
+  """Weigh all alike for `max_updates` steps, and then with zero."""
   def step(gram, present, count, key):
     del gram, key
     weights = jnp.where(count < max_updates, weightings.uniform(present), 0)

@@ -67,6 +67,11 @@ def read(folder: pathlib.Path, lanes: Sequence[At]
     picked = [{key: x if key == 'step' else [x[i] for i in keep]
                for key, x in row.items()}
               for row in records.read(path.with_name('metrics.jsonl'))]
+    steps = [[row['step'] for row in each] for each in (rows or picked, picked)]
+    if steps[0] != steps[1]:
+      raise trainer.OtherRunError(
+        f'{path.parent} has records at other steps than the blocks beside it: '
+        'use another --workdir')
     rows = picked if rows is None else [
       {key: x if key == 'step' else x + after[key] for key, x in row.items()}
       for row, after in zip(rows, picked)]

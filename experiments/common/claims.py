@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.common.intervals import Interval
+from experiments.common.intervals import UNKNOWN, Interval
 from experiments.engine import records
 
 VERDICTS = {'holds': '✓', 'fails': '✗', 'open': '◐', 'unknown': '?'}
@@ -70,9 +70,12 @@ def _verdict(measured: Interval, allowed: tuple[float, float]) -> str:
 
 
 def joined(first: Sequence[Claim], second: Sequence[Claim]) -> list[Claim]:
-  """Give each claim the interval of the second rounding."""
+  """Give each claim the interval of the second rounding.
+
+  Unknown where the second rounding could not judge a claim.
+  """
   again = {claim.key: claim.measured for claim in second}
-  return [dataclasses.replace(claim, second=again[claim.key])
+  return [dataclasses.replace(claim, second=again.get(claim.key, UNKNOWN))
           for claim in first]
 
 

@@ -19,7 +19,7 @@ def load_images(config: flags.Config, split: str, **options: Any
 
   Raises:
     UsageError: Where a flag names no such data.
-    DataUnavailableError: Where the data cannot be had.
+    DataUnavailableError: Where the data are not there.
   """
   try:
     examples = data.load(

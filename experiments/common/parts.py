@@ -116,9 +116,11 @@ class Trained:
       for at in block.lanes:
         wanted.pop(blocks.name(at), None)
     if wanted:
-      count = len(list(folder.glob('lanes_*/lanes.json')))
-      block = blocks.Block(folder / f'lanes_{count:02d}', list(wanted.values()),
-                           self._definition)
+      # The first free name: a block may have been deleted by hand.
+      names = (f'lanes_{i:02d}' for i in itertools.count())
+      free = next(x for x in names if not (folder / x / 'lanes.json').exists())
+      block = blocks.Block(
+        folder / free, list(wanted.values()), self._definition)
       records.write_whole(block.folder / 'lanes.json', {
         'defined_by': block.defined_by, 'lanes': block.lanes})
       self._train(block, stop)
@@ -153,7 +155,7 @@ class Trained:
     place = {blocks.name(at): i for i, at in enumerate(lanes)}
     order = [place[blocks.name(at)] for at in self.lanes]
     sizes = [len(values) for values in self.axes.values()]
-    def labelled(name, x, dims):
+    def labeled(name, x, dims):
       x = x[order].reshape(*sizes, *x.shape[1:])
       rest = x.ndim - len(sizes) - len(dims)
       more = self.dims.get(name) or [f'{name}_{i}' for i in range(rest)]
@@ -166,9 +168,9 @@ class Trained:
       some = next(np.asarray(row[name], float) for row in rows if name in row)
       nothing = np.full(some.shape, np.nan)
       x = np.array([np.asarray(row.get(name, nothing), float) for row in rows])
-      variables[name] = labelled(name, np.moveaxis(x, 0, 1), ('step',))
+      variables[name] = labeled(name, np.moveaxis(x, 0, 1), ('step',))
     for name, x in final.items():
-      variables[name] = labelled(name, np.asarray(x, float), ())
+      variables[name] = labeled(name, np.asarray(x, float), ())
     coordinates = {name: list(values) for name, values in self.axes.items()}
     return xr.Dataset(
       variables, coordinates | {'step': [row['step'] for row in rows]})

@@ -43,17 +43,6 @@ def subplots(columns: int = 1, width: float = 4.6, height: float = 3.8,
                       figsize=(width * columns, height * rows))
 
 
-def mosaic(top: list[str], bottom: list[str], width: float = 13.0,
-           height: float = 7.4):
-  """Make two rows of axes by name: those above share their scales."""
-  figure = plt.figure(figsize=(width, height))
-  above, below = figure.subfigures(2, 1)
-  axes = dict(zip(top, above.subplots(1, len(top), sharex=True,
-                                      sharey=True, squeeze=False)[0]))
-  axes |= zip(bottom, below.subplots(1, len(bottom), squeeze=False)[0])
-  return figure, axes
-
-
 def shades(count: int):
   """Pick colors in an order that is seen as one, dark to light."""
   return matplotlib.colormaps['viridis'](np.linspace(0.0, 0.88, count))

@@ -1,4 +1,4 @@
-"""Small statistics of labelled results, as JSON can hold them."""
+"""Small statistics of labeled results, as JSON can hold them."""
 
 import math
 from typing import Any

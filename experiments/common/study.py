@@ -1,4 +1,4 @@
-"""A study: parts are trained, records become labelled arrays, claims judge.
+"""A study: parts are trained, records become labeled arrays, claims judge.
 
 What a paper writes is a `Study`; `run` is the only program there is. It trains
 what is missing, reads the records, judges the claims, prints, draws and writes.
@@ -227,7 +227,10 @@ def parts_at_once(config: Any) -> int:
 
 
 def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
-  """Run the parts of a stage, some side by side; the first error ends all."""
+  """Run the parts of a stage, some side by side.
+
+  After an error no further part begins; those at work are waited for.
+  """
   def one(part):
     stop.check()
     if not part.missing(workdir, config.allow_changed):

@@ -1,8 +1,6 @@
-"""Tables: one value, written to a terminal, as Markdown and as CSV."""
+"""Tables: one value, written to a terminal and as Markdown."""
 
-import csv
 import dataclasses
-import io
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -47,15 +45,9 @@ class Table:
              for i in range(len(self.columns))]
     return '\n'.join([line(self.columns), line(marks), *map(line, self.rows)])
 
-  def csv(self) -> str:
-    """Write the table as CSV, without its title."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows([self.columns, *self.rows])
-    return out.getvalue()
-
 
 def number(x: float | None, unit: str = '', digits: int = 3) -> str:
-  """Write a number with so many significant digits.
+  """Write a number with `digits` significant digits.
 
   >>> number(1234.5), number(0.1234), number(0.5, '%'), number(None)
   ('1,234', '0.123', '50.0 %', '–')
@@ -66,7 +58,8 @@ def number(x: float | None, unit: str = '', digits: int = 3) -> str:
     return '∞' if x > 0 else '−∞'
   shown = 100 * x if unit == '%' else x
   if unit == '%':  # to a tenth of a percent
-    return f'{shown:.1f} %'.replace('-', '−')
+    text = f'{shown:.1f} %'.replace('-', '−')
+    return text.replace('−0.0 %', '0.0 %')
   text = (f'{shown:,.0f}' if abs(shown) >= 10**(digits - 1)
           else f'{shown:.{digits}g}')
   text = text.replace('-', '−') if 'e' not in text else text

@@ -47,7 +47,7 @@ def reduce(config, done) -> Reduced:
   found = None
   if network.TRACKED in done:
     found, edges['network'] = network.reduce(config, done)
-  grids = {name: _labelled(done[name], axes) if name in done else None
+  grids = {name: _labeled(done[name], axes) if name in done else None
            for name, axes in AXES.items()}
   sparse = _critical_delays(done['sparse']) if 'sparse' in done else None
   return Reduced(**grids, sparse=sparse, network=found, edges=edges)
@@ -65,7 +65,7 @@ def summarize(config, reduced: Reduced) -> dict[str, Any]:
   return summary
 
 
-def _labelled(cells: list[dict], axes: tuple[str, ...]) -> xr.Dataset:
+def _labeled(cells: list[dict], axes: tuple[str, ...]) -> xr.Dataset:
   """Lay out cells, which are in the order of the product of the axes."""
   values = {name: list(dict.fromkeys(cell[name] for cell in cells))
             for name in axes}

@@ -117,6 +117,10 @@ class Config(flags.Config):
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda x: 0 < x < 1)
 
+  def needs_images(self) -> bool:
+    """Tell whether anything is trained on --dataset."""
+    return 'network' in self.studies
+
   @property
   def rates(self) -> tuple[float, ...]:
     """The learning rates of least squares, falling from 1."""

@@ -38,7 +38,7 @@ def sparse(config, reduced, claims):
                     textcoords='offset points', fontsize=7.5)
   left.set(xlabel=r'$1/\Delta$: sparsity',
            ylabel='delay that doubles the steps',
-           title='Sparsity gives only\na lower bound')
+           title='Sparsity alone does not\nset the critical delay')
   right.set(xlabel='$1 + M$: noise of the gradient',
             title='$M$ predicts the critical\ndelay of all data')
   left.legend(loc='lower right', fontsize=7)

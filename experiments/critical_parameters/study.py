@@ -73,7 +73,8 @@ class Critical(study.Study):
     is_tracked = rates is not None
     seeds = tuple(config.seeds)
     axes = {} if is_tracked else {'rate': config.network_rates}
-    names = ['dataset', 'train_examples', 'model', 'model_options']
+    names = ['dataset', 'image_size', 'train_examples', 'model',
+             'model_options']
     name = network.part_name(batch_size, staleness)
     return Trained(
       network.TRACKED if is_tracked else name,

@@ -19,7 +19,7 @@ import numpy as np
 
 from gradiv._common import checks
 
-# Of a maximum, float64 tells half of its digits.
+# In float64, the place of a maximum is known to half of its digits.
 _SECTIONS = 40
 
 

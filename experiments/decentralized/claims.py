@@ -177,14 +177,14 @@ def _of_lamb(config, reduced):
 
 def _of_fig_5(config, reduced):
   rate, graph = config.fig_5_rates[0], 'dpsgd_two_neighbors'
-  size = reduced.find('dpsgd_two_neighbors').arm.batch_size
+  size = config.fig_5_batch_size
   accuracy = lambda name: reduced.find(name, size=size).final(
     'accuracy').sel(rate=rate)
   return [Claim(
     key, text, f'test accuracy at the rate {rate:g}, six workers with two '
     f'neighbors on each side: {how}', analysis.gain(accuracy(one), accuracy(
-      two)), ABOVE_ZERO, paper, 'Fig. 5', len(reduced.find(graph).arm.seeds),
-    '%') for key, text, one, two, how, paper in (
+      two)), ABOVE_ZERO, paper, 'Fig. 5', config.num_seeds, '%')
+    for key, text, one, two, how, paper in (
       ('fig_5', 'where both converge, DPSGD generalizes better', graph, 'ssgd',
        'DPSGD beyond SSGD', 0.003),
       ('fig_5_noise', 'and SSGD* worse than SSGD', 'ssgd',

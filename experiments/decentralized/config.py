@@ -127,6 +127,10 @@ class Config(flags.Config):
         'batch, is one of --batch_sizes', lambda rates:
         not rates or size not in self.batch_sizes)
 
+  def needs_images(self) -> bool:
+    """Tell whether anything is trained on --dataset."""
+    return 'images' in self.domains
+
   @property
   def fig_5_batch_size(self) -> int:
     """The total batch of Fig. 5's network: each worker's is the same."""

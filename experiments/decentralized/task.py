@@ -146,7 +146,7 @@ class Task:
 
 
 def _evenly(examples, count):
-  """Pick so many examples, evenly spaced."""
+  """Pick `count` examples, evenly spaced."""
   size = len(examples['target'])
   return task.pick(
     examples, np.linspace(0, size, count, endpoint=False, dtype=int))

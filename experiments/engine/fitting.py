@@ -74,7 +74,7 @@ def fit(
       config is refused.
     allow_changed: Names in `config` that may differ.
     writers: Among 'tensorboard' and 'wandb'; or objects of one's own.
-    profile: The first step to trace, and the first not to.
+    profile: (first, end): the steps to trace, first to end - 1.
     stop: What to ask whether to stop, in place of signals.
     title: For the progress line.
 

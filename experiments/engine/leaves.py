@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of the leaves that do not fit, so many are named.
+# How many of the leaves that do not fit are named.
 _MAX_NAMED = 5
 
 

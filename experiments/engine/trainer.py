@@ -76,8 +76,8 @@ def train(
       checkpoint.
     writers: 'tensorboard', 'wandb', or objects of one's own: who gets the
       records besides `metrics.jsonl`.
-    profile: The first step to trace, and the first not to; the trace is written
-      to `workdir/profile`.
+    profile: (first, end): the steps to trace, first to end - 1; the trace is
+      written to `workdir/profile`.
 
   Returns:
     The final state: a dict of 'params', 'opt_state' and, where there is one,
@@ -86,6 +86,7 @@ def train(
 
   Raises:
     OtherRunError: Where `workdir` holds a run of another config.
+    ValueError: Where it stands at a step between two scans of this schedule.
     signals.Interrupted: After a signal, when all has been saved.
   """
   stop = signals.Stop() if stop is None else stop
@@ -96,6 +97,10 @@ def train(
   start = _begin(compiled, store, config, allow_changed)
   if start.step >= schedule.steps:
     return _final(program, start.state)
+  if start.step % schedule.scan:
+    raise ValueError(
+      f'workdir={str(workdir)!r} stands at step {start.step}, which is no '
+      f'multiple of scan={schedule.scan}: choose a period that divides it')
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     traced = enter(profiling.Profile(workdir, profile))

@@ -1,6 +1,9 @@
 """Runs a study of `gradient_diversity`; see `experiments.gradient_diversity`.
 """
 
+import contextlib
+import json
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -17,15 +20,24 @@ STUDIES = {'batches': (batches.Config, f'{PACKAGE}.batches.study:Batches'),
 
 
 def chosen(argv: Sequence[str]) -> str:
-  """Read --study from a command line and its flag files, and nothing else."""
+  """Read --study from a command line and its flag files, and nothing else.
+
+  With --report alone, it is the study of the run in the folder.
+  """
   values = flags.FlagValues()
   values.set_gnu_getopt(True)
-  flags.DEFINE_string('study', 'batches', '', flag_values=values)
+  flags.DEFINE_string('study', '', '', flag_values=values)
+  flags.DEFINE_string('workdir', '', '', flag_values=values)
+  flags.DEFINE_bool('report', False, '', flag_values=values)
   try:
     values(list(argv), known_only=True)
   except flags.Error:  # `cli.main` reports it
     return 'batches'
-  return values.study
+  if values.report and not values.study:
+    config = pathlib.Path(values.workdir) / 'config.json'
+    with contextlib.suppress(OSError, ValueError, KeyError):
+      return json.loads(config.read_text())['flags']['study']
+  return values.study or 'batches'
 
 
 if __name__ == '__main__':

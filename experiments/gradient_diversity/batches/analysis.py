@@ -1,6 +1,6 @@
 """Reduces the runs of `gradient_diversity --study=batches`.
 
-Everything is labelled by replication r, batch size and seed. Two learning rates
+Everything is labeled by replication r, batch size and seed. Two learning rates
 are chosen for each r and batch size: the one with the least mean loss, and the
 one that reaches the target with the fewest gradients.
 """

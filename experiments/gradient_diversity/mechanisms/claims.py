@@ -35,9 +35,13 @@ def claims(config, reduced) -> list[Claim]:
 
 
 def worst(ratios: dict) -> tuple[tuple[str, str], intervals.Interval]:
-  """Find the setting whose mean ratio is the farthest from 1."""
+  """Find the setting whose mean ratio is the farthest from 1.
+
+  One whose ratio is unknown counts as the farthest of all.
+  """
   found = {cell: intervals.of_mean(x) for cell, x in ratios.items()}
-  cell = max(found, key=lambda cell: abs(found[cell].value - 1))
+  cell = max(found, key=lambda cell: abs(found[cell].value - 1)
+             if found[cell].is_known else math.inf)
   return cell, found[cell]
 
 

@@ -96,7 +96,7 @@ def rounds(config, reduced, judged):
            title='Steps, with 95 % intervals')
   left.legend()
   right.axhline(1, color=DARK, lw=0.8)
-  shaded = 'bands: 95 % intervals'
+  shaded = 'bands: 95 %'
   if reduced.prices:
     ends = reduced.prices[0], reduced.prices[-1]
     right.axvspan(*ends, color='#dddddd', lw=0, zorder=0)

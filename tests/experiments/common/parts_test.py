@@ -1,4 +1,4 @@
-"""Parts: lanes by their coordinates, blocks, and labelled results."""
+"""Parts: lanes by their coordinates, blocks, and labeled results."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Tables on a terminal, as Markdown and as CSV."""
+"""Tables on a terminal and as Markdown."""
 
 import math
 
@@ -27,10 +27,6 @@ class TableTest(parameterized.TestCase):
     self.assertEqual(TABLE.markdown().split('\n'), [
       '| arm | n |', '| --- | ---: |', '| mean | 7 |',
       '| a\\|b, ‖x̂‖ | 1,234 |'])
-
-  def test_csv(self):
-    self.assertEqual(
-      TABLE.csv(), 'arm,n\nmean,7\n"a|b, ‖x̂‖","1,234"\n')
 
   @parameterized.parameters(
     (0., '', '0'), (-0.125, '', '−0.125'), (99.96, '', '100'),

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from experiments.common import claims as claims_lib, study
+from experiments.common import claims as claims_lib, showing, study
 from experiments.decentralized import (
   analysis,
   config as decentralized,
@@ -138,7 +138,7 @@ class ShownTest(absltest.TestCase):
       config = dataclasses.replace(SMALL, workdir=folder)
       outcome = study.Outcome(reduced, list(of_paper.claims(config, reduced)))
       with contextlib.redirect_stdout(io.StringIO()) as out:
-        study._show(of_paper, config, outcome)
+        showing.show(of_paper, config, outcome)
       names = {path.name for path in pathlib.Path(folder).iterdir()}
       _, claims = claims_lib.read(pathlib.Path(folder) / 'claims.json')
     for text in ('batch 6, 20 steps', 'DPSGD, all with all', '0.4 → 0.9',

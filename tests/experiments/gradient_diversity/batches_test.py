@@ -407,6 +407,15 @@ class FlagTest(parameterized.TestCase):
         main.chosen(['main', flagfile, '--study=batches']), 'batches')
     self.assertEqual(main.chosen(['main', '--flagfile=gone']), 'batches')
 
+  def test_a_report_is_of_the_study_in_the_folder(self):
+    with tempfile.TemporaryDirectory() as folder:
+      report = ['main', '--report', f'--workdir={folder}']
+      self.assertEqual(main.chosen(report), 'batches')  # nothing is there
+      pathlib.Path(folder, 'config.json').write_text(
+        '{"flags": {"study": "mechanisms"}}')
+      self.assertEqual(main.chosen(report), 'mechanisms')
+      self.assertEqual(main.chosen([*report, '--study=batches']), 'batches')
+
 
 if __name__ == '__main__':
   absltest.main()
