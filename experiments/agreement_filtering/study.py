@@ -19,9 +19,10 @@ class Filtering(study.Study):
   title = 'Chaubard et al. 2024: gradient agreement filtering'
   link = 'https://arxiv.org/abs/2412.18052'
   command = 'make agreement'
-  sentence = ('At one learning rate for all, filtering by agreement makes up '
-              'for wrong labels as in the paper; making as few updates with '
-              'the plain mean, or tuning the rate, does it too.')
+  sentence = ('At one learning rate for all, filtering by agreement makes '
+              'up for wrong labels as in the paper; over the mean with as '
+              'many updates, or with everything tuned, we could resolve no '
+              'gain.')
   setup = ('An MLP on 1,149 digits, of which a share of the labels is wrong: 4 '
            'micro-batches of 10, balanced by class. Rates and thresholds are '
            'tuned on 288 held-out examples. Size, number of steps and weight '

@@ -61,8 +61,8 @@ def bytes_traced(
 ) -> float:
   """Count the bytes that each worker of ``fn(*args)`` sends, on a ring.
 
-  Traced for so many devices, of which none need be there. Collectives are to
-  name the axis 'workers'; what a loop repeats counts once.
+  Traces for `num_workers` devices, none of which need exist. Collectives must
+  name the axis 'workers'; the body of a loop counts once.
 
   >>> import jax.numpy as jnp
   >>> bytes_traced(lambda x: jax.lax.psum(x, 'workers'), 8, jnp.ones(10))

@@ -22,8 +22,9 @@ class Decentralized(study.Study):
   link = 'https://arxiv.org/abs/2112.01433'
   command = 'make decentralized'
   sentence = ('DPSGD lowers its effective learning rate early, as the paper '
-              'says, and succeeds in half of the runs in which SSGD fails; but '
-              'SSGD with that effective rate imposed does as well.')
+              'says, and survives rates at which isotropic noise (SSGD*) '
+              'does not; whether it does more than SSGD with that effective '
+              'rate imposed is open.')
   setup = ('An MLP with 64, 50, 50 and 10 units and no biases, 300 steps of '
            'plain SGD on five workers with 200 digits each. A run succeeds if '
            'its test accuracy exceeds 95 %; of an LSTM on text, if its test '

@@ -46,7 +46,7 @@ def small_disk(folder, num_bytes):
 
 
 class FullDisk:
-  """Stands in for `os.write`: room for so many bytes, then an error."""
+  """Stands in for `os.write`: writes `room` bytes, then fails."""
 
   def __init__(self, room, code=errno.ENOSPC):
     self.room = room
