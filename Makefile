@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale overhead \
-  results test test-all lint
+  accelerator results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -43,6 +43,11 @@ overhead: $(VENV)/ready
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 	@echo '== the cost of per-example statistics (four minutes)'
 	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
+
+accelerator: WORKDIR ?= runs/accelerator
+accelerator: $(VENV)/ready
+	@echo '== the cost on the device that JAX finds, into $(WORKDIR) (eight minutes)'
+	$(RUN) -m experiments.overhead.accelerator --workdir=$(WORKDIR)
 
 results: $(VENV)/ready
 	@echo '== docs/papers.md and the table of README.md, from docs/results'

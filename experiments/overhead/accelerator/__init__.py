@@ -1,0 +1,1 @@
+"""What gradiv costs on one accelerator, beside its peers there."""

@@ -1,0 +1,174 @@
+"""The tables: each yields one row at a time, so that a row cut off is one row.
+
+Workers lie along a leading axis on the one device, under `vmap`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gradiv
+from experiments.cost import flops, timing
+from experiments.overhead import ways
+from experiments.overhead.accelerator import networks
+from gradiv import weightings
+
+AXIS = 'workers'
+ROUNDS, SECONDS = 9, 4.0
+# Examples whose gradients are also computed one at a time.
+NUM_CHECKED = 4
+
+
+def per_example(rows: dict[str, networks.Row]) -> Iterator[dict[str, Any]]:
+  """Time the squared norm of each example's gradient, beside a plain step."""
+  for title, row in rows.items():
+    problem = networks.build(row)
+    arguments = problem.params, problem.batch
+    steps, result = {}, {}
+    wanted = _first_norms(problem)
+    for way in ('plain', *row.ways):
+      try:
+        step = ways.WAYS[way](problem.loss)
+        steps[way] = jax.jit(step).lower(*arguments).compile()
+        loss, grads, norms = steps[way](*arguments)
+      except Exception as error:  # noqa: BLE001  # no memory, no such package
+        result[way] = {'failed': f'{type(error).__name__}: {error}'[:300]}
+        steps.pop(way, None)
+        continue
+      if way == 'plain':
+        plain = grads
+      result[way] = {
+        'temporary_mib': _temporary(steps[way]),
+        'gflop': flops.flops_traced(step, *arguments) / 1e9,
+        'grad_error': _distance(grads, plain),
+        'norm_error': None if norms is None else _error(norms, wanted)}
+      del loss, grads, norms
+    times = timing.in_turn(
+      steps, *arguments, rounds=ROUNDS, seconds=SECONDS, wait_each=False)
+    for way, milliseconds in times.items():
+      result[way]['milliseconds'] = milliseconds
+    yield {'row': title, 'examples': problem.num_examples,
+           'parameters': problem.num_parameters, 'ways': result}
+
+
+def combining(sizes: dict[int, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
+  """Time rules over n gradients of D numbers, on the one device."""
+  rule = lambda weighting: gradiv.aggregate_by_weights(weighting, AXIS)
+  for size, counts in sizes.items():
+    for n in counts:
+      rules = {
+        'mean': gradiv.aggregate_by_mean(AXIS),
+        'tracked mean': optax.chain(
+          gradiv.track_moments(AXIS, batch_size=1),
+          gradiv.aggregate_by_mean(AXIS)),
+        'agreement': gradiv.aggregate_by_agreement(0.97, AXIS),
+        'upgrad': rule(weightings.upgrad()),
+        'krum': rule(weightings.krum(max(1, n // 4))),
+        'median': gradiv.aggregate_by_median(AXIS),
+        'trimmed mean': gradiv.aggregate_by_trimmed_mean(
+          max(1, n // 4), AXIS),
+        '8-bit mean': gradiv.aggregate_by_quantized_mean(
+          8, AXIS, key=jax.random.key(0)),
+      }
+      grads = {'g': jax.random.normal(jax.random.key(n), (n, size)) + 0.1}
+      programs = {name: _compiled(_over_workers(tx, size), grads)
+                  for name, tx in rules.items()}
+      programs['sum of rows'] = _compiled(
+        lambda grads: jax.tree.map(lambda g: g.sum(0), grads), grads)
+      yield _timed({'n': n, 'D': size}, programs, grads)
+
+
+def elementwise(size: int) -> Iterator[dict[str, Any]]:
+  """Time what draws a number for each element, beside a copy that scales."""
+  key = jax.random.key(0)
+  chains = {
+    '8-bit rounding': gradiv.quantize_updates(8, key=key),
+    'Langevin noise': gradiv.add_langevin_noise(0.1, key=key),
+    'dropped updates': gradiv.drop_updates(0.5, key=key),
+  }
+  updates = {'g': jax.random.normal(key, (size,))}
+  programs = {'scaling': _compiled(
+    lambda u: jax.tree.map(lambda x: 2 * x, u), updates)}
+  for name, tx in chains.items():
+    state = tx.init(updates)
+    programs[name] = _compiled(
+      lambda u, tx=tx, state=state: tx.update(u, state), updates)
+  programs['32 random bits'] = _compiled(
+    lambda u: jax.random.bits(key, u['g'].shape), updates)
+  yield _timed({'D': size}, programs, updates)
+
+
+def tracking(row: networks.Row, n: int) -> Iterator[dict[str, Any]]:
+  """Time a training step of n workers with Adam, tracked and not."""
+  problem = networks.build(row)
+  shards = jax.tree.map(
+    lambda x: x.reshape(n, -1, *x.shape[1:]), problem.batch)
+  track = lambda **options: gradiv.track_moments(
+    AXIS, batch_size=problem.num_examples // n, **options)
+  chains = {'mean': (), 'tracked': (track(),),
+            'tracked by layer': (track(groups=gradiv.by_layer),)}
+  programs = {}
+  for name, members in chains.items():
+    tx = optax.chain(
+      *members, gradiv.aggregate_by_mean(AXIS), optax.adam(1e-3))
+
+    def step(params, shards, tx=tx):
+      def on_worker(shard):
+        grads = jax.grad(problem.loss)(params, shard)
+        return tx.update(grads, tx.init(params), params)
+      return jax.vmap(on_worker, out_axes=None, axis_name=AXIS)(shards)
+
+    programs[name] = _compiled(step, problem.params, shards)
+  yield _timed({'workers': n, 'parameters': problem.num_parameters},
+               programs, problem.params, shards)
+
+
+def _over_workers(tx, size) -> Callable:
+  """Run a transformation over the leading axis of workers."""
+  state = tx.init({'g': jnp.zeros(size)})
+  return lambda grads: jax.vmap(
+    lambda g: tx.update(g, state), out_axes=None, axis_name=AXIS)(grads)
+
+
+def _compiled(step, *arguments):
+  return jax.jit(step).lower(*arguments).compile()
+
+
+def _timed(row, programs, *arguments):
+  """Time compiled programs in turn; return the row."""
+  times = timing.in_turn(
+    programs, *arguments, rounds=ROUNDS, seconds=SECONDS, wait_each=False)
+  return row | {'ways': {name: {
+    'milliseconds': times[name], 'temporary_mib': _temporary(program)}
+    for name, program in programs.items()}}
+
+
+def _temporary(program) -> float:
+  return program.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def _first_norms(problem) -> np.ndarray:
+  """Compute squared norms of the first examples, one after the other."""
+  step = jax.jit(jax.grad(problem.loss))
+  first = lambda i: jax.tree.map(lambda x: x[i], problem.batch)
+  return np.array([float(optax.tree.norm(
+    step(problem.params, first(i)), squared=True))
+    for i in range(min(NUM_CHECKED, problem.num_examples))])
+
+
+def _error(norms, wanted) -> float | None:
+  """Compare the first squared norms, where a way gives them one by one."""
+  if jnp.ndim(norms) == 0:
+    return None
+  return float(np.max(np.abs(
+    np.asarray(norms[:len(wanted)]) / wanted - 1)))
+
+
+def _distance(grads, others) -> float:
+  """Return the relative distance of two gradients."""
+  away = jax.tree.map(lambda a, b: a - b, grads, others)
+  return float(optax.tree.norm(away) / optax.tree.norm(others))
