@@ -46,14 +46,37 @@ def collectives(text: str) -> list[Collective]:
           for name, arrays in _find(text)]
 
 
-def bytes_sent(text: str, num_workers: int) -> float:
-  """Count the bytes that each worker sends, on a ring of all of them.
+def bytes_sent(text: str, num_workers: int | None = None) -> float:
+  """Count the bytes that each worker sends, on a ring of those that take part.
 
   >>> bytes_sent('%a = u8[8,6]{1,0} all-to-all(%b), channel_id=1', 8)
   42.0
+  >>> bytes_sent('%a = u8[6]{0} all-reduce(%b), replica_groups={{0,1},{2,3}}')
+  6.0
+
+  Args:
+    text: The HLO text of a program.
+    num_workers: How many take part in every collective. By default as many as
+      a replica group of the collective names.
   """
-  return sum(_SENT[name](num_workers) * width * size
-             for name, arrays in _find(text) for width, size in arrays)
+  lines = text.splitlines()
+  return sum(
+    _SENT[name](num_workers or _group_size(line)) * width * size
+    for line in lines for name, arrays in _find(line)
+    for width, size in arrays)
+
+
+def _group_size(line):
+  """Read off how many devices take part in a collective."""
+  listed = re.search(r'replica_groups=\{\{([0-9,]+)\}', line)
+  if listed:
+    return listed[1].count(',') + 1
+  grid = re.search(r'replica_groups=\[[0-9]+,([0-9]+)\]', line)
+  if grid:
+    return int(grid[1])
+  if ' collective-permute' in line:
+    return 2  # sends its operand once
+  raise ValueError(f'text={line!r}: names no replica groups')
 
 
 def bytes_traced(
