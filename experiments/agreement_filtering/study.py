@@ -35,6 +35,11 @@ class Filtering(study.Study):
   figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,
              'distances': figures.distances, 'thresholds': figures.thresholds}
 
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
+
   def prepare(self, config):
     """Load the data and build the network."""
     # Here: --report needs neither.
@@ -71,19 +76,3 @@ class Filtering(study.Study):
       also=(lambda at: {}) if sizes is None else copied,
       dims={'sizes': ('count',)},
       finish=None if task is None else task.finish)
-
-  def reduce(self, config, done):
-    """Choose rates and thresholds; keep what tables and figures show."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every arm, noise and threshold."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)

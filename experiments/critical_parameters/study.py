@@ -43,6 +43,11 @@ class Critical(study.Study):
     'sparse': data_figures.sparse, 'critical_network': data_figures.network,
     'critical_course': data_figures.course}
 
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
+
   def prepare(self, config):
     """Load the data and build the network, where the study needs them."""
     return Task(config) if 'network' in config.studies else None
@@ -87,19 +92,3 @@ class Critical(study.Study):
       defined_by=config.pick(*names, *(['decay'] if is_tracked else [])) | {
         'batch_size': batch_size, 'staleness': staleness},
       also=lambda at: {'rate': rates[at['seed']]} if is_tracked else {})
-
-  def reduce(self, config, done):
-    """Reduce the records to steps and critical numbers."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the critical numbers of the network, and how tuning went."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims of the studies that were chosen."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)

@@ -44,9 +44,11 @@ class Batches(study.Study):
     'collapse': figures.collapse, 'loss_ratio': figures.loss_ratio,
     'diversity': figures.diversity, 'stability': figures.stability}
 
-  def prepare(self, config):
-    """Load the data and build the network."""
-    return Problem(config)
+  prepare = staticmethod(Problem)
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
 
   def stages(self, config, task, done):
     """Yield the sweep; then what is trained at the rates that it chose."""
@@ -112,22 +114,6 @@ class Batches(study.Study):
       workers=workers,
       defined_by=config.pick_task() | {'batch_size': size},
       also=lambda at: {'rate': rate})
-
-  def reduce(self, config, done):
-    """Choose rates; keep what claims, tables and figures show."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every r and batch size."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)
 
 
 def schedule(config, size: int, looks: int = 1):

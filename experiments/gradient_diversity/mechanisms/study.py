@@ -43,9 +43,11 @@ class Mechanisms(study.Study):
   figures = {'bounds': figures.bounds, 'rounds': figures.rounds,
              'bits': figures.bits}
 
-  def prepare(self, config):
-    """Load the data and build the network."""
-    return Problem(config)
+  prepare = staticmethod(Problem)
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
 
   def stages(self, config, task, done):
     """Yield all parts at once: none needs another."""
@@ -56,22 +58,6 @@ class Mechanisms(study.Study):
         for mechanism in arms.mechanisms(config)
         for size in config.batch_sizes),
       *(train_wire(config, task, wire) for wire in arms.wires())]
-
-  def reduce(self, config, done):
-    """Choose the rates; count steps; compare with the formulas."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every setting, arm and wire."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)
 
 
 def reference(config, task) -> Trained:
