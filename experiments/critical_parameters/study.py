@@ -17,6 +17,12 @@ from experiments.critical_parameters import (
 from experiments.critical_parameters.task import Task
 
 
+def _draw(part, draw, config, reduced, claims):
+  """Draw what one of the five studies found, if it was chosen."""
+  found = getattr(reduced, part)
+  return None if found is None else draw(config, found)
+
+
 class Critical(study.Study):
   """Stich, Mohtashami, Jaggi 2021."""
 
@@ -37,12 +43,15 @@ class Critical(study.Study):
     'critical': 'Steps by batch size and delay, and the curve onto which all '
     'fall', 'critical_network': 'Four measures of the critical parameter of a '
     'network', 'sparse': 'The critical delay by sparsity and by M'}
-  figures = {
-    'critical': figures.critical, 'critical_steps': figures.steps,
-    'noise': figures.noise, 'rates': figures.rates,
-    'sparse': data_figures.sparse, 'critical_network': data_figures.network,
-    'critical_course': data_figures.course}
-
+  figures = {name: functools.partial(_draw, part, draw)
+             for name, part, draw in (
+               ('critical', 'quadratic', figures.critical),
+               ('critical_steps', 'quadratic', figures.steps),
+               ('noise', 'noise', figures.noise),
+               ('rates', 'rates', figures.rates),
+               ('sparse', 'sparse', data_figures.sparse),
+               ('critical_network', 'network', data_figures.network),
+               ('critical_course', 'network', data_figures.course))}
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)
