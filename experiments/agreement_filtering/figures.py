@@ -41,7 +41,7 @@ def agreement(config, reduced, claims):
   ax.set_xticks(range(len(groups)), [f'over {name}' for name, *_ in groups])
   ax.tick_params(axis='x', length=0)
   ax.grid(axis='x', visible=False)
-  ax.set(ylabel='points of accuracy gained\n(bars: 95 %)',
+  ax.set(ylabel='points of accuracy gained\n(lines: 95 % intervals)',
          title='What agreement filtering gains, by what it is compared with')
   ax.legend()
   return figure

@@ -85,19 +85,17 @@ class Critical(study.Study):
     With `rates`, by seed, a run is tracked at these rates alone.
     """
     is_tracked = rates is not None
-    seeds = tuple(config.seeds)
     axes = {} if is_tracked else {'rate': config.network_rates}
-    names = ['dataset', 'image_size', 'train_examples', 'model',
-             'model_options']
-    name = network.part_name(batch_size, staleness)
     return Trained(
-      network.TRACKED if is_tracked else name,
-      axes | {'seed': seeds},
+      network.TRACKED if is_tracked else network.part_name(
+        batch_size, staleness), axes | {'seed': tuple(config.seeds)},
       lambda lanes: task.program(
         batch_size, staleness, lanes, is_tracked=is_tracked),
       config.schedule(
         config.network_length(batch_size, staleness), config.every),
       workers=config.workers(config.num_workers if is_tracked else 1),
-      defined_by=config.pick(*names, *(['decay'] if is_tracked else [])) | {
-        'batch_size': batch_size, 'staleness': staleness},
+      defined_by=config.pick(
+        'dataset', 'image_size', 'train_examples', 'model', 'model_options',
+        *(['decay'] if is_tracked else [])) | {
+          'batch_size': batch_size, 'staleness': staleness},
       also=lambda at: {'rate': rates[at['seed']]} if is_tracked else {})

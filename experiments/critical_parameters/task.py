@@ -9,7 +9,7 @@ import optax
 
 import gradiv
 from experiments import data, models
-from experiments.common import flags, task
+from experiments.common import task
 from experiments.critical_parameters.config import Config
 from experiments.engine import trainer
 
@@ -20,10 +20,7 @@ class Task:
   def __init__(self, config: Config):
     self.config = config
     examples = task.load_images(config, 'train')
-    flags.check(
-      config.train_examples, 'train_examples',
-      f'at most the {len(examples)} of {config.dataset}',
-      lambda n: n <= len(examples))
+    config.check_examples(len(examples))
     self.arrays = examples.gather(np.arange(config.train_examples))
     images = self.arrays['image']
     mean, std = data.channel_statistics(images)
