@@ -61,6 +61,11 @@ class Shared(flags.Config):
       self.train_examples % min(
         self.eval_batch_size, self.train_examples) == 0)
 
+  @property
+  def in_the_first(self) -> str:
+    """Say which of two roundings a cell is of that a claim names."""
+    return ' in the first rounding' if self.roundings > 1 else ''
+
   def check_examples(self, count: int) -> None:
     """Check that one example is left over, for the twins."""
     flags.check(self.train_examples, 'train_examples', f'below the {count} of '
