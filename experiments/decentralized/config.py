@@ -43,7 +43,6 @@ class Config(flags.Config):
   fig_5_rates: tuple[float, ...] = flag(
     (0.2,), "learning rates of the network of the paper's Fig. 5: six "
     'workers, two neighbors on each side; empty: leave it out')
-  scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
   rate_cuts: tuple[float, ...] = flag(
     (1.0,), 'shares of the steps after which rates fall to a tenth; 1: never')
@@ -141,11 +140,6 @@ class Config(flags.Config):
   def steps_of(self, domain: str) -> int:
     """Count the steps of a run."""
     return self.steps if domain == 'images' else self.text_steps
-
-  def rates(self, batch_size: int) -> tuple[float, ...]:
-    """List the learning rates of a batch size."""
-    scale = batch_size / self.batch_sizes[0] if self.scale_rates else 1
-    return tuple(rate * scale for rate in self.learning_rates)
 
 
 def _distinct(values, allowed):
