@@ -57,6 +57,8 @@ class Filtering(study.Study):
   def part(self, config, task, arm, sizes=None):
     """Make the part of an arm; `sizes` is what the filter let through."""
     def copied(at):
+      if sizes is None:
+        return {}
       found = sizes.sel({name: at[name] for name in ('noise', 'rate', 'seed')})
       return {'sizes': found.transpose('stage', 'count').values.astype(int)
               .tolist()}
@@ -73,6 +75,5 @@ class Filtering(study.Study):
         'validation_examples', 'augment', 'model', 'model_options',
         'per_class', 'momentum', 'weight_decay') | {
           'split_seed': config.seed, 'arm': arm.name},
-      also=(lambda at: {}) if sizes is None else copied,
-      dims={'sizes': ('count',)},
+      also=copied, dims={'sizes': ('count',)},
       finish=None if task is None else task.finish)

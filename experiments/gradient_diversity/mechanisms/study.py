@@ -1,5 +1,7 @@
 """The study of mechanisms: its parts, and what becomes of them."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -8,6 +10,7 @@ import gradiv
 from experiments.common import study
 from experiments.common.parts import Trained
 from experiments.engine import trainer
+from experiments.gradient_diversity import tracking
 from experiments.gradient_diversity.mechanisms import (
   analysis,
   arms,
@@ -69,9 +72,8 @@ def reference(config, task) -> Trained:
   return Trained(
     'reference', {'rate': (rates[len(rates) // 2],),
                   'seed': tuple(config.seeds)},
-    lambda lanes: _program(config, task, lanes, size, lambda lane: optax.chain(
-      gradiv.aggregate_by_mean(config.workers(1).axis_name),
-      optax.sgd(lane['rate']))),
+    lambda lanes: _program(config, task, lanes, size, functools.partial(
+      tracking.plain_sgd, axis_name=config.workers(1).axis_name)),
     config.schedule(steps, steps), config.workers(1),
     defined_by=config.pick_task(
       'drop_rates', 'noise_stddevs', 'num_levels', 'measured_examples',
