@@ -138,9 +138,12 @@ def forest(claims: Sequence[Claim]) -> Figure:
     plt.Line2D([], [], color='#dddddd', lw=8, label='holds within'),
     plt.Line2D([], [], color='none', marker='D', mfc='white', mec='#222222',
                label="the paper's value")]
+  title = 'Claims: our value with its 95 % interval'
+  if 'open' in words:
+    title += ('\nopen: the interval crosses an end of the gray range, or a '
+              'second rounding disagrees')
   figure.legend(handles=marks, loc='outside upper left', ncols=len(marks),
-                fontsize=7, title='Claims: our value with its 95 % interval',
-                title_fontsize=8, alignment='left')
+                fontsize=7, title=title, title_fontsize=8, alignment='left')
   return figure
 
 

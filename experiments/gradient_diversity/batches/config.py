@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 from experiments.gradient_diversity.config import Shared
 
@@ -39,10 +39,9 @@ class Config(Shared):
           lambda rs: rs[:1] == (1,) and all(r >= 1 for r in rs))
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
-    check(self.looks, 'looks', 'at least 1', lambda n: n >= 1)
+    checks.at_least(self, 1, 'looks', 'num_twins')
     check(self.window, 'window', f'from 2 to the {self.num_looks} records of '
           'the run', lambda n: 2 <= n <= self.num_looks)
-    check(self.num_twins, 'num_twins', 'at least 1', lambda n: n >= 1)
 
   @property
   def num_looks(self) -> int:
