@@ -16,6 +16,8 @@ from gradiv._common import compat, trees
 
 # Collectives under this name run only if a gradient is not finite.
 AGAIN = 'sum_again_without_what_is_not_finite'
+# Elements. A condition costs more to start than so many to copy.
+_LEAST = 2**18
 
 
 def sum_at_once(
@@ -56,11 +58,29 @@ def leave_out(
   if not compat.is_over_devices(workers.names_of(axis_name)):
     return total
 
-  def again():
+  def again(total, grads):
+    del total
     with jax.named_scope(AGAIN):
       return _sum(trees.keep_if(is_finite, grads), axis_name)
 
-  return lax.cond(all_finite, lambda: total, again)
+  totals, treedef = jax.tree.flatten(total)
+  grads, kept = jax.tree.leaves(grads), []
+  # A part at a time, because XLA copies what a cond passes on.
+  for part in _parts([x.size for x in totals]):
+    kept += lax.cond(all_finite, lambda total, grads: total, again,
+                     totals[part], grads[part])
+  return treedef.unflatten(kept)
+
+
+def _parts(sizes):
+  """Cut a list of leaves into parts of about a sixteenth of the elements."""
+  least = max(_LEAST, sum(sizes) // 16)
+  start, size = 0, 0
+  for i, own in enumerate(sizes):
+    size += own
+    if size >= least or i == len(sizes) - 1:
+      yield slice(start, i + 1)
+      start, size = i + 1, 0
 
 
 def _sum(grads, axis_name):
