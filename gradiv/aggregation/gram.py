@@ -53,7 +53,7 @@ def worker_gram(
   The last two workers' gradients are orthogonal.
   """
   participants = membership.Participants.of(axis_name, layout)
-  contribution = finite.exclude_non_finite(grads, participants)
+  contribution = finite.contribute(grads, participants)
   grams, present, _ = products.gram_matrices(slices.all_to_all(contribution))
   both = present[:, None] & present[None, :]
   grams = [jnp.where(both, gram, jnp.nan) for gram in grams]

@@ -123,7 +123,7 @@ def _select(num_byzantine, slices):
     raise ValueError(f'num_byzantine={num_byzantine}: {n} workers, must be '
                      f'at least {least}')
   (gram,), present, num_left_out = products.gram_matrices(
-    slices, centered=True)
+    slices.keep_finite(), centered=True)
   chosen = _select_by_krum(
     weightings.sq_distances(gram), present, num_byzantine)
   return chosen & (present.sum() >= least), num_left_out

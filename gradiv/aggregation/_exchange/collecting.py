@@ -55,9 +55,15 @@ def collect(
   if by_sum and products.is_pair(contribution):
     return _collect_sum(contribution)
   slices = slices_lib.all_to_all(contribution, extra, leaf_by_leaf=sharded)
+  if rule.of_differences:
+    slices = slices.keep_finite()
+  grams, present, num_left_out = products.gram_matrices(
+    slices, centered=rule.of_differences)
+  if not rule.of_differences:
+    slices = slices.keep(present)
   assemble = slices_lib.as_leaf_slices if sharded else slices_lib.all_gather
   return Collected(
-    *products.gram_matrices(slices, centered=rule.of_differences),
+    grams, present, num_left_out,
     lambda weights: assemble(slices, products.weighted_sums(slices, weights)))
 
 
