@@ -11,12 +11,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import layout as layouts, trees
-from gradiv.aggregation._exchange import (
-  finite,
-  membership,
-  products,
-  slices,
-)
+from gradiv.aggregation._exchange import collecting, finite, membership
 
 
 def worker_gram(
@@ -54,9 +49,9 @@ def worker_gram(
   """
   participants = membership.Participants.of(axis_name, layout)
   contribution = finite.contribute(grads, participants)
-  grams, present, _ = products.gram_matrices(slices.all_to_all(contribution))
-  both = present[:, None] & present[None, :]
-  grams = [jnp.where(both, gram, jnp.nan) for gram in grams]
+  collected = collecting.collect_all(contribution)
+  both = collected.present[:, None] & collected.present[None, :]
+  grams = [jnp.where(both, gram, jnp.nan) for gram in collected.grams]
   return grams[0] if participants.layout.groups is None else jnp.stack(grams)
 
 

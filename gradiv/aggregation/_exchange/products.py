@@ -126,14 +126,15 @@ def _gram_of_slice(rows, extra, centered):
     center = rows.sum(0) / jnp.maximum(count, 1)
     rows = rows - center[None]
     extra = trees.widen(extra) - center[None] if extra.shape[0] else extra
-  own = _inner_products(rows, rows)
+  own = inner_products(rows, rows)
   if not extra.shape[0]:
     return own
-  across = _inner_products(rows, extra)
-  return jnp.block([[own, across], [across.T, _inner_products(extra, extra)]])
+  across = inner_products(rows, extra)
+  return jnp.block([[own, across], [across.T, inner_products(extra, extra)]])
 
 
-def _inner_products(x, y):
+def inner_products(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Compute the inner products of rows [n, d] and [m, d], [n, m] float32."""
   if max(len(x), len(y)) < 4:
     # XLA:CPU (jaxlib <= 0.9) accumulates small dot products sequentially, with
     # a relative error of 5e-4 at 10⁶ elements; multiply elementwise instead.

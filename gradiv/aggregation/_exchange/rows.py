@@ -6,6 +6,7 @@ workers on devices.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,8 @@ def gram_matrices(
   size = len(present) + len(extra)
   grams = [jnp.zeros((size, size), jnp.float32)] * num_groups
   center = _mean(grads, present) if centered else None
-  for group, rows in _stacked(grads, extra, center, groups):
-    grams[group] += _gram(rows, has_center=centered)
+  for group, piece in _pieces(grads, extra, center, groups):
+    grams[group] += _gram(piece)
   kept = jnp.concatenate([present, jnp.ones(len(extra), bool)])
   both = kept[:, None] & kept[None, :]
   return tuple(jnp.where(both, gram, 0) for gram in grams)
@@ -83,51 +84,69 @@ def _weigh(weights, rows, present):
     lambda rows: product(jnp.where(present.reshape(shape), rows, 0)), rows)
 
 
-def _stacked(grads, extra, center, groups) -> Iterator[tuple[int, jax.Array]]:
-  """Yield the group and the rows of leaves, [n + k (+ 1), d].
+class _Piece(NamedTuple):
+  """Rows of one leaf, or of several that are small.
 
-  The last row is the center, if there is one.
+  Attributes:
+    rows: Those of the workers, [n, d].
+    extra: Those of the extra trees, [k, d].
+    center: What is subtracted from all, [1, d], or None.
   """
-  last = [] if center is None else [center]
-  flat = [jax.tree.leaves(tree) for tree in (grads, *extra, *last)]
+
+  rows: jax.Array
+  extra: jax.Array
+  center: jax.Array | None
+
+  def block(self, first: jax.Array | int, size: int) -> jax.Array:
+    """Return some columns of all rows, [n + k, size]."""
+    cut = lambda x: lax.dynamic_slice_in_dim(x, first, size, axis=-1)
+    rows = cut(self.rows)
+    if self.center is not None:
+      rows = trees.widen(rows) - cut(self.center)
+    if not len(self.extra):
+      return rows
+    extra = cut(self.extra)
+    if self.center is not None:
+      extra = trees.widen(extra) - cut(self.center)
+    return jnp.concatenate([rows, extra])
+
+
+def _pieces(grads, extra, center, groups) -> Iterator[tuple[int, _Piece]]:
+  """Yield the group and the rows of each leaf, small ones joined."""
+  leaves = jax.tree.leaves(grads)
+  others = [jax.tree.leaves(tree) for tree in extra]
+  centers = [None] * len(leaves) if center is None else jax.tree.leaves(center)
   small: dict = {}
-  for i, group in enumerate(groups):
-    leaf = flat[0][i]
-    rows = jnp.concatenate([leaf.reshape(len(leaf), -1), *(
-      other[i].reshape(1, -1).astype(leaf.dtype if center is None
-                                     else trees.wide_dtype(leaf.dtype))
-      for other in flat[1:])]) if len(flat) > 1 else leaf.reshape(
-        len(leaf), -1)
-    if rows.shape[1] < SMALL_LEAF:
-      small.setdefault((group, rows.dtype), []).append(rows)
+  for i, (leaf, group) in enumerate(zip(leaves, groups)):
+    flat = [other[i].ravel() for other in others]
+    piece = _Piece(
+      leaf.reshape(len(leaf), -1),
+      jnp.stack(flat) if flat else jnp.zeros((0, leaf[0].size), leaf.dtype),
+      None if center is None else centers[i].reshape(1, -1))
+    if piece.rows.shape[1] < SMALL_LEAF:
+      small.setdefault((group, leaf.dtype), []).append(piece)
     else:
-      yield group, rows
-  for (group, _), parts in small.items():
-    yield group, jnp.concatenate(parts, axis=1)
+      yield group, piece
+  for (group, _), pieces in small.items():
+    yield group, jax.tree.map(
+      lambda *parts: jnp.concatenate(parts, axis=-1), *pieces)
 
 
-def _gram(rows, *, has_center):
-  """Compute the Gram matrix of rows, minus the last if it is the center."""
+def _gram(piece: _Piece) -> jax.Array:
+  """Compute the Gram matrix of a piece, block by block."""
+  side, width = len(piece.rows) + len(piece.extra), piece.rows.shape[1]
+
   def by_blocks(size):
-    def gram(rows):
-      count, rest = divmod(rows.shape[1], size)
-      block = lambda i: lax.dynamic_slice_in_dim(rows, i * size, size, axis=1)
-      add = lambda i, total: total + _of_block(block(i), has_center)
-      side = len(rows) - has_center
+    def gram(piece):
       total = jnp.zeros((side, side), jnp.float32)
+      add = lambda first, size: products.inner_products(
+        *(piece.block(first, size),) * 2)
+      count, rest = divmod(width, size)
       if count:
-        total = lax.fori_loop(0, count, add, total)
-      if rest:
-        total += _of_block(rows[:, -rest:], has_center)
-      return total
+        total = lax.fori_loop(
+          0, count, lambda i, total: total + add(i * size, size), total)
+      return total + add(count * size, rest) if rest else total
     return gram
 
   return lax.platform_dependent(
-    rows, cpu=by_blocks(BLOCK), default=by_blocks(LARGE_BLOCK))
-
-
-def _of_block(rows, has_center):
-  if has_center:
-    rows = trees.widen(rows)
-    rows = rows[:-1] - rows[-1:]
-  return products.inner_products(rows, rows)
+    piece, cpu=by_blocks(BLOCK), default=by_blocks(LARGE_BLOCK))
