@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
+from gradiv._common import sums
+
 # What each of n workers sends, on a ring, for each element of the operand; of
 # the result for an all-gather and a reduce-scatter.
 _SENT = {
@@ -38,6 +40,8 @@ class Collective(NamedTuple):
 
 def collectives(text: str) -> list[Collective]:
   """List the collectives in the HLO text of a program.
+
+  Those that run only if a gradient is not finite are left out, here and below.
 
   >>> collectives('%a = f32[2,3]{1,0} all-reduce(%b), channel_id=1')
   [Collective(name='all-reduce', size=6)]
@@ -101,7 +105,8 @@ def _sent_by(jaxpr, n):
   total = 0.
   for equation in jaxpr.eqns:
     name = _PRIMITIVES.get(equation.primitive.name)
-    if name:
+    stack = str(equation.source_info.name_stack)
+    if name and sums.AGAIN not in stack:
       total += _SENT[name](n) * sum(
         x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
     for parameter in jax.tree.leaves(list(equation.params.values())):
@@ -116,7 +121,7 @@ def _find(text):
   found = []
   for line in text.splitlines():
     match = re.search(rf' = (.*?) ({"|".join(_SENT)})(-start)?\(', line)
-    if match:
+    if match and sums.AGAIN not in line:
       arrays = re.findall(r'([a-z]+)([0-9]*)[a-z0-9]*\[([0-9,]*)\]', match[1])
       if match[3] and match[2] != 'all-reduce' and match[2] != 'all-to-all':
         arrays = arrays[len(arrays) // 2:]  # the operands come first

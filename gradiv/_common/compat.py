@@ -31,6 +31,15 @@ def is_tracked(axis: str) -> bool:
   return axis in varying_axes(lax.axis_index(axis))
 
 
+def is_over_devices(names: tuple[str, ...]) -> bool:
+  """Return whether one of the axes lies along the devices of a mesh.
+
+  Under `jax.vmap` alone, workers share a device and a collective sends
+  nothing.
+  """
+  return bool({*names} & {*jax.sharding.get_abstract_mesh().manual_axes})
+
+
 def to_varying(x: jax.Array, axis: str) -> jax.Array:
   """Mark `x` as varying over `axis`; its values do not change."""
   if hasattr(lax, 'pcast'):  # since jax 0.8

@@ -97,10 +97,10 @@ def aggregate_by_low_rank(
       _stack(factors, rank), jnp.zeros((), jnp.int32))
 
   def mean_and_own_part(updates, state):
-    own = finite.exclude_non_finite(updates, participants)
-    grads, treedef = jax.tree.flatten(own.grads)
+    own = finite.contribute(updates, participants)
+    grads, treedef = jax.tree.flatten(own.or_zeros())
     means, parts, factors, left_out = _iterate(
-      own, _split(state.factors, grads, rank), state.factors.dtype)
+      own, grads, _split(state.factors, grads, rank), state.factors.dtype)
     shaped = lambda found: treedef.unflatten(_each(
       lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
     new_state = AggregateByLowRankState(
@@ -112,11 +112,12 @@ def aggregate_by_low_rank(
     init_fn, error_feedback.AveragingUpdate(mean_and_own_part))
 
 
-def _iterate(own, factors, dtype):
+def _iterate(own, grads, factors, dtype):
   """Take one step of the power iteration on all leaves.
 
   Args:
     own: Contribution of this worker.
+    grads: The leaves of its gradient; zeros if it does not take part.
     factors: Q of each leaf, or None if the leaf is averaged as it is.
     dtype: Dtype of the next Q.
 
@@ -124,7 +125,6 @@ def _iterate(own, factors, dtype):
     The leaves of the mean, those of this worker's part of it, the next Q, and
     the number of gradients left out.
   """
-  grads = jax.tree.leaves(own.grads)
   matrices = _each(_as_matrix, grads, factors)
   sums, present, left_out = finite.sum_with_presence(
     own, _each(lambda m, q: m if q is None else _dot(m, q),

@@ -18,7 +18,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, layout as layouts, trees
+from gradiv._common import checks, layout as layouts, sums, trees
 from gradiv.diversity import _leaf_norms
 
 
@@ -104,7 +104,7 @@ def worker_moments(
   mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
   num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
   of_mean, deviation = _compare(
-    grads, mean, is_finite, batch / mean_batch if differs else None, layout)
+    grads, mean, batch / mean_batch if differs else None, layout)
   n = workers.num_workers(axis_name)
   names = (*workers.names_of(axis_name), *layout.shard_names)
   deviation = lax.psum(workers.as_private(deviation, names), names) / n
@@ -197,29 +197,26 @@ def _mean_first(grads, batch, differs, is_finite, names):
 def _mean(grads, batch, differs, is_finite, axis_name):
   """Average over the workers; return also their mean batch size.
 
-  A gradient that is not finite is taken as zero, as in `aggregate_by_mean`:
-  the two then share an all-reduce. The number of finite gradients is not
-  waited for, as the moments are unknown unless all of them are.
+  By the sum with which `aggregate_by_mean` begins: the two then share an
+  all-reduce. The number of finite gradients is not waited for, as the moments
+  are unknown unless all of them are.
   """
-  kept = trees.widen(trees.keep_if(is_finite, grads))
   n = workers.num_workers(axis_name)
   if not differs:
-    return jax.tree.map(
-      lambda g: lax.psum(g, axis_name) / n, kept), batch
+    total = sums.sum_at_once(grads, is_finite, axis_name)
+    return jax.tree.map(lambda t: t / n, total), batch
   mean_batch = lax.psum(batch, axis_name) / n
   weight = batch / mean_batch
-  mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n, kept)
+  mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n,
+                      trees.widen(grads))
   return mean, mean_batch
 
 
-def _compare(grads, mean, is_finite, weight, layout):
+def _compare(grads, mean, weight, layout):
   """Compute this shard's part of ‖ḡ‖² and of this worker's ‖g − ḡ‖²."""
   leaves, means = jax.tree.leaves(grads), jax.tree.leaves(mean)
 
-  def deviation(g, m):
-    # Selected here, once for many leaves.
-    return trees.keep_if(is_finite, g).astype(m.dtype) - m
-
+  deviation = lambda g, m: g.astype(m.dtype) - m
   of_mean = _leaf_norms.sq_norms(means, of=lambda m: m)
   deviations = _leaf_norms.sq_norms(leaves, means, of=deviation)
   if weight is not None:
