@@ -21,7 +21,6 @@ CHAINS = dict(
     gradiv.track_moments('workers', batch_size=4),
     gradiv.aggregate_by_mean('workers')),
   agreement=lambda: gradiv.aggregate_by_agreement(0.97, 'workers', key=KEY),
-  quantized=lambda: gradiv.aggregate_by_quantized_mean(8, 'workers', key=KEY),
   noise=lambda: optax.chain(
     gradiv.add_langevin_noise(0.1, key=KEY, axis_name='workers'),
     gradiv.aggregate_by_mean('workers')))
