@@ -18,7 +18,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, layout as layouts, sums, trees
+from gradiv._common import checks, early_sums, layout as layouts, trees
 from gradiv.diversity import _agreeing, _leaf_norms
 
 
@@ -215,7 +215,7 @@ def _mean(grads, batch, differs, is_finite, axis_name):
   """
   n = workers.num_workers(axis_name)
   if not differs:
-    total = sums.sum_at_once(grads, is_finite, axis_name)
+    total = early_sums.sum_at_once(grads, is_finite, axis_name)
     return jax.tree.map(lambda t: t / n, total), batch
   mean_batch = lax.psum(batch, axis_name) / n
   weight = batch / mean_batch

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
 import gradiv
-from gradiv._common import sums
+from gradiv._common import early_sums
 from tests import helpers
 
 RNG = np.random.default_rng(1)
@@ -160,7 +160,7 @@ class WorkerMomentsTest(parameterized.TestCase):
       fn, 'workers', in_axes=(0, None), out_axes=None, backend='shard_map')
     text = jax.jit(mapped).lower(sample(8), ()).compile().as_text()
     reduces = [line.split('all-reduce(')[0] for line in text.splitlines()
-               if 'all-reduce(' in line and sums.AGAIN not in line]
+               if 'all-reduce(' in line and early_sums.AGAIN not in line]
     self.assertLen(reduces, 2, reduces)
     shapes = sorted(re.findall(r'f32\[([0-9,]*)\]', ' '.join(reduces)))
     # The gradient once, with how many are finite; then the deviation.
