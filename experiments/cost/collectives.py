@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
-from gradiv._common import sums
+from gradiv._common import early_sums
 
 # What each of n workers sends, on a ring, for each element of the operand; of
 # the result for an all-gather and a reduce-scatter.
@@ -106,7 +106,7 @@ def _sent_by(jaxpr, n):
   for equation in jaxpr.eqns:
     name = _PRIMITIVES.get(equation.primitive.name)
     stack = str(equation.source_info.name_stack)
-    if name and sums.AGAIN not in stack:
+    if name and early_sums.AGAIN not in stack:
       total += _SENT[name](n) * sum(
         x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
     for parameter in jax.tree.leaves(list(equation.params.values())):
@@ -121,7 +121,7 @@ def _find(text):
   found = []
   for line in text.splitlines():
     match = re.search(rf' = (.*?) ({"|".join(_SENT)})(-start)?\(', line)
-    if match and sums.AGAIN not in line:
+    if match and early_sums.AGAIN not in line:
       arrays = re.findall(r'([a-z]+)([0-9]*)[a-z0-9]*\[([0-9,]*)\]', match[1])
       if match[3] and match[2] != 'all-reduce' and match[2] != 'all-to-all':
         arrays = arrays[len(arrays) // 2:]  # the operands come first

@@ -40,6 +40,15 @@ def is_over_devices(names: tuple[str, ...]) -> bool:
   return bool({*names} & {*jax.sharding.get_abstract_mesh().manual_axes})
 
 
+def concrete_mesh() -> jax.sharding.Mesh | None:
+  """Return the mesh of `jax.set_mesh`; None inside of jit, where it is hidden.
+  """
+  try:
+    return jax.sharding.get_mesh()
+  except (AttributeError, ValueError):  # AttributeError: an older jax
+    return None
+
+
 def to_varying(x: jax.Array, axis: str) -> jax.Array:
   """Mark `x` as varying over `axis`; its values do not change."""
   if hasattr(lax, 'pcast'):  # since jax 0.8

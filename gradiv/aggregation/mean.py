@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import counting, layout as layouts, sums
+from gradiv._common import counting, early_sums, layout as layouts
 from gradiv.aggregation._exchange import membership
 
 
@@ -59,10 +59,10 @@ def aggregate_by_mean(
     del params, extra_args
     workers.check_private(updates, axis_name)
     is_finite = layouts.is_finite(updates, participants.layout)
-    total = sums.sum_at_once(updates, is_finite, axis_name)
+    total = early_sums.sum_at_once(updates, is_finite, axis_name)
     count = lax.psum(is_finite.astype(jnp.float32), axis_name)
     left_out = participants.count - count.astype(jnp.int32)
-    total = sums.leave_out(
+    total = early_sums.leave_out(
       total, updates, is_finite, left_out == 0, axis_name)
     mean = jax.tree.map(
       lambda t, g: (t / jnp.maximum(count, 1)).astype(g.dtype), total, updates)

@@ -19,7 +19,7 @@ import optax
 from jax import lax
 
 from gradiv import weightings
-from gradiv._common import sums, trees
+from gradiv._common import early_sums, trees
 from gradiv.aggregation._exchange import finite, slices as slices_lib
 
 Grams = tuple[jax.Array, ...]
@@ -71,7 +71,7 @@ def gram_matrices_of_pair(
     the mean and one psum of 2 × 2 numbers per group.
   """
   participants, grads = contribution.participants, contribution.grads
-  total = sums.sum_at_once(
+  total = early_sums.sum_at_once(
     grads, contribution.is_finite, participants.names)
   rows = [jnp.zeros(2, jnp.float32)
           for _ in range(participants.num_groups(grads))]
@@ -92,7 +92,7 @@ def gram_matrices_of_pair(
     across = jnp.where(present.all(), rows[jnp.argmin(squares), 1], 0)
     return jnp.where(jnp.eye(2, dtype=bool), squares, across)
 
-  total = sums.leave_out(total, grads, contribution.is_finite, present.all(),
+  total = early_sums.leave_out(total, grads, contribution.is_finite, present.all(),
                          participants.names)
   return tuple(map(gram, rows)), present, num_left_out, total
 
