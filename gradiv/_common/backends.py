@@ -25,8 +25,11 @@ from jax.sharding import (
 from gradiv._common import compat
 
 
-def device_grid(names, workers, backend, devices) -> np.ndarray:
-  """Lay out the devices along the names, the last name possibly left out."""
+def device_grid(names, workers, backend, devices) -> np.ndarray | Mesh:
+  """Lay out the devices along the names, the last name possibly left out.
+
+  A mesh for shard_map, and else an array.
+  """
   if backend == 'vmap' and len(names) == 1:
     return np.empty((), dtype=object)
   if devices is None:
@@ -269,8 +272,8 @@ def devices_of_processes(names, devices) -> tuple[int, int] | None:
     if not set(names) <= set(devices.axis_names):
       return None
     own = devices.local_mesh.shape
-    return tuple(math.prod(shape[name] for name in names)
-                 for shape in (devices.shape, own))
+    size = lambda shape: math.prod(shape[name] for name in names)
+    return size(devices.shape), size(own)
   if devices is None:
     if len(names) > 1:
       return None

@@ -92,8 +92,8 @@ def gram_matrices_of_pair(
     across = jnp.where(present.all(), rows[jnp.argmin(squares), 1], 0)
     return jnp.where(jnp.eye(2, dtype=bool), squares, across)
 
-  total = early_sums.leave_out(total, grads, contribution.is_finite, present.all(),
-                         participants.names)
+  total = early_sums.leave_out(
+    total, grads, contribution.is_finite, present.all(), participants.names)
   return tuple(map(gram, rows)), present, num_left_out, total
 
 

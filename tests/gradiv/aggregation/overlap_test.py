@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
 from gradiv import aggregation, weightings
+from gradiv.aggregation._exchange import buckets, membership
 from tests import helpers, waits
 
 WIDTH, DEPTH, ROWS = 256, 4, 4
@@ -89,6 +90,23 @@ class OverlapTest(parameterized.TestCase):
       gradiv.aggregate_by_mean('workers'))), 'all-reduce')
     # Those of the gradient itself; two of scalars wait for all of it.
     self.assertEqual(sorted(found)[:len(self.plain)], sorted(self.plain))
+
+
+class BucketsTest(absltest.TestCase):
+
+  def test_small_leaves_share_with_neighboring_layers_only(self):
+    """Twenty layers of a million elements: none waits for all the others."""
+    layer = lambda: {'w': jax.ShapeDtypeStruct((1000, 1000), jnp.float32),
+                     'b': jax.ShapeDtypeStruct((1000,), jnp.float32)}
+    tree = {f'layer_{i}': layer() for i in range(20)}
+    plan = buckets.plan(tree, membership.Participants.of('workers'))
+    names = [path[0].key for path, _ in
+             jax.tree_util.tree_leaves_with_path(tree)]
+    layers = [[int(names[span.leaf].removeprefix('layer_'))
+               for span in bucket.spans] for bucket in plan.buckets]
+    self.assertEqual(sorted(sum(layers, [])), sorted(2 * [*range(20)]))
+    self.assertEqual([b[0] for b in layers], sorted(b[0] for b in layers))
+    self.assertLessEqual(max(b[-1] - b[0] for b in layers), 1)
 
 
 class LeftOutTest(parameterized.TestCase):
