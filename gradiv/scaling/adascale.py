@@ -20,7 +20,7 @@ class ScaleByDiversityState(NamedTuple):
   Attributes:
     num_steps: int32, number of steps with a positive gain.
     progress: float32, the scale-invariant step count τ: the sum of the gains.
-    gain: float32, the gain of the last step; with groups, [groups].
+    gain: float32, the gain of the last step, of the whole gradient.
     moments: State of the tracker, for `gradiv.read_moments`.
     inner: State of the inner transformation.
   """
@@ -116,13 +116,13 @@ def scale_by_diversity(
 
   def init_fn(params):
     moments = track.init(params)
-    shape = jax.eval_shape(read_moments, moments).average.sq_norm.shape
-    if bool(shape) != (groups is not None):
+    has_groups = jax.eval_shape(read_moments, moments).whole is not None
+    if has_groups != (groups is not None):
       raise ValueError(f'groups={groups!r}: must be that of track_moments')
     return ScaleByDiversityState(
       num_steps=jnp.zeros((), jnp.int32),
       progress=jnp.zeros((), jnp.float32),
-      gain=jnp.ones(shape, jnp.float32),
+      gain=jnp.ones((), jnp.float32),
       moments=moments,
       inner=inner.init(params))
 
@@ -138,7 +138,7 @@ def scale_by_diversity(
     factor = _factor(gain, power, learning_rate, state.progress)
     return _multiply(updates, factor, groups), ScaleByDiversityState(
       num_steps=counting.increment(state.num_steps, whole > 0),
-      progress=progress, gain=gain, moments=moments, inner=inner_state)
+      progress=progress, gain=whole, moments=moments, inner=inner_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

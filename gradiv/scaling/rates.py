@@ -149,8 +149,8 @@ def square_root_rate(
   signal = inverse_batch_size_bound(estimate)
   noise = 1 - signal
   growth = (batch_size / reference_batch_size) ** 0.5
-  return reference_rate * growth * (
-    noise + signal * reference_batch_size) / (noise + signal * batch_size)
+  return (noise + signal * reference_batch_size) * reference_rate * growth / (
+    noise + signal * batch_size)
 
 
 def _slowness(noise_ratio, batch_size, staleness):

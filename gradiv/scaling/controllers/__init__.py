@@ -3,8 +3,8 @@
   control = NoiseScale(ladder=Ladder(16, 1024), rate_rule='sqrt')
   state = control.init()
   ...
-  state = control.update(state, gradiv.read_moments(opt_state))
-  state.batch_size, control.rate_factor(state)
+  state, batch_size = control.update(state, gradiv.read_moments(opt_state))
+  learning_rate = first_rate * control.rate_factor(state)
 
 Each is a frozen dataclass that runs on the host between steps. It moves along
 the powers of two of its `Ladder`, only when the confidence interval of what its

@@ -26,8 +26,8 @@ class Cabs(controller.Controller):
 
   def update(
     self, state: Any, reading: Reading, *, loss: float, learning_rate: float
-  ) -> Any:
-    """Return the next state.
+  ) -> tuple[Any, int]:
+    """Return the next state and batch size.
 
     Args:
       state: The present state.

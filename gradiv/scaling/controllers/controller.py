@@ -1,16 +1,19 @@
 """What all controllers of the batch size share.
 
 A controller is a frozen dataclass of its options, and runs on the host between
-steps. Its state is a named tuple of numbers, so that a checkpoint can carry it,
-and the next state is a function of the last one and of what was measured: a
-resumed run takes the decisions of one that was never interrupted.
+steps: ``init()`` returns its state, and ``update(state, measured)`` the next
+state and the batch size to use from now on. The state is a named tuple of
+numbers, so that a checkpoint can carry it, and the next one is a function of
+the last one and of what was measured: a resumed run takes the decisions of one
+that was never interrupted.
 """
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax.numpy as jnp
 
 from gradiv._common import checks
 from gradiv.diversity import Estimate, Reading
@@ -32,14 +35,6 @@ class ControllerState(NamedTuple):
   batch_size: int
   num_updates: int = 0
   num_changes: int = 0
-
-
-class State(Protocol):
-  """What the state of every controller has."""
-
-  batch_size: int
-  num_updates: int
-  num_changes: int
 
 
 class Target(NamedTuple):
@@ -87,7 +82,7 @@ class Controller:
     """Return the state before the first look."""
     return ControllerState(self.first)
 
-  def rate_factor(self, state: State) -> float:
+  def rate_factor(self, state: Any) -> float:
     """Return the factor for the learning rate that was set for the first size.
 
     >>> controller = Controller(ladder=Ladder(16, 64), rate_rule='sqrt')
@@ -97,7 +92,9 @@ class Controller:
     growth = state.batch_size / self.first
     return growth ** RATE_RULES[self.rate_rule]
 
-  def moved(self, state: Any, target: Target, *, up: bool = False) -> Any:
+  def moved(
+    self, state: Any, target: Target, *, up: bool = False
+  ) -> tuple[Any, int]:
     """Move to the target, unless its interval includes the present size.
 
     All comparisons are between batch sizes of the ladder. Where the interval is
@@ -108,6 +105,12 @@ class Controller:
       target: What the formula asks for; without effect if it is not known.
       up: Whether to round the target up, as a test asks that must pass, rather
         than to the nearest size.
+
+    Returns:
+      The next state, and its batch size.
+
+    Raises:
+      ValueError: If the present size is not on the ladder.
     """
     self.ladder.check(state.batch_size)
     size, rung = state.batch_size, (
@@ -120,10 +123,12 @@ class Controller:
     return state._replace(
       batch_size=size,
       num_updates=state.num_updates + 1,
-      num_changes=state.num_changes + (size != state.batch_size))
+      num_changes=state.num_changes + (size != state.batch_size)), size
 
 
-def target_of(reading: Reading, formula: Any) -> Target:
+def target_of(
+  reading: Any, formula: Callable[[Estimate], Any]
+) -> Target:
   """Apply a formula to a reading and to both ends of its interval.
 
   The ends are in units of the second moment G + S, whose own error is small
@@ -138,10 +143,10 @@ def target_of(reading: Reading, formula: Any) -> Target:
                      'moments of single steps with gradiv.track_moments first')
   if reading.whole is not None:
     reading = reading.whole
-  now = Estimate(*(np.asarray(x, np.float64) for x in reading.estimate))
-  if now.sq_norm.ndim:
+  now = reading.estimate
+  if jnp.ndim(now.sq_norm):
     raise ValueError(
-      f'reading of shape {now.sq_norm.shape}: must be of one run')
+      f'reading of shape {jnp.shape(now.sq_norm)}: must be of one run')
   second_moment = now.sq_norm + now.variance
   # 1/B_S at the ends; of two lower bounds on B_S, the better one.
   most = min(float(reading.interval.lower.sq_norm),

@@ -45,18 +45,21 @@ class DiveBatch(controller.Controller):
     checks.positive('delta', self.delta)
     checks.choice('denominator', self.denominator, ('unbiased', 'published'))
 
-  def update(self, state: Any, measured: Reading | Moments) -> Any:
-    """Return the next state.
+  def update(
+    self, state: Any, measured: Reading | Moments
+  ) -> tuple[Any, int]:
+    """Return the next state and batch size.
 
     >>> from gradiv.scaling.controllers import Ladder
     >>> control = DiveBatch(
     ...   ladder=Ladder(16, 256), delta=.1, denominator='published')
     >>> epoch = Moments(1000., 1., .001, .999)  # n Δ = 1 / .001
-    >>> control.update(control.init(), epoch).batch_size  # nearest to 100
+    >>> control.update(control.init(), epoch)[1]  # nearest to 100
     128
     """
     if self.denominator == 'published':
-      target = controller.Target(*3 * (self._published(measured),))
+      size = self._published(measured)
+      target = controller.Target(size, size, size)
     else:
       target = controller.target_of(
         measured, lambda e: self.delta * batch_size_bound(e))

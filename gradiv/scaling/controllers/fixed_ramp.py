@@ -13,7 +13,7 @@ class FixedRamp(controller.Controller):
 
   >>> from gradiv.scaling.controllers import Ladder
   >>> ramp = FixedRamp(ladder=Ladder(16, 64), starts=(0, 1000, 4000))
-  >>> ramp.update(ramp.init(), 1000).batch_size
+  >>> ramp.update(ramp.init(), 1000)[1]
   32
   >>> ramp.stages  # for `gradiv.scaling.ramp`
   ((0, 16), (1000, 32), (4000, 64))
@@ -43,8 +43,8 @@ class FixedRamp(controller.Controller):
     """Pairs of the examples seen and the batch size from there on."""
     return tuple(zip(self.starts, self.ladder.sizes))
 
-  def update(self, state: Any, num_examples: int) -> Any:
-    """Return the next state from the number of examples seen so far."""
+  def update(self, state: Any, num_examples: int) -> tuple[Any, int]:
+    """Return the next state and batch size, after so many examples."""
     size = float(self.ladder.sizes[
       bisect.bisect_right(self.starts, num_examples) - 1])
     return self.moved(state, controller.Target(size, size, size))

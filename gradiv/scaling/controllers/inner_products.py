@@ -51,8 +51,8 @@ class InnerProductTest(controller.Controller):
   >>> state, rng = control.init(), np.random.default_rng(0)
   >>> for _ in range(100):  # μ = (2, 0) and Σ = diag(24, 100)
   ...   g = rng.normal(size=(128, 2)) * [24**.5, 10] + [2, 0]
-  ...   state = control.update(state, g @ g.T)
-  >>> state.batch_size  # 24 · 4 / 4² = 6, where the norm test asks for 31
+  ...   state, size = control.update(state, g @ g.T)
+  >>> size  # 24 · 4 / 4² = 6, where the norm test asks for 31
   8
 
   Attributes:
@@ -86,8 +86,8 @@ class InnerProductTest(controller.Controller):
 
   def update(
     self, state: InnerProductTestState, gram: jax.typing.ArrayLike
-  ) -> InnerProductTestState:
-    """Return the next state.
+  ) -> tuple[InnerProductTestState, int]:
+    """Return the next state and batch size.
 
     Args:
       state: The present state.
@@ -137,4 +137,4 @@ def _statistics(gram):
     np.sum(own * (total - 2 * rows)) / triples,
     pairs / triples,
     (total**2 - 4 * pairs - 2 * squares.sum()) / (triples * (n - 3)),
-  ]), np.mean(own)**2
+  ]), float(np.mean(own))**2

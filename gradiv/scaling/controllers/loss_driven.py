@@ -34,8 +34,8 @@ class LossDriven(controller.Controller):
 
   >>> from gradiv.scaling.controllers import Ladder
   >>> control = LossDriven(ladder=Ladder(8, 256))
-  >>> state = control.update(control.init(), 2.0)
-  >>> control.update(state, 0.5).batch_size  # a quarter of the loss
+  >>> state, _ = control.update(control.init(), 2.0)
+  >>> control.update(state, 0.5)[1]  # a quarter of the loss
   32
 
   Attributes:
@@ -56,8 +56,8 @@ class LossDriven(controller.Controller):
 
   def update(
     self, state: LossDrivenState, loss: float, *, error: float = 0.
-  ) -> LossDrivenState:
-    """Return the next state.
+  ) -> tuple[LossDrivenState, int]:
+    """Return the next state and batch size.
 
     Args:
       state: The present state.

@@ -17,15 +17,17 @@ class NoiseScale(controller.Controller):
   <https://arxiv.org/abs/1812.06162>`_, 2018. There, G and S are averages over
   steps as well, but nothing says when they are known.
 
-  >>> import gradiv
+  >>> import gradiv, jax
   >>> from gradiv.scaling.controllers import Ladder
   >>> tx = gradiv.track_moments(decay=0.9)
   >>> tracked = tx.init(())
+  >>> track = jax.jit(lambda moments, s: tx.update((), s, moments=moments)[1])
   >>> for deviation in (13.9, 14.1, 14., 14.2, 13.8, 14., 14.1, 13.9) * 4:
   ...   moments = gradiv.Moments(8., 1., 3., deviation)  # G = 1, S = 16
-  ...   _, tracked = tx.update((), tracked, moments=moments)
+  ...   tracked = track(moments, tracked)
   >>> control = NoiseScale(ladder=Ladder(2, 64))
-  >>> control.update(control.init(), gradiv.read_moments(tracked)).batch_size
+  >>> _, size = control.update(control.init(), gradiv.read_moments(tracked))
+  >>> size
   16
 
   Attributes:
@@ -38,7 +40,7 @@ class NoiseScale(controller.Controller):
     super().__post_init__()
     checks.positive('multiple', self.multiple)
 
-  def update(self, state: Any, reading: Reading) -> Any:
-    """Return the next state from what `gradiv.read_moments` returns."""
+  def update(self, state: Any, reading: Reading) -> tuple[Any, int]:
+    """Return the next state and batch size, from `gradiv.read_moments`."""
     return self.moved(state, controller.target_of(
       reading, lambda estimate: self.multiple * noise_scale(estimate)))

@@ -27,7 +27,7 @@ class NormTest(controller.Controller):
     super().__post_init__()
     checks.positive('theta', self.theta)
 
-  def update(self, state: Any, reading: Reading) -> Any:
-    """Return the next state from what `gradiv.read_moments` returns."""
+  def update(self, state: Any, reading: Reading) -> tuple[Any, int]:
+    """Return the next state and batch size, from `gradiv.read_moments`."""
     return self.moved(state, controller.target_of(
       reading, lambda e: norm_test_batch_size(e, self.theta)), up=True)

@@ -66,8 +66,8 @@ class Averages(NamedTuple):
     if a <= 0:
       return unknown
     root = math.sqrt(max(b**2 - a * c, 0))
-    least, most = ((b - root) / a, (b + root) / a)
-    return tuple(_odds(p) for p in (most, signal / total, least))
+    least, most = (b - root) / a, (b + root) / a
+    return _odds(most), _odds(signal / total), _odds(least)
 
 
 def _odds(fraction):

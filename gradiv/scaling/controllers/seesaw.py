@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradiv.scaling.controllers import controller
 
@@ -44,8 +44,8 @@ class Seesaw(controller.Controller):
   >>> seesaw = Seesaw(ladder=Ladder(16, 32), schedule=lambda n: 0.1 * 2**(-n/9))
   >>> state = seesaw.init()
   >>> for n in (0, 8, 9, 18):
-  ...   state = seesaw.update(state, n)
-  ...   print(state.batch_size, round(seesaw.rate(state), 4))
+  ...   state, size = seesaw.update(state, n)
+  ...   print(size, round(seesaw.rate(state), 4))
   16 0.1
   16 0.1
   32 0.0707
@@ -72,8 +72,10 @@ class Seesaw(controller.Controller):
     """Return the state before the first look."""
     return SeesawState(self.first)
 
-  def update(self, state: SeesawState, num_examples: float) -> SeesawState:
-    """Return the next state from the number of examples seen so far."""
+  def update(
+    self, state: SeesawState, num_examples: float
+  ) -> tuple[SeesawState, int]:
+    """Return the next state and batch size, after so many examples."""
     planned = float(self.schedule(num_examples))
     peak, halvings = state.peak, state.num_halvings
     if planned >= peak:
@@ -87,11 +89,11 @@ class Seesaw(controller.Controller):
     state = state._replace(peak=peak, num_halvings=halvings)
     return self.moved(state, controller.Target(size, size, size))
 
-  def rate(self, state: SeesawState) -> float:
+  def rate(self, state: Any) -> float:
     """Return the learning rate to use with the state's batch size."""
     return state.peak * self.rate_factor(state)
 
-  def rate_factor(self, state: SeesawState) -> float:
+  def rate_factor(self, state: Any) -> float:
     """Return the factor for the largest rate."""
     doublings = round(math.log2(state.batch_size / self.first))
     beyond = state.num_halvings - doublings
