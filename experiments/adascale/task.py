@@ -18,7 +18,7 @@ def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
     learning_rate=optax.cosine_decay_schedule(lane['rate'], config.steps),
     min_gain=lane['gain'],
     max_gain=jnp.where(lane['gain'] > 0, lane['gain'], scale),
-    end=config.steps)
+    end=config.steps, field='average')
 
 
 class Task:

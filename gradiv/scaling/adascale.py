@@ -12,6 +12,8 @@ from gradiv._common.layout import Grouping
 from gradiv.diversity import adascale_gain, read_moments
 
 Scalar = jax.typing.ArrayLike
+# Of a `gradiv.Reading`.
+FIELDS = ('estimate', 'average')
 
 
 class ScaleByDiversityState(NamedTuple):
@@ -43,6 +45,7 @@ def scale_by_diversity(
   max_gain: Scalar | None = None,
   end: Scalar | None = None,
   power: Scalar = 1.,
+  field: str = 'estimate',
   groups: Grouping | None = None,
   precondition: Callable[[Any, optax.Updates], optax.Updates] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,10 +57,10 @@ def scale_by_diversity(
 
     r = (G + S/b) / (G + S/(scale · b)),
 
-  with G = ‖∇F‖² and S = tr Σ as the tracker averages them over steps. It is 1
-  where all gradients agree, and `scale` where they have no common part. Before
-  anything is known it is 1. Since the gain multiplies what comes out of
-  `inner`, a momentum in there stays unscaled.
+  with G = ‖∇F‖² and S = tr Σ as the tracker averages them over steps, this one
+  included. It is 1 where all gradients agree, and before anything is known, and
+  `scale` where they have no common part. It multiplies what comes out of
+  `inner`: a momentum in there stays unscaled.
 
   The tracker sees the gradients of the workers, before `inner` averages them,
   or the extra argument ``moments`` of ``update``: of the examples of a batch or
@@ -83,6 +86,8 @@ def scale_by_diversity(
     power: The updates are multiplied by the gain to this power, and τ still
       grows by the gain: 1 for SGD, 0.5 for Adam, whose rate follows the root of
       the batch size.
+    field: Field of the `gradiv.Reading` that the gain is computed from:
+      'estimate', or 'average' for the exponential average, as in the paper.
     groups: The grouping of the tracker, such as `gradiv.by_layer`. Each group
       is then multiplied by its own gain; τ grows by that of the whole gradient,
       which lies between the smallest and the largest of theirs.
@@ -95,8 +100,7 @@ def scale_by_diversity(
 
   Johnson, Agrawal, Gu, Guestrin, `AdaScale SGD: A User-Friendly Algorithm for
   Distributed Training <https://arxiv.org/abs/2007.05105>`_, 2020. The exponent
-  1/2 and the statistics for Adam follow AdaptDL, where they were not validated
-  beyond its own experiments.
+  1/2 and the statistics for Adam are those of AdaptDL, petuum/adaptdl.
 
   >>> import gradiv
   >>> tx = scale_by_diversity(
@@ -112,6 +116,7 @@ def scale_by_diversity(
   [-1.25]
   """
   _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power)
+  checks.choice('field', field, FIELDS)
   track, inner = map(optax.with_extra_args_support, (track, inner))
 
   def init_fn(params):
@@ -133,7 +138,8 @@ def scale_by_diversity(
     _, moments = track.update(seen, state.moments, params, **extra_args)
     updates, inner_state = inner.update(
       updates, state.inner, params, **extra_args)
-    gain, whole = _gains(moments, batch_size, scale, (min_gain, max_gain))
+    gain, whole = _gains(
+      moments, field, batch_size, scale, (min_gain, max_gain))
     gain, whole, progress = _advance(gain, whole, state.progress, end)
     factor = _factor(gain, power, learning_rate, state.progress)
     return _multiply(updates, factor, groups), ScaleByDiversityState(
@@ -144,22 +150,23 @@ def scale_by_diversity(
 
 
 def _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power):
-  checks.positive('batch_size', batch_size)
   checks.at_least('scale', scale, 1)
-  checks.at_least('min_gain', min_gain, 0)
-  checks.at_least('power', power, 0)
-  if learning_rate is not None and not callable(learning_rate):
-    checks.at_least('learning_rate', learning_rate, 0)
-  if max_gain is not None:
-    checks.positive('max_gain', max_gain)
-  if end is not None:
-    checks.positive('end', end)
+  for name, value in (
+      ('learning_rate', learning_rate), ('min_gain', min_gain),
+      ('power', power)):
+    if value is not None and not callable(value):
+      checks.at_least(name, value, 0)
+  for name, value in (
+      ('batch_size', batch_size), ('max_gain', max_gain), ('end', end)):
+    if value is not None:
+      checks.positive(name, value)
 
 
-def _gains(moments, batch_size, scale, bounds):
+def _gains(moments, field, batch_size, scale, bounds):
   """Return the gain, or that of each group, and the gain of the whole."""
   def gain_of(reading):
-    gain = adascale_gain(reading.average, batch_size=batch_size, scale=scale)
+    gain = adascale_gain(
+      getattr(reading, field), batch_size=batch_size, scale=scale)
     gain = jnp.clip(jnp.where(jnp.isnan(gain), 1., gain), *bounds)
     return gain.astype(jnp.float32)
 
@@ -192,9 +199,7 @@ def _multiply(updates, factor, groups):
     wide = trees.wide_dtype(g.dtype)
     return (by.astype(wide) * g.astype(wide)).astype(g.dtype)
 
-  if groups is None:
-    return jax.tree.map(lambda g: times(g, factor), updates)
   leaves, treedef = jax.tree.flatten(updates)
-  index = groups_lib.members(updates, groups)
-  return treedef.unflatten(
-    [times(g, factor[k]) for g, k in zip(leaves, index)])
+  factors = [factor] * len(leaves) if groups is None else [
+    factor[k] for k in groups_lib.members(updates, groups)]
+  return treedef.unflatten(map(times, leaves, factors))

@@ -9,6 +9,7 @@ import optax
 
 from gradiv._common import checks, counting, trees
 from gradiv.diversity import Estimate, read_moments
+from gradiv.scaling.adascale import FIELDS
 
 Scalar = jax.typing.ArrayLike
 
@@ -38,6 +39,7 @@ def scale_by_predicted_rate(
   *,
   learning_rate: Scalar | optax.Schedule,
   rule: Callable[[Scalar, Estimate], Scalar],
+  field: str = 'estimate',
   follows: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
   """Multiply the updates of `inner` by −rate, as a law of the noise predicts.
@@ -52,10 +54,12 @@ def scale_by_predicted_rate(
       `gradiv.aggregate_by_mean` and `optax.trace`.
     learning_rate: The rate that works for the reference batch, or a schedule of
       it by the number of steps.
-    rule: Function from that rate and the averaged estimate to the predicted
+    rule: Function from that rate and the tracked estimate to the predicted
       rate: `online_rate`, the law of SGD with a batch size and a delay, or
       `square_root_rate`, that of Adam, with their other arguments given by
       `functools.partial`.
+    field: Field of the `gradiv.Reading` that the rule is given: 'estimate', or
+      'average' for the exponential average.
     follows: Whether the predicted rate is used, as soon as there is one; if
       not, `learning_rate` is.
 
@@ -77,6 +81,7 @@ def scale_by_predicted_rate(
   """
   if not callable(learning_rate):
     checks.at_least('learning_rate', learning_rate, 0)
+  checks.choice('field', field, FIELDS)
   if not callable(rule):
     raise ValueError(
       f'rule={rule!r}: must be a function of a rate and an estimate')
@@ -102,7 +107,8 @@ def scale_by_predicted_rate(
     if callable(learning_rate):
       given = learning_rate(state.count)
     given = jnp.asarray(given, jnp.float32)
-    predicted = jnp.asarray(rule(given, whole.average), jnp.float32)
+    predicted = jnp.asarray(
+      rule(given, getattr(whole, field)), jnp.float32)
     used = given
     if follows:
       used = jnp.where(jnp.isnan(predicted), given, predicted)

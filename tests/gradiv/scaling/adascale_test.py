@@ -204,7 +204,8 @@ class ProgressTest(parameterized.TestCase):
     """On a quadratic, after as many scale-invariant steps."""
     dim, rate, num, runs = 20, .05, 60, 64
     tx = of_workers(
-      scale=8, learning_rate=rate, end=float(num), track={'decay': .9})
+      scale=8, learning_rate=rate, end=float(num), field='average',
+      track={'decay': .9})
 
     def train(key):
       def step(carry, key):
@@ -271,7 +272,7 @@ class AdamTest(parameterized.TestCase):
       gradiv.aggregate_by_mean('workers'),
       optax.scale_by_adam(b2=decay, eps=eps))
     tx = of_workers(
-      inner, scale=8, power=.5, track={'decay': average},
+      inner, scale=8, power=.5, field='average', track={'decay': average},
       precondition=scaling.precondition_like_adam(decay, eps))
     step = jax.jit(functools.partial(on_workers, tx))
     state, nu, sums = tx.init(jnp.zeros(4)), 0, np.zeros(3)
@@ -304,6 +305,10 @@ class RefusedTest(parameterized.TestCase):
   def test_numbers(self, name, value):
     with self.assertRaisesRegex(ValueError, name):
       of_workers(**{'scale': 2} | {name: value})
+
+  def test_fields(self):
+    with self.assertRaisesRegex(ValueError, 'field'):
+      of_workers(scale=2, field='interval')
 
   def test_what_does_not_track(self):
     tx = scaling.scale_by_diversity(

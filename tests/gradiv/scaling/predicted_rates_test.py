@@ -46,7 +46,8 @@ class PredictedRatesTest(parameterized.TestCase):
   def run_steps(self, samples, **kwargs):
     """Return the updates for a unit gradient, and the states."""
     tx = scaling.scale_by_predicted_rate(
-      gradiv.track_moments(decay=.5), optax.identity(), **kwargs)
+      gradiv.track_moments(decay=.5), optax.identity(), field='average',
+      **kwargs)
 
     def step(state, moments):
       update, state = tx.update(jnp.ones(()), state, moments=moments)
