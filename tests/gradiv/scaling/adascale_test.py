@@ -11,6 +11,7 @@ from absl.testing import absltest, parameterized
 import gradiv
 from gradiv import scaling
 from tests import helpers
+from tests.gradiv.aggregation.gram_helpers import collectives, compiled
 
 
 def of_workers(inner=None, track=None, batch_size=1, **kwargs):
@@ -227,6 +228,18 @@ class ProgressTest(parameterized.TestCase):
     self.assertLess(loss.mean(), small_batch + 4 * error)
     np.testing.assert_array_equal(progress, num)
     self.assertLess(steps.max(), num / 2)
+
+
+class CompiledTest(absltest.TestCase):
+
+  def test_communicates_what_the_tracker_and_the_mean_do(self):
+    params = {'w': jnp.zeros((5, 3)), 'b': jnp.zeros(3)}
+    track = gradiv.track_moments('workers', batch_size=1)
+    plain = optax.chain(track, gradiv.aggregate_by_mean('workers'))
+    counts = [sorted(collectives(compiled(tx, params)))
+              for tx in (of_workers(scale=8), plain)]
+    self.assertLen(counts[0], 2)
+    self.assertEqual(*counts)
 
 
 class GroupsTest(parameterized.TestCase):
