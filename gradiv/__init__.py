@@ -32,9 +32,10 @@ Decentralized    mix, mix_by_gossip (over a graph of gradiv.topology),
                  consensus_distance, local_sgd, diloco
 Stale            delay_updates
 Predict          critical_batch_size, critical_delay
+Plain jit        gradiv.meshes: chains and statistics over sharded arrays
 
 The submodules hold more: aggregation, compression, decentralized, diversity,
-per_example, perturbations, scaling, staleness, topology, weightings.
+meshes, per_example, perturbations, scaling, staleness, topology, weightings.
 """
 
 from gradiv import (
@@ -42,6 +43,7 @@ from gradiv import (
   compression as compression,
   decentralized as decentralized,
   diversity as diversity,
+  meshes as meshes,
   per_example as per_example,
   perturbations as perturbations,
   scaling as scaling,
