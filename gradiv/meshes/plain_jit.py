@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from gradiv import workers as workers_lib
+from gradiv._common import trees
 from gradiv.meshes import _state_layout
 from gradiv.meshes._mesh_workers import MeshWorkers, is_spec
 
@@ -118,7 +118,7 @@ class _OnMesh:
       is_leaf=is_spec)
     own_params = lead(self.private_params)
     state_lead = jax.tree.map(self.workers.lead, private, state_specs)
-    arrays, rebuild = _split(extra)
+    arrays, rebuild = trees.split_arrays(extra)
     in_specs = (lead(True), state_lead,
                 None if params is None else own_params, [P()] * len(arrays))
     run = jax.shard_map(
@@ -223,17 +223,3 @@ def _map_if(condition, fn, tree):
 
 def _map_where(conditions, fn, tree):
   return jax.tree.map(lambda c, x: fn(x) if c else x, conditions, tree)
-
-
-def _split(extra):
-  """Split extra arguments into arrays, and a function that rebuilds them."""
-  leaves, treedef = jax.tree.flatten(extra)
-  is_array = [isinstance(x, (jax.Array, np.ndarray)) for x in leaves]
-  arrays = [x for x, array in zip(leaves, is_array) if array]
-
-  def rebuild(arrays):
-    given = iter(arrays)
-    return treedef.unflatten(
-      next(given) if array else x for x, array in zip(leaves, is_array))
-
-  return arrays, rebuild
