@@ -74,8 +74,13 @@ def by_shard_map(chain, check_vma, shards=1, steps=10):
   return params
 
 
-def by_on_mesh(chain, types, shards=1, per_device=1, steps=10):
-  """Train under plain `jit`, with donation, by `on_mesh`."""
+def by_on_mesh(
+    chain, types, shards=1, per_device=1, steps=10, unreduced=False):
+  """Train under plain `jit`, with donation, by `on_mesh`.
+
+  Gradients are taken for each worker, or, if `unreduced`, of parameters that
+  are of type `reduced`.
+  """
   n = 8 // shards * per_device
   names = ('data', 'model') if shards > 1 else ('data',)
   mesh = mesh_of(types, (8 // shards, shards)[:len(names)], names)
@@ -90,7 +95,11 @@ def by_on_mesh(chain, types, shards=1, per_device=1, steps=10):
     chains.loss, mesh, axis, **options)
 
   def step(params, state, x):
-    _, grads = value_and_grad(params, x)
+    if unreduced:
+      grads = meshes.worker_rows(jax.grad(chains.loss)(jax.sharding.reshard(
+        params, NamedSharding(mesh, P(reduced={'data'}))), x))
+    else:
+      _, grads = value_and_grad(params, x)
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
