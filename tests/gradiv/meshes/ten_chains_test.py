@@ -51,15 +51,15 @@ class TenChainsTest(parameterized.TestCase):
   def test_some(self, name, way):
     check(name, way)
 
-  @pytest.mark.slow
   @parameterized.product(name=tuple(CHAINS), way=tuple(WAYS))
+  @pytest.mark.slow
   def test_all(self, name, way):
     if (name, way) not in QUICK:
       check(name, way)
 
-  @pytest.mark.slow
   @parameterized.product(
     name=tuple(CHAINS), types=(AxisType.Auto, AxisType.Explicit))
+  @pytest.mark.slow
   def test_shards_of_parameters(self, name, types):
     """Workers are replicas, each cut up over another axis (HSDP)."""
     chain = CHAINS[name]
