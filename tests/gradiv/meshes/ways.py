@@ -99,7 +99,12 @@ def by_on_mesh(
       grads = meshes.worker_rows(jax.grad(chains.loss)(jax.sharding.reshard(
         params, NamedSharding(mesh, P(reduced={'data'}))), x))
     else:
-      _, grads = value_and_grad(params, x)
+      whole = params
+      if shards > 1 and types == AxisType.Explicit:
+        # The products of this loss would have to say how they lie.
+        whole = jax.sharding.reshard(params, jax.tree.map(
+          lambda x: NamedSharding(mesh, P('data') if own else P()), params))
+      _, grads = value_and_grad(whole, x)
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
