@@ -34,9 +34,10 @@ Stale            delay_updates
 Predict          critical_batch_size, critical_delay
 Act              scale_by_diversity (AdaScale), and in gradiv.scaling the
                  controllers of the batch size
+Plain jit        gradiv.meshes: chains and statistics over sharded arrays
 
 The submodules hold more: aggregation, compression, decentralized, diversity,
-per_example, perturbations, scaling, staleness, topology, weightings.
+meshes, per_example, perturbations, scaling, staleness, topology, weightings.
 """
 
 from gradiv import (
@@ -44,6 +45,7 @@ from gradiv import (
   compression as compression,
   decentralized as decentralized,
   diversity as diversity,
+  meshes as meshes,
   per_example as per_example,
   perturbations as perturbations,
   scaling as scaling,

@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A block of Python and, where it follows at once, what it prints.
 BLOCKS = re.compile(r'```python\n(.*?)```(?:\n```text\n(.*?)```)?', re.S)
 # Other pages consist of tables, and have longer lines.
-PROSE = [ROOT / 'docs' / name for name in ('per_example.md', 'training.md')]
+PROSE = [ROOT / 'docs' / name for name in (
+  'per_example.md', 'training.md', 'your_loop.md')]
 
 
 def pages():

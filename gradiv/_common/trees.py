@@ -1,9 +1,11 @@
 """Arithmetic on trees of arrays, in at least float32."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Room for the squares of sums of up to some hundred such gradients.
 _ROOM = 2.0**16
@@ -75,6 +77,24 @@ def check_floating(
       raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
                        f'{leaf.dtype}: must be floating'
                        + or_complex * ' or complex')
+
+
+def split_arrays(
+  tree: Any
+) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:
+  """Return the arrays in a tree, and a function that puts others in place.
+
+  Other leaves, such as Python numbers, stay what they are.
+  """
+  leaves, treedef = jax.tree.flatten(tree)
+  is_array = [isinstance(x, (jax.Array, np.ndarray)) for x in leaves]
+
+  def rebuild(arrays):
+    given = iter(arrays)
+    return treedef.unflatten(
+      next(given) if array else x for x, array in zip(leaves, is_array))
+
+  return [x for x, array in zip(leaves, is_array) if array], rebuild
 
 
 def per_leaf(tree: Any, make: Any) -> Any:

@@ -1,12 +1,15 @@
 """Loops over microbatches, so that one of them is held in memory at a time."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import compat, trees
+from gradiv.per_example._engine import sharding
 
 
 def first(tree: Any, size: int) -> Any:
@@ -40,14 +43,16 @@ def add_up(sums: Callable, tree: Any, size: int) -> tuple[Any, Any, Any]:
   total = jax.eval_shape(trees.widen, total)
   zeros = jax.tree.map(compat.zeros_like, (total, shared))
   (total, shared), aux = lax.scan(step, zeros, _cut(tree, size))
-  return total, shared, _joined(aux)
+  by_shard = _evenly(jax.tree.leaves(tree), size)
+  return total, shared, _joined(aux, by_shard)
 
 
 def line_up(fn: Callable, tree: Any, size: int) -> Any:
   """Apply a function to each microbatch, and join its results [size, ...]."""
   if _is_whole(tree, size):
     return fn(tree)
-  return _joined(lax.map(fn, _cut(tree, size)))
+  return _joined(
+    lax.map(fn, _cut(tree, size)), _evenly(jax.tree.leaves(tree), size))
 
 
 def _is_whole(tree, size):
@@ -55,8 +60,26 @@ def _is_whole(tree, size):
 
 
 def _cut(tree, size):
-  return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tree)
+  """Cut into microbatches, each of as many examples from every shard."""
+  by_shard = _evenly(jax.tree.leaves(tree), size)
+
+  def cut(x):
+    if not by_shard:
+      return x.reshape(-1, size, *x.shape[1:])
+    return jnp.moveaxis(x.reshape(size, -1, *x.shape[1:]), 1, 0)
+
+  return jax.tree.map(cut, tree)
 
 
-def _joined(tree):
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+def _joined(tree, by_shard):
+  def join(x):
+    x = jnp.moveaxis(x, 0, 1) if by_shard else x
+    return x.reshape(-1, *x.shape[2:])
+
+  return jax.tree.map(join, tree)
+
+
+def _evenly(arrays, size):
+  """Return whether shards, if there are any, can take part in equal number."""
+  shards = math.gcd(len(arrays[0]), sharding.most_shards(arrays))
+  return shards > 1 and size % shards == 0

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
-from gradiv.per_example import _arguments, _microbatches
+from gradiv.per_example import _arguments, _explicit_axes, _microbatches
 from gradiv.per_example._engine import trace as trace_lib
 
 
@@ -61,7 +62,7 @@ def of_microbatches(
     axis_name: As in `of_factors`.
   """
   def combine(arrays, weights):
-    fixed, batch, mask = arrays
+    batch, mask, fixed = arrays
     # The examples in front, as in the batch, to be cut into microbatches.
     weights = jnp.moveaxis(_arguments.as_weights(weights, shape), -1, 0)
 
@@ -76,7 +77,14 @@ def of_microbatches(
     total = [x.astype(leaf.dtype) for x, leaf in zip(total, trace.leaves)]
     return trace.unflatten(_over_workers(total, axis_name))
 
-  return jax.tree_util.Partial(combine, (trace.fixed, batch, mask))
+  return jax.tree_util.Partial(combine, (batch, mask, trace.fixed))
+
+
+def layout(lie: _explicit_axes.Layouts, *, by_factors: bool = True) -> Any:
+  """Return how the arrays of a `combine` lie, without the parameters."""
+  held = (lie.rows, P(), lie.rows, lie.rows) if by_factors else (
+    lie.rows, lie.rows)
+  return held, P()
 
 
 def _of_leaves(trace, data, weights, index):

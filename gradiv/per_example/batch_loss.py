@@ -4,10 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
 from gradiv._common.layout import Grouping
-from gradiv.per_example import _arguments, _separation, statistics
+from gradiv.per_example import (
+  _arguments,
+  _explicit_axes,
+  _separation,
+  statistics,
+)
 from gradiv.per_example._engine import trace
 
 
@@ -61,6 +67,12 @@ def as_value_and_grad(
 
   def value_and_grad(params, batch, *args):
     trace.count_examples(batch)
+    return _explicit_axes.run(
+      of_all, lambda lie: (
+        (P(), (P(), lie.rows) if has_aux else P()), lie.grads),
+      params, batch, *args)
+
+  def of_all(params, batch, *args):
     _separation.check_separate(loss_fn, params, batch, *args, has_aux=has_aux)
 
     def of_one(params, example, *args):

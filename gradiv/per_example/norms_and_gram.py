@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
 from gradiv._common.layout import Grouping
 from gradiv.per_example import (
   _arguments,
   _by_group,
+  _explicit_axes,
   _microbatches,
   _weighted_sums,
 )
@@ -86,6 +88,17 @@ def example_sq_norms(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
   def norms_fn(params, batch, *args, mask=None):
+    return _explicit_axes.run(
+      of_all, lambda lie: (
+        (lie.rows, lie.rows) if has_aux else lie.rows,
+        lie.rows if groups is None else lie.columns,
+        _weighted_sums.layout(lie, by_factors=_is_whole(batch))),
+      params, batch, mask, *args)
+
+  def _is_whole(batch):
+    return microbatch_size in (None, trace_lib.count_examples(batch))
+
+  def of_all(params, batch, mask, *args):
     n = trace_lib.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     size = _arguments.as_size(microbatch_size, n)
@@ -168,6 +181,12 @@ def example_gram(
   _arguments.check_options(groups=groups, axis_name=axis_name)
 
   def gram_fn(params, batch, *args, mask=None):
+    return _explicit_axes.run(
+      of_all, lambda lie: (
+        (lie.rows, lie.rows) if has_aux else lie.rows, P(),
+        _weighted_sums.layout(lie)), params, batch, mask, *args)
+
+  def of_all(params, batch, mask, *args):
     n = trace_lib.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     if axis_name is not None:

@@ -15,12 +15,18 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
 from gradiv._common import trees
 from gradiv._common.layout import Grouping
 from gradiv.diversity.moments import Moments
-from gradiv.per_example import _arguments, _by_group, _microbatches
+from gradiv.per_example import (
+  _arguments,
+  _by_group,
+  _explicit_axes,
+  _microbatches,
+)
 from gradiv.per_example._engine import trace as trace_lib
 
 
@@ -90,6 +96,11 @@ def example_moments(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
   def moments_fn(params, batch, *args, mask=None):
+    return _explicit_axes.run(
+      of_all, lambda lie: ((P(), lie.rows) if has_aux else P(), lie.grads, P()),
+      params, batch, mask, *args)
+
+  def of_all(params, batch, mask, *args):
     n = trace_lib.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     size = _arguments.as_size(microbatch_size, n)

@@ -21,6 +21,7 @@ LAYERS = (
   ('aggregation', 'perturbations', 'per_example'),
   ('compression',),
   ('decentralized', 'scaling', 'staleness'),
+  ('meshes',),
 )
 RANK = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
 # Units of one layer that may import from each other.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import trees
-from gradiv.per_example._engine import costs
+from gradiv.per_example._engine import costs, sharding
 
 
 def add_up(rows: jax.Array) -> jax.Array:
@@ -37,17 +37,23 @@ def in_chunks(
   """
   leaves, treedef = jax.tree.flatten(list(data.values()))
   names = list(data)
-  n = len(leaves[0])
-  size = costs.chunk(n, numbers)
+  n, shards = len(leaves[0]), sharding.most_shards(leaves)
+  size = costs.chunk(n, numbers, shards)
   rebuild = lambda leaves: part(dict(zip(names, treedef.unflatten(leaves))))
   if size == n:
     return rebuild(leaves)
   # Leave axes of one out, as a layer that takes a batch does; otherwise XLA
   # holds the array in both shapes.
   slim = [x.reshape(n, *(s for s in x.shape[1:] if s != 1)) for x in leaves]
-  cut = lambda i: [
-    lax.dynamic_slice_in_dim(x, i * size, size).reshape(size, *full.shape[1:])
-    for x, full in zip(slim, leaves)]
+  count = n // size
+  if shards > 1:
+    # Every chunk takes the same number of examples from each shard.
+    slim = [x.reshape(size, count, *x.shape[1:]) for x in slim]
+    take = lambda x, i: lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
+  else:
+    take = lambda x, i: lax.dynamic_slice_in_dim(x, i * size, size)
+  cut = lambda i: [take(x, i).reshape(size, *full.shape[1:])
+                   for x, full in zip(slim, leaves)]
 
   def step(total, i):
     more, lined_up = rebuild(cut(i))
@@ -56,6 +62,9 @@ def in_chunks(
   # Start from the first chunk, not from zeros: XLA would allocate the zeros of
   # all parameters before the forward pass and hold them throughout.
   total, first = rebuild(cut(0))
-  total, rest = lax.scan(step, total, jnp.arange(1, n // size))
+  total, rest = lax.scan(step, total, jnp.arange(1, count))
+  if shards > 1:
+    rows = jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, 1)
+    return total, rows.reshape(n, *rows.shape[2:])
   rest = rest.reshape(n - size, *rest.shape[2:])
   return total, jnp.concatenate([first, rest])

@@ -5,6 +5,7 @@ b. Costs are in floating-point operations; moving a number counts as many as
 fit into its time.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -83,15 +84,21 @@ def room() -> int:
   return 2**18 if jax.default_backend() == 'cpu' else 2**24
 
 
-def chunk(num_examples: int, numbers: int) -> int:
+def chunk(num_examples: int, numbers: int, num_shards: int = 1) -> int:
   """Return the size of a chunk, a divisor of the number of examples.
 
   >>> chunk(12, 10**9), chunk(12, 1)
   (1, 12)
+  >>> chunk(12, 10**9, num_shards=4)  # one example on each of four devices
+  4
 
   Args:
     num_examples: n.
     numbers: How many numbers are written out per example.
+    num_shards: In how many shards the examples may lie; each takes part in
+      every chunk. Only what it has in common with n counts.
   """
-  fitting = max(1, min(num_examples, room() // max(numbers, 1)))
-  return max(c for c in range(1, fitting + 1) if num_examples % c == 0)
+  each = math.gcd(num_examples, num_shards)
+  own = num_examples // each
+  fitting = max(1, min(own, room() // max(numbers, 1)))
+  return each * max(c for c in range(1, fitting + 1) if own % c == 0)
