@@ -12,6 +12,9 @@ from absl import flags as absl_flags
 from experiments.common.flags import UsageError
 
 T = TypeVar('T')
+# Flags that say nothing of the run in a folder.
+_OF_THE_COMMAND = ('workdir', 'report', 'allow_changed', 'allow_reshape',
+                   'coordinator_address', 'num_processes', 'process_id')
 _HELP = ('help', 'helpshort', 'helpfull')
 
 
@@ -69,7 +72,7 @@ def _stored(cls, workdir) -> dict[str, Any]:
     text = (folder(cls, workdir) / 'config.json').read_text()
     return {name: tuple(x) if isinstance(x, list) else x
             for name, x in json.loads(text)['flags'].items()
-            if name not in ('workdir', 'report', 'allow_changed')}
+            if name not in _OF_THE_COMMAND}
   except (OSError, ValueError, KeyError):
     return {}
 

@@ -116,6 +116,8 @@ def fit(
     view=view or (lambda params, opt_state: params),
     accumulate=accumulate, compute_dtype=compute_dtype, is_single=True)
   identity = {'seed': seed, 'num_workers': workers.num_workers}
+  if workers.allow_reshape:
+    allow_changed = [*allow_changed, 'num_workers']
   with _listening(stop) as heard:
     try:
       return trainer.train(
