@@ -7,8 +7,10 @@ KIND is 'common' or 'private', the state of the workers; PAUSE the seconds that
 a scan takes. With RESHAPE in the environment, it goes on from other devices.
 """
 
+import dataclasses
 import os
 import sys
+import time
 
 import jax
 
@@ -16,21 +18,24 @@ from experiments.engine import processes, signals, trainer
 from tests.experiments.engine import tiny_run, trainer_private_test
 
 STEPS, SCAN = 24, 4
-SLOW = 100_000  # more steps than anybody waits for
 
 
 def program(kind, workers, pause=0.0):
-  if kind == 'common':
-    return tiny_run.program(workers, pause=pause)
-  return trainer_private_test.program(workers)
+  made = (tiny_run if kind == 'common' else trainer_private_test).program(
+    workers)
+
+  def fetch(steps):
+    time.sleep(pause)
+    return made.fetch(steps)
+
+  return dataclasses.replace(made, fetch=fetch)
 
 
-def run(workdir, kind, *, steps=STEPS, pause=0.0, stop=None,
-        allow_reshape=False):
+def run(workdir, kind, *, pause=0.0, stop=None, allow_reshape=False):
   workers = trainer.Workers(
     jax.device_count(), 'shard_map', allow_reshape=allow_reshape)
   return trainer.train(
-    program(kind, workers, pause), trainer.Schedule(steps, SCAN, 0.), workdir,
+    program(kind, workers, pause), trainer.Schedule(STEPS, SCAN, 0.), workdir,
     config={'kind': kind}, workers=workers, stop=stop)
 
 
@@ -42,7 +47,7 @@ if __name__ == '__main__':
     with signals.listen() as stop_:
       print('ready', flush=True)
       run(workdir_, kind_, pause=float(pause_), stop=stop_,
-          steps=STEPS, allow_reshape='RESHAPE' in os.environ)
+          allow_reshape='RESHAPE' in os.environ)
       print('done', flush=True)
   except signals.Interrupted as stopped:
     print(stopped, flush=True)
