@@ -72,7 +72,7 @@ def main(process_id, port):
     x = rng.normal(size=(128, 16)).astype('f')
     batch = [jax.make_array_from_process_local_data(rows, a)
              for a in (x, (x[:, 0] > 0).astype('i'))]
-    params, state, value = run(params, state, *batch)
+    params, state, value = jax.block_until_ready(run(params, state, *batch))
   if process_id == 0:
     print(f'loss {value:.2f}')
   jax.distributed.shutdown()

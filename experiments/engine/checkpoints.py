@@ -94,16 +94,19 @@ class Checkpoints:
     final = self.directory / f'step_{step:08d}'
     partial = _renamed(final, 'partial')
     try:
-      flat = leaves.to_host(state)
-      if finite is None:
-        finite = leaves.are_finite(flat)
-      processes.by_first(self._make_room, partial, flat)
-      leaves.write_arrays(partial / 'state', flat)
-      processes.by_first(_finish, partial, final, step, flat, meta, finite)
+      with processes.watched():
+        flat = leaves.to_host(state)
+        if finite is None:
+          finite = leaves.are_finite(flat)
+        processes.by_first(self._make_room, partial, flat)
+        leaves.write_arrays(partial / 'state', flat)
+        processes.by_first(_finish, partial, final, step, flat, meta, finite)
     except BaseException as error:
       if processes.is_first():
         shutil.rmtree(partial, ignore_errors=True)
-      if not isinstance(error, Exception):
+      is_of_saving = isinstance(error, Exception) and not isinstance(
+        error, processes.ProcessLostError)
+      if not is_of_saving:
         raise
       raise CheckpointError(
           f'{final}: not saved, older checkpoints are untouched: {error}'
