@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -127,6 +128,58 @@ class ProcessesTest(ProcessesCase):
         with self.assertRaisesRegex(ValueError, message):
           placing.of(workers)
       self.assertIsNone(placing.of(trainer.Workers(1)))
+
+
+_FIT = """
+import sys
+import jax, numpy as np, optax
+import gradiv
+from experiments import engine
+from tests.experiments.engine import small
+
+numbers = []
+
+def gather(rows):
+  numbers.append(rows.size)
+  return small.X[rows]
+
+state = engine.fit(
+  lambda key: {'w': jax.random.normal(key, (3,))}, small.loss,
+  optax.chain(gradiv.aggregate_by_mean('workers'), optax.adam(0.1)),
+  engine.pipeline.streamed(gather, len(small.X), 8),
+  lambda params, x: {'first': x[0, 0]}, held_out=small.X,
+  workdir=sys.argv[1], steps=8, every=2,
+  workers=engine.Workers(2, 'shard_map'))
+print('read', sum(numbers), 'ends at', np.asarray(state['params']['w']))
+"""
+
+
+@pytest.mark.slow
+class FitTest(ProcessesCase):
+
+  def test_each_process_reads_its_share(self):
+    found = {count: started.run_script(
+      _FIT, count, devices_each=2 // count,
+      arguments=[str(self.folder / str(count))]) for count in (1, 2)}
+
+    def numbers(text):
+      read, params = re.search(r'read (\d+) ends at \[(.*)\]', text).groups()
+      return int(read), np.array(params.split(), float)
+
+    all_read, one = numbers(found[1][0])
+    self.assertEqual(all_read, 8 * 8)
+    for text in found[2]:
+      share, several = numbers(text)
+      self.assertEqual(share, 8 * 8 / 2)
+      np.testing.assert_allclose(several, one, 1e-5)
+    self.assertEqual(*(len(records.read(
+      self.folder / name / 'metrics.jsonl')) for name in ('1', '2')))
+
+  def test_workers_of_one_process_are_refused(self):
+    script = _FIT.replace("engine.Workers(2, 'shard_map')", 'engine.Workers()')
+    with self.assertRaisesRegex(
+        AssertionError, 'each of 2 processes would train alone'):
+      started.run_script(script, 2, arguments=[str(self.folder)])
 
 
 @pytest.mark.slow
