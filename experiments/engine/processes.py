@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,11 @@ HEARTBEAT_SECONDS = 30
 # Seconds to say goodbye to the others after an error.
 _GOODBYE_SECONDS = 5.0
 _LONGEST_TEXT = 1000
+# How XLA and gloo begin what they say of others; reading an array raises it as
+# a ValueError.
+_FROM_OTHERS = re.compile(
+  '(CANCELLED|UNKNOWN|DEADLINE_EXCEEDED|ABORTED|UNAVAILABLE|INTERNAL|'
+  'FAILED_PRECONDITION): ')
 
 
 class ProcessLostError(Exception):
@@ -146,8 +152,8 @@ def watched() -> Iterator[None]:
   """Turn an error that a lost process causes in the others into words."""
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    if count() == 1:
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    if count() == 1 or not _FROM_OTHERS.match(str(error)):
       raise
     raise ProcessLostError(
       f'process {jax.process_index()} of {jax.process_count()} stops, as '
