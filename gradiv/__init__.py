@@ -10,8 +10,8 @@ flows:
         > [ clip · momentum · adam ] > params
           common to all workers
 
-Workers          map_workers, worker_key, replicate, as_private, Layout,
-                 by_layer, group_names
+Workers          map_workers, worker_key, replicate, resize_workers, as_private,
+                 Layout, by_layer, group_names
 Measure          worker_moments, accumulate_moments, merge_moments, estimate,
                  gradient_diversity, noise_scale, batch_size_bound,
                  inverse_batch_size_bound, steps_factor, adascale_gain,
@@ -114,6 +114,7 @@ from gradiv.perturbations import (
   quantize_updates as quantize_updates,
   stochastic_quantize as stochastic_quantize,
 )
+from gradiv.resizing import resize_workers as resize_workers
 from gradiv.scaling import (
   critical_batch_size as critical_batch_size,
   critical_delay as critical_delay,

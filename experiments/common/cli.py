@@ -14,11 +14,12 @@ import sys
 
 from absl import flags as absl_flags
 
-from experiments.common import description, flags, parsing
+from experiments.common import cluster, description, flags, parsing
 
 # Errors of data and of disks, by the modules that define them.
 _ERRORS = (('experiments.data', 'DataUnavailableError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
+           ('experiments.engine.processes', 'ProcessLostError'),
            ('experiments.engine.trainer', 'OtherRunError'))
 _SIGNAL = ('experiments.engine.signals', 'Interrupted')
 
@@ -26,8 +27,9 @@ _SIGNAL = ('experiments.engine.signals', 'Interrupted')
 def main(cls: type[flags.Config], study: str) -> None:
   """Parse the flags, run the study, and set the exit code.
 
-  0 after a whole run; 2 for a bad flag; 1 for data or a disk that is not there;
-  130 after Ctrl-C and 143 after SIGTERM, with everything saved.
+  0 after a whole run; 2 for a bad flag; 1 for data or a disk that is not there
+  and for another process that is gone; 130 after Ctrl-C and 143 after SIGTERM,
+  with everything saved.
 
   Args:
     cls: The flags.
@@ -69,12 +71,29 @@ def _begin(cls):
   folder = parsing.folder(cls, config.workdir)
   config = dataclasses.replace(config, workdir=str(folder))
   if not getattr(config, 'report', False):
-    description.check_folder(folder)
+    _connect(config)
+    _by_first(description.check_folder, folder)
   elif not (folder / 'config.json').exists():
     raise description.WorkdirError(
       f'--workdir={config.workdir!r} holds no run, as config.json is missing: '
       'run without --report')
   return config
+
+
+def _connect(config):
+  """Join the other processes of this command, if there are any."""
+  if hasattr(config, 'num_processes') and cluster.is_several(config):
+    from experiments.engine import processes  # here: it imports JAX
+    processes.connect(**cluster.arguments(config))
+
+
+def _by_first(work, *args):
+  """Do something in process 0, while the others wait."""
+  processes = sys.modules.get('experiments.engine.processes')
+  if processes is None:  # one process, so far without JAX
+    work(*args)
+  else:
+    processes.by_first(work, *args)
 
 
 def _keep_compiled(config):
@@ -90,9 +109,14 @@ def _keep_compiled(config):
 def _describe(config):
   """Write `config.json`."""
   import jax
-  description.write(
-    pathlib.Path(config.workdir), config, sys.argv,
+  folder = pathlib.Path(config.workdir)
+  _by_first(
+    description.write, folder, config, sys.argv,
     [f'{x.platform}: {x.device_kind}' for x in jax.devices()])
+  if not (folder / 'config.json').exists():
+    raise description.WorkdirError(
+      f'--workdir={config.workdir!r} is seen by process 0 alone: must be a '
+      'folder that all processes share')
 
 
 @contextlib.contextmanager
@@ -119,5 +143,8 @@ def _imported(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:
 
 
 def _leave(message, code):
-  print(message, file=sys.stderr)
+  print(message, file=sys.stderr, flush=True)
+  processes = sys.modules.get('experiments.engine.processes')
+  if processes is not None and code < 128:
+    processes.leave(code)
   raise SystemExit(code) from None

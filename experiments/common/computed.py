@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from experiments.common import blocks
-from experiments.engine import records, signals
+from experiments.engine import processes, records, signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Computed:
           watch: Mapping[str, Any] | None = None) -> None:
     """Compute what is not there."""
     if self.missing(workdir, allow_changed):
-      records.write_whole(workdir / f'{self.name}.json', {
-        'defined_by': self._definition, 'result': self.compute(stop)})
+      result = self.compute(stop)  # alike in all processes
+      processes.by_first(records.write_whole, workdir / f'{self.name}.json', {
+        'defined_by': self._definition, 'result': result})
 
   @property
   def _definition(self) -> dict[str, Any]:

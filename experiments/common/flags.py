@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.common import cluster
 from experiments.models import options as model_options
 
 if TYPE_CHECKING:
@@ -73,6 +74,15 @@ class Config:
   allow_changed: tuple[str, ...] = flag(
     (), 'names of what may differ from the run in the folder, such as '
     'eval_batch_size; its records are used all the same')
+  allow_reshape: bool = flag(False, 'go on with a run that was begun by '
+                             'another number of workers, devices or processes')
+  coordinator_address: str = flag('', 'host:port at which process 0 can be '
+                                  'reached by the others')
+  num_processes: int = flag(0, 'processes that run this command together, with '
+                            'one workdir; 0: those that Slurm or Open MPI has '
+                            'started, else one; -1: jax asks the cluster (TPU '
+                            'pods, Kubernetes)')
+  process_id: int = flag(-1, 'which of the processes this is, from 0')
   compilation_cache: bool = flag(True, 'keep compiled programs in '
                                  '~/.cache/gradiv for the next start')
   writers: tuple[str, ...] = flag(
@@ -92,6 +102,8 @@ class Config:
     check(self.roundings, 'roundings', '1 or 2', lambda n: n in (1, 2))
     check(self.seed, 'seed', 'from 0 to below 2**31', lambda s: 0 <= s < 2**31)
     check_options(self, 'model_options', self.model)
+    for name, allowed in cluster.problems(self):
+      check(getattr(self, name), name, allowed, lambda _: False)
     check(self.writers, 'writers', f'some of {", ".join(WRITERS)}',
           lambda names: set(names) <= set(WRITERS))
     for name in self.writers:
@@ -123,7 +135,8 @@ class Config:
     count = self.num_workers if num_workers is None else num_workers
     return trainer.Workers(
       count, self.backend if count > 1 else 'vmap', self.lanes_at_once,
-      is_reversed=self.rounding == 'reversed')
+      is_reversed=self.rounding == 'reversed',
+      allow_reshape=self.allow_reshape)
 
   def schedule(self, steps: int, every: int) -> trainer.Schedule:
     """Say how long, and how often to evaluate and record."""

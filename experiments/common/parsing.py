@@ -12,9 +12,11 @@ from absl import flags as absl_flags
 from experiments.common.flags import UsageError
 
 T = TypeVar('T')
+# Flags that say nothing of the run in a folder.
+_OF_THE_COMMAND = ('workdir', 'report', 'allow_changed', 'allow_reshape',
+                   'coordinator_address', 'num_processes', 'process_id',
+                   'writers', 'profile')
 _HELP = ('help', 'helpshort', 'helpfull')
-# Flags that a report does not take from the run in the folder.
-_OF_ONE_START = ('workdir', 'report', 'allow_changed', 'writers', 'profile')
 
 
 def parse(cls: type[T], argv: Sequence[str]) -> T:
@@ -71,7 +73,7 @@ def _stored(cls, workdir) -> dict[str, Any]:
     text = (folder(cls, workdir) / 'config.json').read_text()
     return {name: tuple(x) if isinstance(x, list) else x
             for name, x in json.loads(text)['flags'].items()
-            if name not in _OF_ONE_START}
+            if name not in _OF_THE_COMMAND}
   except (OSError, ValueError, KeyError):
     return {}
 

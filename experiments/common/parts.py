@@ -19,7 +19,7 @@ import xarray as xr
 
 from experiments.common import blocks
 from experiments.common.blocks import At
-from experiments.engine import records, signals, trainer
+from experiments.engine import processes, records, signals, trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,7 @@ class Trained:
     """
     folder = workdir / self.name
     found = set()
-    for block in blocks.find(folder, self.lanes, self._definition,
-                             allow_changed):
+    for block in self._blocks(workdir, allow_changed):
       if block.is_done:
         found |= set(map(blocks.name, block.lanes))
     lacking = [at for at in self.lanes if blocks.name(at) not in found]
@@ -110,8 +109,7 @@ class Trained:
     """Finish the blocks that hold wanted lanes; train the rest in a new one."""
     folder = workdir / self.name
     wanted = {blocks.name(at): at for at in self.lanes}
-    for block in blocks.find(folder, self.lanes, self._definition,
-                             allow_changed):
+    for block in self._blocks(workdir, allow_changed):
       if not block.is_done:
         self._train(block, stop, watch)
       for at in block.lanes:
@@ -122,9 +120,15 @@ class Trained:
       free = next(x for x in names if not (folder / x / 'lanes.json').exists())
       block = blocks.Block(
         folder / free, list(wanted.values()), self._definition)
-      records.write_whole(block.folder / 'lanes.json', {
+      processes.by_first(records.write_whole, block.folder / 'lanes.json', {
         'defined_by': block.defined_by, 'lanes': block.lanes})
       self._train(block, stop, watch)
+
+  def _blocks(self, workdir, allow_changed) -> list[blocks.Block]:
+    """Find the blocks that hold wanted lanes."""
+    also = ['num_workers'] if self.workers.allow_reshape else []
+    return list(blocks.find(workdir / self.name, self.lanes, self._definition,
+                            [*allow_changed, *also]))
 
   @property
   def _definition(self) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class Trained:
       stop=stop, config=block.defined_by, title=self.name,
       **watch or {})
     final = {} if self.finish is None else self.finish(state, columns)
-    records.write_whole(block.folder / 'done.json', {
+    processes.by_first(records.write_whole, block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})
 
   def read(self, workdir: pathlib.Path) -> xr.Dataset:

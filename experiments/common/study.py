@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import jax
 
 from experiments.common import claims as claims_lib, flags, showing, tables
-from experiments.engine import progress, signals
+from experiments.engine import processes, progress, signals
 
 ROUNDINGS = ('', 'reversed')
 
@@ -157,9 +157,13 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
   if len(found) > 1:
     outcome = dataclasses.replace(
       outcome, claims=claims_lib.joined(outcome.claims, found[1].claims))
+  processes.by_first(_show, study, config, outcome, began)
+  return outcome
+
+
+def _show(study, config, outcome, began):
   showing.show(study, config, outcome)
   print(f'{time.monotonic() - began:.1f} s in all')
-  return outcome
 
 
 def _read(study, config, workdir):
@@ -180,7 +184,7 @@ def _train(study, config, workdir, stop, begin):
   work = _plan(study, config, task, workdir)
   begin()
   finished = sum(size is None for size in work.values())
-  if finished:
+  if finished and processes.is_first():
     print(f'{finished} of {len(work)} parts were finished before',
           file=sys.stderr)
   sizes = {name: size for name, size in work.items() if size is not None}
@@ -239,8 +243,9 @@ def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
   After an error no further part begins; those at work are waited for.
   """
   def one(part):
-    stop.check()
-    if not part.missing(workdir, config.allow_changed):
+    lacks = part.missing(workdir, config.allow_changed)
+    processes.check(stop)  # all have looked before one of them writes
+    if not lacks:
       return part.name, part.read(workdir)
     board.begin(part.name)
     part.run(workdir, stop, config.allow_changed, config.watch())

@@ -23,11 +23,14 @@ class Batches(NamedTuple):
     data: Arrays for the device, common to all steps.
     fetch: steps [K] -> a tree of arrays [1, K, batch size, ...], on the host.
     batch: (data, lane, rows [b, ...]) -> a batch of b examples.
+    gather: What `fetch` returned, in any shape -> what is sent to the device
+      in its place.
   """
 
   data: Any
   fetch: Callable[[np.ndarray], Any]
   batch: Callable[[Any, Any, Any], Any]
+  gather: Callable[[Any], Any] = lambda rows: rows
 
 
 def in_memory(arrays: dict[str, np.ndarray], batch_size: int, *, seed: int = 0,
@@ -67,8 +70,7 @@ def streamed(gather: Callable[[np.ndarray], Any], num_examples: int,
     sampling: 'epoch' or 'replacement', as in `data.order`.
   """
   draw = _drawing(num_examples, batch_size, seed, sampling)
-  return Batches((), lambda steps: gather(draw(steps)),
-                 lambda data, lane, rows: rows)
+  return Batches((), draw, lambda data, lane, rows: rows, gather)
 
 
 def by_step(batch: Callable[[int], Any]) -> Batches:

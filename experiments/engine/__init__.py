@@ -8,10 +8,12 @@ of it, a scan of steps and an evaluation; `gradients` turns any form of loss
 into what a step needs; `recording` writes what they return where it is due, by
 `writers`, and `clock` how long it took. `checkpoints` keep the state, and
 `identity` refuses the folder of another run. After a kill or a signal, `train`
-goes on bit for bit.
+goes on bit for bit. `processes` joins several, and `placing` lays out what they
+share.
 """
 
 from experiments.data import pipeline as pipeline
+from experiments.engine import processes as processes
 from experiments.engine.fitting import fit as fit, mean_over as mean_over
 from experiments.engine.program import Program as Program
 from experiments.engine.schedule import Schedule as Schedule

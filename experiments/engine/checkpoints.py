@@ -11,7 +11,8 @@ older checkpoint stands in, loudly, for one that is damaged.
   step_00000042/meta.json      what the caller wants to know again
   step_00000042/manifest.json  step, finite or not, size and hash of each file
 
-In a job of several processes one of them saves, and any may restore.
+In a job of several processes all save and restore together. Each writes the
+shards that it holds, and process 0 all else.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from experiments.engine import leaves
+from experiments.engine import leaves, processes
 
 # Metadata of one array and of one checkpoint, in bytes, from above.
 _BYTES_PER_LEAF = 4096
@@ -93,36 +94,50 @@ class Checkpoints:
     final = self.directory / f'step_{step:08d}'
     partial = _renamed(final, 'partial')
     try:
-      self.directory.mkdir(parents=True, exist_ok=True)
-      self._report_partials()
-      self._sweep()
-      flat = leaves.to_host(state)
-      if finite is None:
-        finite = leaves.are_finite(flat)
-      _check_room(self.directory, flat)
-      _write(partial, step, flat, meta, finite)
-      _commit(partial, final)
+      with processes.watched():
+        flat = leaves.to_host(state)
+        if finite is None:
+          finite = leaves.are_finite(flat)
+        processes.by_first(self._make_room, partial, flat)
+        leaves.write_arrays(partial / 'state', flat)
+        processes.by_first(_finish, partial, final, step, flat, meta, finite)
     except BaseException as error:
-      shutil.rmtree(partial, ignore_errors=True)
-      if not isinstance(error, Exception):
+      if processes.is_first():
+        shutil.rmtree(partial, ignore_errors=True)
+      is_of_saving = isinstance(error, Exception) and not isinstance(
+        error, processes.ProcessLostError)
+      if not is_of_saving:
         raise
       raise CheckpointError(
           f'{final}: not saved, older checkpoints are untouched: {error}'
       ) from error
     try:
-      self._rotate(step)
+      processes.by_first(self._rotate, step)
     except OSError as error:
       _complain(f'{self.directory}: old checkpoints stay: {error}')
 
   def restore(self, template: Any, step: int | None = None) -> Restored | None:
     """Return the newest checkpoint that is whole, or None if there is none.
 
+    Several processes get the same, each with all of it.
+
     Args:
       template: a tree of the structure, shapes and dtypes of the state, such
         as `jax.eval_shape` makes. Arrays come back where it has arrays of
         JAX (or their shapes), NumPy's and Python's numbers where it has those.
+        Or a function that takes the meta and returns such a tree.
       step: this one, and no older one in its place.
     """
+    restored = self._restore(template, step)
+    found = -1 if restored is None else restored.step
+    newest, oldest = processes.largest(found, -found)
+    if newest != -oldest:
+      raise CheckpointError(
+        f'{self.directory}: this process finds step {found} there, others find '
+        f'{-oldest} to {newest}: all must see the same folder')
+    return restored
+
+  def _restore(self, template, step):
     self._report_partials()
     committed = self._committed()
     if step is not None and step not in committed:
@@ -146,6 +161,13 @@ class Checkpoints:
       raise CheckpointError(f'{self.directory}: all that was asked for is '
                             f'damaged: steps {candidates}')
     return None
+
+  def _make_room(self, partial, flat) -> None:
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._report_partials()
+    self._sweep()
+    _check_room(self.directory, flat)
+    partial.mkdir()
 
   def _committed(self) -> dict[int, pathlib.Path]:
     """Return the folder of each step; an old one where no new one came."""
@@ -200,10 +222,8 @@ def _check_room(directory, flat) -> None:
                           f'{free} are free in {directory}')
 
 
-def _write(path, step, flat, meta, finite) -> None:
-  """Write all files of a checkpoint, the manifest last, down to the disk."""
-  path.mkdir()
-  leaves.write_arrays(path / 'state', flat)
+def _finish(path, final, step, flat, meta, finite) -> None:
+  """Write what joins the arrays, down to the disk, and commit."""
   table = [leaf.description for leaf in flat]
   (path / 'tree.json').write_text(json.dumps(table, indent=1))
   (path / 'meta.json').write_text(json.dumps(meta, indent=1))
@@ -216,6 +236,7 @@ def _write(path, step, flat, meta, finite) -> None:
   _sync(manifest)
   for folder in [path, *(p for p in path.rglob('*') if p.is_dir())]:
     _sync(folder)
+  _commit(path, final)
 
 
 def _commit(partial: pathlib.Path, final: pathlib.Path) -> None:
@@ -278,6 +299,8 @@ def _read(path, step, template) -> tuple[Restored, bool]:
   finite = _verify(path, step)
   table = json.loads((path / 'tree.json').read_text())
   meta = json.loads((path / 'meta.json').read_text())
+  if callable(template):
+    template = template(meta)
   if problems := leaves.differences(template, table):
     raise CheckpointError(f'{path} does not fit: {"; ".join(problems)}')
   try:
@@ -288,4 +311,5 @@ def _read(path, step, template) -> tuple[Restored, bool]:
 
 
 def _complain(message: str) -> None:
-  print(f'checkpoints: {message}', file=sys.stderr, flush=True)
+  if processes.is_first():
+    print(f'checkpoints: {message}', file=sys.stderr, flush=True)

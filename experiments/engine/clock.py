@@ -39,10 +39,11 @@ class Clock:
     """Open the file and cut it back to the step that was restored.
 
     Args:
-      path: Of the file.
+      path: Of the file; None writes nothing.
       first: That step.
     """
-    self._log = records.Records(path, keep_through=first if first else -1)
+    self._log = path and records.Records(
+      path, keep_through=first if first else -1)
     self._begun = self._last = time.monotonic()
     self._step, self._is_first = first, True
     self._per_step = {}
@@ -64,7 +65,7 @@ class Clock:
 
   def tick(self, step: int, *, is_due: bool) -> None:
     """Note that all steps up to `step` are done; write a line where due."""
-    if not is_due or step == self._step:
+    if not self._log or not is_due or step == self._step:
       return
     now = time.monotonic()
     rate = (step - self._step) / max(now - self._last, 1e-9)
@@ -79,4 +80,5 @@ class Clock:
     return self
 
   def __exit__(self, *_) -> None:
-    self._log.close()
+    if self._log:
+      self._log.close()

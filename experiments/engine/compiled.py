@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 import gradiv
-from experiments.engine import gradients
+from experiments.engine import gradients, placing as placing_lib
 from experiments.engine.program import Program, common, key_for
 from experiments.engine.workers import Workers
 
@@ -26,6 +26,9 @@ class Compiled(NamedTuple):
     evaluate: state -> all that `read`, `evaluate` and `compare` return.
     read: state -> what `read` returns.
     is_finite: state -> whether the params of any lane are finite.
+    put: rows [W, ...] on the host -> what `scan` takes, on the devices.
+    place: state on the host -> state on the devices.
+    common: state -> what callers see of it, see `program.common`.
   """
 
   create: Callable[[], dict]
@@ -33,17 +36,31 @@ class Compiled(NamedTuple):
   evaluate: Callable[[dict], dict]
   read: Callable[[dict], dict]
   is_finite: Callable[[dict], jax.Array]
+  put: Callable[[Any], Any]
+  place: Callable[[dict], dict]
+  common: Callable[[dict], dict]
 
 
 def build(program: Program, workers: Workers) -> Compiled:
   """Build the programs of a run; nothing is computed yet."""
   over_lanes = _over_the_only_lane if program.is_single else workers.over_lanes
   scan = _scan(program, workers, over_lanes)
+  placing = placing_lib.of(workers)
+  # What callers read must lie whole in each process.
+  jit = jax.jit if placing is None else functools.partial(
+    jax.jit, out_shardings=placing.common)
+
+  @functools.cache
+  def shared():
+    if placing is None:
+      return program.data, program.lanes
+    with jax.ensure_compile_time_eval():  # a caller may be tracing
+      return placing_lib.put((program.data, program.lanes), placing.common)
 
   def model(state):
     return (state['model_state'],) if program.model_state else ()
 
-  @jax.jit
+  @jit
   def evaluate(data, lanes, state):
     def one(lane, state):
       params = program.view(state['params'], state['opt_state'])
@@ -52,12 +69,12 @@ def build(program: Program, workers: Workers) -> Compiled:
     state = common(program, state)
     return over_lanes(one, lanes, state) | program.compare(state['params'])
 
-  @jax.jit
+  @jit
   def read(state):
     return over_lanes(lambda state: program.read(state['opt_state']),
                       common(program, state))
 
-  @jax.jit
+  @jit
   def is_finite(state):
     params = common(program, state)['params']
     lanes = [jnp.isfinite(x.reshape(len(x), -1)).all(1)
@@ -65,14 +82,29 @@ def build(program: Program, workers: Workers) -> Compiled:
     return jnp.stack(lanes).all(0).any()
 
   return Compiled(
-    create=functools.partial(_create, program, workers),
-    scan=lambda rows, state, first: scan(
-      rows, program.data, program.lanes, state, first),
-    evaluate=lambda state: evaluate(program.data, program.lanes, state),
-    read=read, is_finite=is_finite)
+    create=lambda: _create(program, workers, placing, shared()[1]),
+    scan=lambda rows, state, first: scan(rows, *shared(), state, first),
+    evaluate=lambda state: evaluate(*shared(), state),
+    read=read, is_finite=is_finite, **_moving(program, workers, placing))
 
 
-def _create(program, workers):
+def _moving(program, workers, placing) -> dict[str, Callable]:
+  """Build what brings rows and states to the devices, and states back."""
+  see = functools.partial(common, program)
+  if placing is not None:
+    where = placing.of_state(program)
+    seen = jax.jit(see, out_shardings=placing.common)
+    return {
+      'put': lambda rows: placing.rows(rows, program.gather),
+      'place': lambda state: _copied(placing_lib.put(state, where)),
+      'common': lambda state: placing_lib.local(seen(state))}
+  # Other backends lay the rows out over their devices themselves.
+  put = jax.device_put if workers.backend == 'vmap' else lambda rows: rows
+  return {'put': lambda rows: put(program.gather(rows)),
+          'place': lambda state: state, 'common': see}
+
+
+def _create(program, workers, placing, lanes):
   """Make the first state, in arrays that nothing else refers to."""
   def one(lane):
     params = program.init(lane)
@@ -82,16 +114,20 @@ def _create(program, workers):
       state['model_state'] = program.model_state(lane, params)
     return state
 
-  @jax.jit
+  @functools.partial(
+    jax.jit, out_shardings=placing and placing.of_state(program))
   def create(lanes):
     state = jax.vmap(one)(lanes)
     return state | {
       name: gradiv.replicate(state[name], workers.num_workers)
       for name in program.private}
 
-  # A result that is an argument or comes twice may be one array: copies can be
-  # donated.
-  return jax.tree.map(jnp.copy, create(program.lanes))
+  return _copied(create(lanes))
+
+
+def _copied(state):
+  """Copy a state: arrays that nothing else refers to can be donated."""
+  return jax.tree.map(jnp.copy, state)
 
 
 def _scan(program, workers, over_lanes):

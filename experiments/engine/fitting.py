@@ -13,7 +13,12 @@ import numpy as np
 import optax
 
 from experiments.data import pipeline
-from experiments.engine import signals, trainer, writers as writers_lib
+from experiments.engine import (
+  processes,
+  signals,
+  trainer,
+  writers as writers_lib,
+)
 
 
 def fit(
@@ -86,6 +91,10 @@ def fit(
     steps = trainer.Schedule(steps, every or math.gcd(steps, 100))
   if not isinstance(batches, pipeline.Batches):
     batches = pipeline.by_step(batches)
+  if processes.count() > 1 and workers.backend != 'shard_map':
+    raise ValueError(
+      f'workers={workers}: each of {processes.count()} processes would train '
+      "alone; pass engine.Workers(count, 'shard_map')")
   data = {'batches': batches.data, 'held_out': held_out}
   if workers.num_workers == 1:
     optimizer = _of_one_worker(optimizer, workers.axis_name)
@@ -97,6 +106,7 @@ def fit(
     make_optimizer=lambda lane: optimizer,
     fetch=batches.fetch,
     batch=lambda data, lane, rows: batches.batch(data['batches'], lane, rows),
+    gather=batches.gather,
     loss=loss,
     evaluate=lambda data, lane, *state: {} if evaluate is None else evaluate(
       *state, data['held_out']),
@@ -106,6 +116,8 @@ def fit(
     view=view or (lambda params, opt_state: params),
     accumulate=accumulate, compute_dtype=compute_dtype, is_single=True)
   identity = {'seed': seed, 'num_workers': workers.num_workers}
+  if workers.allow_reshape:
+    allow_changed = [*allow_changed, 'num_workers']
   with _listening(stop) as heard:
     try:
       return trainer.train(

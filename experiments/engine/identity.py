@@ -9,6 +9,23 @@ class OtherRunError(ValueError):
   """The folder holds a run of another configuration."""
 
 
+def check_layout(stored: dict, now: dict, workdir: pathlib.Path) -> None:
+  """Raise OtherRunError where a run was begun on other devices.
+
+  Args:
+    stored: `Workers.layout` of the run in `workdir`.
+    now: That of this run.
+    workdir: For the message.
+  """
+  if stored != now:
+    words = [', '.join(f'{name}={value}' for name, value in layout.items())
+             for layout in (stored, now)]
+    raise OtherRunError(
+      f'workdir={str(workdir)!r} holds a run with {words[0]}; now there are '
+      f'{words[1]}, and sums are rounded otherwise: pass --allow_reshape (in '
+      'Python, allow_reshape=True in Workers) to go on all the same')
+
+
 def check_config(stored: dict, wanted: dict, workdir: pathlib.Path,
                  allow_changed: Collection[str] = ()) -> None:
   """Raise OtherRunError where what is stored is of another configuration.

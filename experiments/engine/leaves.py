@@ -14,15 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.engine import processes
+
 # How many of the leaves that do not fit are named.
 _MAX_NAMED = 5
 
 
 class Leaf(NamedTuple):
-  """An array and what it takes to make the leaf of it again."""
+  """An array and what it takes to make the leaf of it again.
+
+  An array that lies on several processes stays on the devices.
+  """
   path: tuple[Any, ...]
   description: dict[str, Any]
-  value: np.ndarray
+  value: np.ndarray | jax.Array
 
 
 def to_host(tree: Any) -> list[Leaf]:
@@ -37,11 +42,7 @@ def to_host(tree: Any) -> list[Leaf]:
     if _is_key(x):
       description['impl'] = str(jax.random.key_impl(x))
       x = jax.random.key_data(x)
-    if isinstance(x, jax.Array) and not (
-        x.is_fully_addressable or x.is_fully_replicated):
-      raise ValueError(f'{description["path"]} lies on several processes: '
-                       'gather it first')
-    flat.append(Leaf(path, description, np.asarray(x)))
+    flat.append(Leaf(path, description, x if _is_spread(x) else np.asarray(x)))
   return flat
 
 
@@ -88,12 +89,16 @@ def like(template: Any, arrays: dict[str, Any]) -> Any:
 
 
 def write_arrays(path: pathlib.Path, flat: list[Leaf]) -> None:
-  """Write the arrays of leaves with orbax; return when they are written."""
+  """Write the arrays of leaves with orbax; return when they are written.
+
+  Called by all processes. Process 0 writes alone, unless others hold shards.
+  """
   # Orbax refuses arrays without elements; the table describes them fully.
   arrays = {leaf.description['path']: leaf.value
             for leaf in flat if leaf.value.size}
-  if arrays:
-    with _orbax() as (ocp, checkpointer):
+  together = any(map(_is_spread, arrays.values()))
+  if arrays and (together or processes.is_first()):
+    with _orbax(together) as (ocp, checkpointer):
       checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
 
 
@@ -122,24 +127,31 @@ def read_arrays(path: pathlib.Path,
 
 
 @contextlib.contextmanager
-def _orbax():
-  """Lend orbax and a checkpointer of this process alone, without its log."""
+def _orbax(together=False):
+  """Lend orbax and a checkpointer of this process, or of all, without a log."""
   import orbax.checkpoint as ocp  # Takes a third of a second: not before need.
   me = jax.process_index()
-  # No barriers: the other processes go on with their work.
-  alone = ocp.options.MultiprocessingOptions(
-      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'p{me}')
+  # Alone, without barriers: the other processes wait elsewhere.
+  hosts = ocp.options.MultiprocessingOptions() if together else (
+    ocp.options.MultiprocessingOptions(
+      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'p{me}'))
   # A failure is raised, and needs no second account of a hundred lines.
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.CRITICAL)
   try:
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=hosts)
     with ocp.Checkpointer(
-        handler, multiprocessing_options=alone) as checkpointer:
+        handler, multiprocessing_options=hosts) as checkpointer:
       yield ocp, checkpointer
   finally:
     logger.setLevel(level)
+
+
+def _is_spread(x: Any) -> bool:
+  """Tell whether no process has all of an array."""
+  return isinstance(x, jax.Array) and not (
+    x.is_fully_addressable or x.is_fully_replicated)
 
 
 def _is_key(x: Any) -> bool:

@@ -29,6 +29,9 @@ class Program:
     fetch: steps [K] -> what a batch is made of on the host: a tree of arrays
       [orders, K, batch size, ...], of indices or of examples. Called in a
       thread, one scan ahead.
+    gather: A tree of what `fetch` returns, in any shape -> what is sent to the
+      devices in its place, such as the examples of these indices. Each of
+      several processes gathers for its own workers alone.
     batch: (data, lane, rows [b, ...]) -> a worker's batch.
     loss: (params, batch, key) -> the mean loss over the batch, or that and a
       dict of scalars to record.
@@ -63,6 +66,7 @@ class Program:
   batch: Callable
   loss: Callable
   evaluate: Callable
+  gather: Callable = lambda rows: rows
   read: Callable = lambda opt_state: {}
   compare: Callable = lambda params: {}
   gradient: Callable | None = None

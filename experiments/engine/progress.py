@@ -1,5 +1,7 @@
 """How far a run has come: on a terminal by rich, elsewhere in plain lines.
 
+Of several processes, process 0 alone says so.
+
 A *board* shows one line for all parts and one for each that is at work; what is
 finished leaves a line that stays. Parts may run in several threads.
 """
@@ -12,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 from rich import console, progress as rich_progress
+
+from experiments.engine import processes
 
 _EVERY_SECONDS = 10.0  # between two plain lines
 _current = None  # the board that bars join
@@ -76,8 +80,9 @@ class Board:
     self._lines: dict[str, Line] = {}
     self._began = self._shown = time.monotonic()
     self._lock = threading.RLock()
+    self._is_quiet = not processes.is_first()
     self._rich = None
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not self._is_quiet:
       self._rich = rich_progress.Progress(
         rich_progress.TextColumn('{task.description}', markup=False),
         rich_progress.BarColumn(20),
@@ -121,7 +126,7 @@ class Board:
       text = ', '.join(filter(None, (f'{title}: {seconds:.0f} s', result)))
       if self._rich:
         self._rich.console.print(text, highlight=False, markup=False)
-      else:
+      elif not self._is_quiet:
         print(text, file=sys.stderr, flush=True)
       self.show()
 
@@ -136,6 +141,8 @@ class Board:
         self._rich.update(
           self._overall, description=self._parts(), state=self._left(),
           total=sum(self._work.values()) or None, completed=self._work_done())
+      elif self._is_quiet:
+        return
       elif time.monotonic() - self._shown >= _EVERY_SECONDS:
         self._shown = time.monotonic()
         print('; '.join(filter(None, [

@@ -25,14 +25,24 @@ class Stop:
 
   def __init__(self):
     self._signum = None
+    self._heard = 0
+
+  @property
+  def signum(self) -> int:
+    """The signal that has come, to this process or another; 0 where none."""
+    return self._signum or self._heard
+
+  def hear(self, signum: int) -> None:
+    """Note the signal that has come to another process; 0 where none."""
+    self._heard = signum
 
   def check(self) -> None:
     """Raise `Interrupted` if a signal has come."""
-    if self._signum is not None:
-      raise Interrupted(self._signum)
+    if self.signum:
+      raise Interrupted(self.signum)
 
   def __bool__(self) -> bool:
-    return self._signum is not None
+    return self.signum > 0
 
   def _handle(self, signum, frame):
     del frame

@@ -20,12 +20,15 @@ from typing import Any
 import jax
 import numpy as np
 
+import gradiv
 from experiments.cost import flops
 from experiments.data import pipeline
 from experiments.engine import (
   checkpoints,
   clock as clock_lib,
   compiled as compiled_lib,
+  identity,
+  processes,
   profiling,
   progress,
   recording,
@@ -64,6 +67,10 @@ def train(
   no lane is finite any more, the run ends with a message: the remaining records
   are null.
 
+  Several processes, joined by `processes.connect`, call it alike, with one
+  workdir that all of them see. Process 0 writes; a signal to any of them stops
+  all at the same step.
+
   Args:
     program: What to train.
     schedule: How long, and what to do how often.
@@ -85,24 +92,33 @@ def train(
     and `read` see.
 
   Raises:
-    OtherRunError: Where `workdir` holds a run of another config.
+    OtherRunError: Where `workdir` holds a run of another config, or of other
+      devices and `workers.allow_reshape` is not set.
     ValueError: Where it stands at a step between two scans of this schedule,
       or beyond its end.
     signals.Interrupted: After a signal, when all has been saved.
+    processes.ProcessLostError: Where another process is gone.
   """
+  with processes.watched():
+    return _train(program, schedule, workdir, config, workers, stop, title,
+                  allow_changed, writers, profile)
+
+
+def _train(program, schedule, workdir, config, workers, stop, title,
+           allow_changed, writers, profile):
   stop = signals.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
   writers_lib.check(writers)
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
   compiled = compiled_lib.build(program, workers)
-  start = _begin(compiled, store, config, allow_changed)
+  start = _begin(program, compiled, store, config, workers, allow_changed)
   if start.step > schedule.steps:
     raise ValueError(
       f'workdir={str(workdir)!r} holds a run of {start.step} steps already, '
       f'more than steps={schedule.steps}: ask for as many, or use another '
       'workdir')
   if start.step == schedule.steps:
-    return _final(program, start.state)
+    return _final(program, compiled, start.state)
   if start.step % schedule.scan:
     raise ValueError(
       f'workdir={str(workdir)!r} stands at step {start.step}, which is no '
@@ -111,22 +127,24 @@ def train(
     enter = stack.enter_context
     traced = enter(profiling.Profile(workdir, profile))
     log = enter(writers_lib.build(writers, workdir, start.step, config))
-    clock = enter(clock_lib.Clock(workdir / 'timing.jsonl', start.step))
+    clock = enter(clock_lib.Clock(
+      workdir / 'timing.jsonl' if processes.is_first() else None, start.step))
     bar = enter(progress.bar(title, schedule.steps, start.step))
     recorded = recording.Recording(
       compiled, schedule, log, clock, bar, is_single=program.is_single)
     save = lambda step, state: _save(
-      store, compiled, step, state, config, recorded, log)
+      store, compiled, step, state, config, workers, recorded, log)
     state = _run(program, schedule, workers, compiled, start, recorded, traced,
                  clock, stop, save)
     if recorded.diverged_at is not None:
       recorded.fill(state)
       save(schedule.steps, state)
-      print(f'{title or workdir}: at step {recorded.diverged_at} of '
-            f'{schedule.steps} no lane is finite any more: not trained further',
-            file=sys.stderr, flush=True)
-    stop.check()
-  return _final(program, state)
+      if processes.is_first():
+        print(f'{title or workdir}: at step {recorded.diverged_at} of '
+              f'{schedule.steps} no lane is finite any more: not trained '
+              'further', file=sys.stderr, flush=True)
+    processes.check(stop)
+  return _final(program, compiled, state)
 
 
 def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
@@ -138,7 +156,7 @@ def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
   Raises:
     ValueError: Where the parts of the program do not fit together.
   """
-  rows = workers.split(program.fetch(np.arange(schedule.scan)))
+  rows = program.gather(workers.split(program.fetch(np.arange(schedule.scan))))
   compiled = compiled_lib.build(program, workers)
   state = jax.eval_shape(compiled.create)
   state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0))
@@ -151,7 +169,9 @@ def _run(program, schedule, workers, compiled, start, recorded, traced, clock,
   state, saved = start.state, time.monotonic()
   recorded.begin(start.step, state, start.meta.get('window', []))
   firsts = range(start.step, schedule.steps, schedule.scan)
-  fetched = pipeline.prefetch(_fetching(program, schedule, workers), firsts)
+  fetched = pipeline.prefetch(lambda first: compiled.put(workers.split(
+    program.fetch(np.arange(first, first + schedule.scan)))), firsts)
+  agreed = processes.Agreement()
   with contextlib.closing(fetched):
     for first, rows in zip(firsts, fetched):
       step = first + schedule.scan
@@ -160,28 +180,16 @@ def _run(program, schedule, workers, compiled, start, recorded, traced, clock,
       if first == start.step:
         clock.count(**_cost_of_a_step(workers, compiled, rows, state, seen))
       recorded.add(step, seen, state)
-      asked = bool(stop)  # read once: a signal may come at any moment
-      if asked or step == schedule.steps or (
-          time.monotonic() - saved >= schedule.save_seconds):
+      signum, is_due = agreed(
+        stop.signum, time.monotonic() - saved >= schedule.save_seconds)
+      if signum or is_due or step == schedule.steps:
         recorded.flush()
         if recorded.diverged_at is None:
           save(step, state)
         saved = time.monotonic()
-      if asked or recorded.diverged_at is not None:
+      if signum or recorded.diverged_at is not None:
         break
   return state
-
-
-def _fetching(program, schedule, workers):
-  """Build the function from a first step to the rows of a scan."""
-  # Other backends lay the rows out over their devices themselves.
-  put = jax.device_put if workers.backend == 'vmap' else lambda rows: rows
-
-  def fetch(first):
-    steps = np.arange(first, first + schedule.scan)
-    return put(workers.split(program.fetch(steps)))
-
-  return fetch
 
 
 def _cost_of_a_step(workers, compiled, rows, state, seen) -> dict[str, Any]:
@@ -194,26 +202,42 @@ def _cost_of_a_step(workers, compiled, rows, state, seen) -> dict[str, Any]:
           'devices': len(loss.sharding.device_set)}
 
 
-def _begin(compiled, store, config, allow_changed) -> checkpoints.Restored:
+def _begin(program, compiled, store, config, workers, allow_changed
+           ) -> checkpoints.Restored:
   """Restore the newest state, or make the first."""
-  restored = store.restore(jax.eval_shape(compiled.create))
+  workdir, count = store.directory.parent, workers.num_workers
+
+  def template(meta):
+    """Check that the run is this one; return the shapes of what it saved."""
+    check_config(meta['config'], config, workdir, allow_changed)
+    stored = meta.get('layout', workers.layout)
+    if not workers.allow_reshape:
+      identity.check_layout(stored, workers.layout, workdir)
+    shapes = jax.eval_shape(compiled.create)
+    rows = lambda x: jax.ShapeDtypeStruct(
+      (stored['num_workers'], *x.shape[1:]), x.dtype)
+    return shapes | {
+      name: jax.tree.map(rows, shapes[name]) for name in program.private}
+
+  restored = store.restore(template)
   if restored is None:
     return checkpoints.Restored(0, compiled.create(), {})
-  check_config(restored.meta['config'], config, store.directory.parent,
-               allow_changed)
-  return restored
+  state = restored.state | {
+    name: gradiv.resize_workers(restored.state[name], count)
+    for name in program.private}
+  return restored._replace(state=compiled.place(state))
 
 
-def _save(store, compiled, step, state, config, recorded, log):
+def _save(store, compiled, step, state, config, workers, recorded, log):
   """Save a checkpoint, when the records before it are safe."""
   log.sync()
-  meta = {'config': config}
+  meta = {'config': config, 'layout': workers.layout}
   if window := recorded.window():
     meta['window'] = window
   store.save(step, state, meta, finite=bool(compiled.is_finite(state)))
 
 
-def _final(program, state):
+def _final(program, compiled, state):
   """Return what callers see of the last state."""
-  state = common(program, state)
+  state = compiled.common(state)
   return jax.tree.map(lambda x: x[0], state) if program.is_single else state

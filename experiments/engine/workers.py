@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 import gradiv
+from experiments.engine import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,19 +19,32 @@ class Workers:
   With lanes_at_once = 0 all lanes are vmapped; otherwise that many, one group
   after the other within each step. With `is_reversed` each worker takes the
   examples of its batch in reverse order: the same run up to rounding, which
-  shows what rounding alone decides.
+  shows what rounding alone decides. With `allow_reshape` a run may go on that
+  was begun by another number of workers, devices or processes; the state of
+  workers becomes that of others by `gradiv.resize_workers`.
   """
 
   num_workers: int = 1
   backend: str = 'vmap'
   lanes_at_once: int = 0
   is_reversed: bool = False
+  allow_reshape: bool = False
 
   @property
   def axis_name(self) -> gradiv.AxisName:
     """Two names where a backend puts several workers on a device."""
     single = self.backend == 'vmap' or self.num_workers <= jax.device_count()
     return 'workers' if single else ('devices', 'workers')
+
+  @property
+  def layout(self) -> dict[str, int]:
+    """On what the workers lie, and with it the order of summation."""
+    most = 1 if self.backend == 'vmap' else min(
+      self.num_workers, jax.device_count())
+    devices = next(
+      d for d in range(most, 0, -1) if self.num_workers % d == 0)
+    return {'num_workers': self.num_workers, 'devices': devices,
+            'processes': 1 if devices == 1 else processes.count()}
 
   def over_lanes(self, fn: Callable, *trees: Any) -> Any:
     """Apply `fn` to each lane."""

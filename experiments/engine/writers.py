@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.engine import records
+from experiments.engine import processes, records
 
 NAMES = ('tensorboard', 'wandb')
 
@@ -126,7 +126,7 @@ def check(names: Sequence[str | Writer]) -> None:
 
 def build(names: Sequence[str | Writer], workdir: pathlib.Path, first: int,
           config: dict[str, Any]) -> Several:
-  """Open `metrics.jsonl` and the writers that were asked for.
+  """Open `metrics.jsonl` and the writers that were asked for, in process 0.
 
   Args:
     names: Among `NAMES`, or objects of one's own.
@@ -134,6 +134,8 @@ def build(names: Sequence[str | Writer], workdir: pathlib.Path, first: int,
     first: The step that was restored; later records are of a run that ended.
     config: Of the run.
   """
+  if not processes.is_first():
+    return Several([])
   make = {'tensorboard': lambda: TensorBoard(workdir, first),
           'wandb': lambda: WeightsAndBiases(workdir, config)}
   return Several([JsonLines(workdir / 'metrics.jsonl', first), *(

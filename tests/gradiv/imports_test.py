@@ -17,7 +17,7 @@ HEAVY = ('flax', 'absl', 'tensorflow', 'tensorflow_datasets', 'matplotlib',
 # A unit may import from itself and from the units of the layers above it.
 LAYERS = (
   ('_common', 'workers'),
-  ('diversity', 'weightings', 'decentralized.topology'),
+  ('diversity', 'weightings', 'decentralized.topology', 'resizing'),
   ('aggregation', 'perturbations', 'per_example'),
   ('compression',),
   ('decentralized', 'scaling', 'staleness'),

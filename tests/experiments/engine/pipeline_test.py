@@ -33,6 +33,7 @@ class PipelineTest(parameterized.TestCase):
     state = small.train(
       folder, lanes=small.program().lanes | {'order': np.zeros(2, np.int32)},
       data=batches.data, fetch=batches.fetch, batch=batches.batch,
+      gather=batches.gather,
       loss=lambda params, batch, key: small.loss(params, batch['x'], key))
     return state, (folder / 'metrics.jsonl').read_bytes()
 
