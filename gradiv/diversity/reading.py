@@ -108,6 +108,7 @@ def read_moments(opt_state: Any) -> Reading:
   return groups._replace(whole=whole, encoded_names=state.encoded_names)
 
 
+@jax.jit  # one program, where each operation would be compiled by itself
 def _read(sums, sums_of_windows, level):
   average = averages.average(sums)
   known = windows.read(sums_of_windows, level=level)

@@ -293,7 +293,7 @@ class LoopTest(parameterized.TestCase):
       state = step(jax.tree.map(lambda x: x[:, 0], gradients(1, 8)), state)
     reading = gradiv.read_moments(state)
     self.assertTrue(np.all(np.isfinite(reading.average.variance)))
-    self.assertEqual(float(state.inner_state.decay), np.float32(.95))
+    self.assertEqual(float(state.inner_state.level), np.float32(.95))
 
   def test_injected_numbers_act_as_given_ones(self):
     grads = gradients(6, 8)
