@@ -86,6 +86,7 @@ class Known(NamedTuple):
     steps_until_known: Predicted number of further steps until a window knows
       B_S to a factor of two: 0 if one does, infinite if at this batch size none
       ever will, NaN as long as G is not known to differ from zero.
+    place: int32, place in `LENGTHS` of the window that the numbers are about.
   """
 
   fraction: jax.Array
@@ -94,6 +95,7 @@ class Known(NamedTuple):
   window: jax.Array
   batch_size_at_least: jax.Array
   steps_until_known: jax.Array
+  place: jax.Array
 
 
 def init() -> Windows:
@@ -148,7 +150,8 @@ def read(windows: Windows, *, level: Scalar = 0.95) -> Known:
     window=jnp.where(is_any, length, 0),
     batch_size_at_least=1 / bound[at],
     steps_until_known=jnp.where(
-      is_any, 0., _predict(longest, steps[-1], windows.totals[-1, 0], miss)))
+      is_any, 0., _predict(longest, steps[-1], windows.totals[-1, 0], miss)),
+    place=at.astype(jnp.int32))
 
 
 def _means(windows):

@@ -127,14 +127,18 @@ def diversity(config, reduced, claims):
   figure, ((left, right),) = plots.panels(2, height=3.4, sharey=True)
   bands = reduced.bands.sel(source='workers')
   one = bands.isel(replication=0, seed=0)
-  color = plots.COLORS[0]
+  color, is_known = plots.COLORS[0], one['window'] > 0
+  known = one.where(is_known)
   left.fill_between(
-    one['passes'], 1 / one['high'], 1 / one['low'].clip(
-      min=1 / (4 * config.train_examples)), color=color, alpha=0.25, lw=0,
-    label=f'{config.num_workers} workers: 95 % band')
-  left.plot(one['passes'], 1 / one['value'], color=color, lw=1.4,
+    one['passes'], 1 / known['high'], 1 / known['low'], color=color, alpha=0.25,
+    lw=0, label='known to a factor of 2: 95 %')
+  left.plot(one['passes'], 1 / known['value'], color=color, lw=1.4,
             label=f'{config.num_workers} workers: estimate')
-  shown = bands['exact' if 'exact' in bands else 'value']
+  left.plot(one['passes'], 1 / one['bound'].where(~is_known), color='#888888',
+            lw=1, marker=6, markevery=max(1, one.sizes['step'] // 24),
+            label='else: at least')
+  shown = (bands['exact'] if 'exact' in bands
+           else bands['value'].where(bands['window'] > 0))
   for r, style in _styles(config):
     right.plot(bands['passes'], 1 / shown.sel(replication=r).mean('seed'),
                color=style['color'], label=f'r = {r:g}')
@@ -149,7 +153,7 @@ def diversity(config, reduced, claims):
     xytext=(0, -3), textcoords='offset points', ha='right', va='top',
     color='#666666', fontsize=8)
   _log_scale(left)
-  left.set(ylabel=f'$B_S$ over {config.window} records (examples)',
+  left.set(ylabel='$B_S$ over the chosen window (examples)',
            title='What the workers track\n(one run, $r$ = 1)')
   right.set_title('$B_S$ grows along the training\n(mean of all runs)')
   left.legend()

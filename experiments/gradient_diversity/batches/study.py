@@ -83,7 +83,7 @@ class Batches(study.Study):
         size, functools.partial(
           tracking.tracked_sgd, config=config, axis_name=workers.axis_name),
         gradient=task.measured_gradient,
-        read=functools.partial(tracking.read, decay=config.decay),
+        read=tracking.read,
         evaluate=task.evaluate_exactly if config.exact else task.evaluate)
 
     return Trained(

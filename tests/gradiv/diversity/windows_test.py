@@ -30,8 +30,8 @@ def draw_scale(kind, key, shape):
 def draw(kind, key):
   """Draw gradients without a mean: ε̄₁, ‖ε̄‖² − D/n and D, with E D = 1."""
   keys = jax.random.split(key)
-  noise = jax.random.normal(keys[0], (RUNS, WORKERS, DIMS)) / jnp.sqrt(DIMS)
-  noise *= draw_scale(kind, keys[1], (RUNS, WORKERS, 1))
+  noise = jax.random.normal(keys[0], (RUNS, WORKERS, DIMS)) / np.sqrt(DIMS)
+  noise = noise * draw_scale(kind, keys[1], (RUNS, WORKERS, 1))
   mean = noise.mean(1)
   variance = jnp.sum((noise - mean[:, None])**2, (1, 2)) / (WORKERS - 1)
   return mean[:, 0], jnp.sum(mean**2, 1) - variance / WORKERS, variance
@@ -56,7 +56,7 @@ def course(first, last, decades, jitter):
 
 @functools.partial(jax.jit, static_argnames='kind')
 def follow(signal, variance, kind):
-  """Track all runs; return Known and the truths [STEPS, RUNS, windows]."""
+  """Track all runs; return Known and its truth [STEPS, RUNS]."""
   update, read = jax.vmap(windows.update), jax.vmap(windows.read)
 
   def step(carry, at):
@@ -66,34 +66,26 @@ def follow(signal, variance, kind):
     sample = Estimate(
       g + 2 * jnp.sqrt(g * s) * along + s * square, s * spread)
     new = update(state, sample)
-    exact = jnp.stack([g, g + s], -1) / jax.vmap(windows.scale)(state)[:, None]
-    truths = jnp.where(
-      (new.totals[:, -1, 0] > state.totals[:, -1, 0])[:, None, None],
-      truths * windows._DECAY[:, None] + exact[:, None], truths)
-    truth = truths[..., 0] / truths[..., 1]
-    return (new, truths), (read(new), truth, jnp.round(new.totals[..., 0]))
+    exact = jnp.stack([g, g + s]) / jax.vmap(windows.scale)(state)[None]
+    truths = jnp.where(jnp.isnan(exact[..., None]), 0., truths)  # first step
+    truths = truths * windows._DECAY[None, None] + jnp.nan_to_num(
+      exact)[..., None]
+    truth = truths[0] / truths[1]
+    known = read(new)
+    return (new, truths), (known, jnp.take_along_axis(
+      truth, known.place[:, None], 1)[:, 0])
 
   keys = jax.random.split(jax.random.key(1), STEPS)
   state = jax.tree.map(
     lambda x: jnp.zeros((RUNS, *x.shape), x.dtype), windows.init())
-  zeros = jnp.zeros((RUNS, len(windows.LENGTHS), 2))
+  zeros = jnp.zeros((2, RUNS, len(windows.LENGTHS)))
   return jax.lax.scan(step, (state, zeros), (keys, signal, variance))[1]
-
-
-def simulate(kind, *numbers):
-  """Return Known [STEPS, RUNS] with the truth of what it is about."""
-  known, truths, lengths = jax.tree.map(
-    np.asarray, follow(*course(*numbers), kind))
-  longest = len(windows.LENGTHS) - 1
-  chosen = np.where(
-    known.window > 0, np.argmax(lengths == known.window[..., None], -1),
-    longest)
-  return known, np.take_along_axis(truths, chosen[..., None], -1)[..., 0]
 
 
 def shares(kind, *numbers):
   """Summarize a simulation by shares of its looks."""
-  known, truth = simulate(kind, *numbers)
+  known, truth = jax.tree.map(
+    np.asarray, follow(*course(*numbers), kind))
   look = lambda x: x[LOOKS]
   is_known = look(known.window > 0)
   covers = look((known.least <= truth) & (truth <= known.most))
