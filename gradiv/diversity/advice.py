@@ -206,5 +206,5 @@ def _number(x: float) -> str:
 
 
 def _rough(x: float) -> str:
-  digits = -max(0, math.floor(math.log10(x)) - 1)
+  digits = -max(0, math.floor(math.log10(max(x, 1.))) - 1)
   return f'{round(x, digits):,.0f}'

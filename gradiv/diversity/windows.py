@@ -22,9 +22,22 @@ interval corrects for it: of the 5 % that it may miss, 1.5 % lie on this side
 and 2.8 % on the other, where the chosen window rarely misses; 0.7 % are left
 for what the choice adds. The one-sided bound is taken at 96.5 %.
 
-Simulated (`windows_test`): 16 gradients a step in 10 dimensions, Gaussian,
-Student's t with 3 degrees of freedom, or Gaussian with a log-normal scale;
-SIMULATED
+Simulated, with known truth: 300 runs of 3,000 steps on 16 gradients in 10
+dimensions, Gaussian, Student's t with 3 degrees of freedom, or Gaussian with a
+log-normal scale; tr Σ falls by four orders of magnitude, and B_simple grows
+from 5 to 60, from 20 to 300 or from 30 to 2,000, without jitter or with one of
+50 % from step to step. At a level of 95 %,
+
+  the interval of the chosen window holds its truth in 94 to 97 % of the looks;
+  B_S is known in 98 to 100, 94 to 99 and 28 to 40 % of them;
+  the one-sided bound holds in 97 to 99 %, where B_S is unknown in 95 to 100 %;
+  the predicted step of first knowing B_S is within a factor of two of what it
+  took in 60 to 100 % of the looks before, and in the median 0.9 to 1.6 times.
+
+Where no window is long enough for B_S (300 for good, on 16 gradients), 5 % of
+the looks seem to know it, by chance, and 84 % of these are right: 0.8 % of all
+looks are wrong. At a B_S below 6 and heavy tails, 91 to 93 % of the windows are
+right, as 3 degrees of freedom leave tr Σ̂ no variance; there B_S matters little.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The sentence and its numbers: right by formula, and no stronger than known."""
+"""The sentence and its numbers: by formula, and no stronger than known."""
 
 import math
 
