@@ -185,8 +185,14 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def windowed(run: xr.Dataset) -> xr.Dataset:
-  """Read 1/B_S over windows, from the shortest full one on: see `Reduced`."""
+  """Read 1/B_S over windows, from the shortest full one on: see `Reduced`.
+
+  Exact values are of the parameters after a step, estimates of those before:
+  where each step is recorded, the truth is that of the record before.
+  """
   later = run.isel(step=slice(1, None))
+  is_each = (np.diff(run['step']) == 1).all()
+  before = run.isel(step=slice(None, -1)) if is_each else later
   bands = {}
   for source, prefix in (('workers', ''), ('examples', 'example_')):
     signal, noise = (later[f'{prefix}step_{name}']
@@ -196,7 +202,7 @@ def windowed(run: xr.Dataset) -> xr.Dataset:
       name: signal.copy(data=x) for name, x in found._asdict().items()})
     if 'exact_variance' in run:
       bands[source]['exact'] = signal.copy(data=windows.exact(
-        *(later[f'exact_{name}'].values for name in ('sq_norm', 'variance')),
+        *(before[f'exact_{name}'].values for name in ('sq_norm', 'variance')),
         found))
   source = xr.DataArray(list(bands), dims='source', name='source')
   return xr.concat(list(bands.values()), source).isel(
