@@ -4,4 +4,4 @@ from experiments.common import cli
 from experiments.overhead import examples
 
 if __name__ == '__main__':
-  cli.run(examples.run, examples.Config)
+  cli.run(examples.Config, 'experiments.overhead.examples:run')

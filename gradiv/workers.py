@@ -119,6 +119,7 @@ def map_workers(
   out_axes: Any = 0,
   backend: str = 'vmap',
   devices: Any = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Callable:
   """Compile `fn`, the program of one worker, and run it once per worker.
 
@@ -147,14 +148,24 @@ def map_workers(
     devices: Devices to run on: a list, or an array with one axis per name (one
       worker per device) or one axis fewer (several). By default as many of
       `jax.devices()` as divide the number of workers.
+    mesh: In place of `devices`, for backend='shard_map': a mesh that has the
+      axes of `axis_name`, all or all but the last. Workers are copied along
+      its other axes. By default the mesh of `jax.set_mesh`, if it has them.
 
   Returns:
     The mapped function. It raises a ValueError if the workers do not fit the
     devices, and a TypeError if an argument cannot be passed by position.
 
-  The 'shard_map' and 'pmap' backends lay out a mesh of their own, also inside
-  `jax.set_mesh`. `jax.shard_map` is called with ``check_vma=False``, because
-  its default would sum gradients over the workers (see `as_private`).
+  With several processes, use backend='shard_map'. Every process calls the
+  mapped function, and its devices hold some of the workers. Results are arrays
+  of all processes, and can be passed on as they are. Of what a process knows
+  by itself, common arguments must be the same in each; private ones have the
+  rows of all workers or, with one worker per device, those of the process
+  alone.
+
+  'pmap', and 'shard_map' inside a mesh that lacks `axis_name`, lay out a mesh
+  of their own. `jax.shard_map` is called with ``check_vma=False``, because its
+  default would sum gradients over the workers (see `as_private`).
   """
   names = names_of(axis_name)
   checks.choice('backend', backend, BACKENDS)
@@ -166,17 +177,27 @@ def map_workers(
         f'devices of shape {devices.shape}: must have one axis per name of '
         f'axis_name={axis_name!r}, or one fewer'
       )
+  if mesh is not None and (devices is not None or backend != 'shard_map'):
+    raise ValueError(f'mesh with axes {mesh.axis_names}: must be given with '
+                     "backend='shard_map' and without devices")
 
   @functools.cache
-  def compiled(workers):
-    grid = backends.device_grid(names, workers, backend, devices)
+  def compiled(workers, mesh):
+    grid = (backends.device_grid(names, workers, backend, devices)
+            if mesh is None else backends.check_mesh(mesh, names, workers))
     build = backends.BUILDERS[backend]
     return build(fn, names, in_axes, out_axes, grid, workers)
 
   @functools.wraps(fn)
   def mapped(*args, **kwargs):
     args = _by_position(fn, args, kwargs)
-    return compiled(backends.count_workers(in_axes, args))(*args)
+    used = mesh
+    if backend == 'shard_map' and mesh is None and devices is None:
+      used = backends.context_mesh(names)
+    num_devices = None if backend == 'vmap' else (
+      backends.devices_of_processes(names, devices if used is None else used))
+    workers = backends.count_workers(in_axes, args, num_devices)
+    return compiled(workers, used)(*args)
 
   return mapped
 

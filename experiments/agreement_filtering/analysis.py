@@ -49,9 +49,12 @@ def final(run: xr.Dataset, name: str = 'validation') -> xr.DataArray:
 
 
 def reduce(config, done) -> Reduced:
-  """Choose rates and thresholds on the validation set."""
+  """Choose rates and thresholds on the validation set.
+
+  A lane that was lost, whose accuracy is not a number, is the worst of all.
+  """
   del config
-  scores = {name: final(run).mean('seed', skipna=False)
+  scores = {name: final(run).mean('seed', skipna=False).fillna(-np.inf)
             for name, run in done.items()}
   return Reduced(
     dict(done),
@@ -70,9 +73,9 @@ def let_through(run: xr.Dataset, threshold: float) -> xr.DataArray:
   return totals.diff('step').rename(step='stage')
 
 
-def by_stage(totals: xr.DataArray) -> xr.DataArray:
-  """Take the totals since the start apart, record by record."""
-  return totals.diff('step')
+def distance(config, run: xr.Dataset) -> xr.DataArray:
+  """Average the cosine distance of micro-gradients between two records."""
+  return 1 - run['cosine'].diff('step') / config.every
 
 
 def summarize(config, reduced: Reduced) -> dict:
@@ -80,28 +83,25 @@ def summarize(config, reduced: Reduced) -> dict:
   cells = []
   for arm in list_arms(config):
     run, tuned = reduced.runs[arm.name], reduced.tuned[arm.name]
-    rates = final(run).mean('seed', skipna=False).argmax('rate')
     sizes = final(tuned, 'sizes')  # [noise, threshold, seed, count]
     counts = xr.DataArray(np.arange(sizes.sizes['count']), dims='count')
-    through = sizes @ counts / config.num_workers
     shown = {
       'validation': final(tuned),
-      'best_validation_on_the_way': run['validation'].max('step').isel(
-        rate=rates),
+      'best_validation_on_the_way': tuned['validation'].max('step'),
       'validation_at_largest_rate': final(run).isel(rate=-1),
       'memorized_at_largest_rate': final(run, 'memorized').isel(rate=-1),
       'test': tuned['test'],
       'test_beyond_mean': tuned['test'] - reduced.tuned['mean']['test'].isel(
         threshold=0, drop=True),
       'skipped': sizes.isel(count=0) / config.steps,
-      'let_through': through / config.steps,
+      'let_through': sizes @ counts / config.num_workers / config.steps,
       'memorized': final(tuned, 'memorized')}
     for i, noise in enumerate(config.noise_rates):
       for j, tau in enumerate(arm.thresholds):
         at = {'noise': i, 'threshold': j}
         cells.append({
           'arm': arm.name, 'noise': noise, 'threshold': tau,
-          'learning_rate': config.learning_rates[int(rates[at])],
+          'learning_rate': float(tuned['rate'][at]),
           **{name: results.mean_and_error(x[at]) for name, x in shown.items()}})
   best = {arm.name: [arm.thresholds[int(j)] for j in reduced.best[arm.name]]
           for arm in list_arms(config)}

@@ -26,13 +26,9 @@ def gain(config, reduced, other: str, noise: float, *, is_tuned: bool = False):
   accuracy; with `is_tuned`, each at its own rate and threshold, by the test
   accuracy.
   """
-  if is_tuned:
-    one, two = (reduced.at_best(arm)['test'] for arm in (FILTER, other))
-  else:
-    one, two = (analysis.final(
-      reduced.at_one_rate(arm, config.control_threshold))
-      for arm in (FILTER, other))
-  return (one - two).sel(noise=noise).values
+  found = lambda arm: reduced.at_best(arm)['test'] if is_tuned else (
+    analysis.final(reduced.at_one_rate(arm, config.control_threshold)))
+  return (found(FILTER) - found(other)).sel(noise=noise).values
 
 
 def _gains(config, reduced) -> list[Claim]:
@@ -61,8 +57,8 @@ def _gains(config, reduced) -> list[Claim]:
 
 def _angles(config, reduced):
   run = reduced.at_one_rate('mean', config.control_threshold)
-  distance = 1 - analysis.by_stage(run['cosine']) / config.every
-  early, late = (distance.isel(step=i).mean('noise').values for i in (0, -1))
+  early, late = (analysis.distance(config, run).isel(step=i).mean(
+    'noise').values for i in (0, -1))
   return [
     Claim('orthogonal', 'Micro-gradients are nearly orthogonal late in the '
           'training', 'mean cosine distance in the last tenth of the steps, of '

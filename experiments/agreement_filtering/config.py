@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 
 # The ways to filter that `gradiv.weightings.agreement` knows.
@@ -45,13 +45,13 @@ class Config(flags.Config):
   def __post_init__(self):
     super().__post_init__()
     check = flags.check
-    check(self.num_workers, 'num_workers', 'at least 2', lambda k: k >= 2)
-    check(self.per_class, 'per_class', 'at least 1', lambda m: m >= 1)
-    check(self.train_examples, 'train_examples', 'at least 0',
-          lambda n: n >= 0)
+    checks.at_least(self, 2, 'num_workers')
+    checks.at_least(
+      self, 1, 'per_class', 'validation_examples', 'eval_batch_size')
+    checks.at_least(self, 0, 'train_examples', 'weight_decay')
     check(self.noise_rates, 'noise_rates', 'shares from 0 to 1, rising',
-          lambda rates: rates and list(rates) == sorted(set(rates)) and all(
-            0 <= rate <= 1 for rate in rates))
+          lambda rates: checks.is_rising(rates) and rates[0] >= 0
+          and rates[-1] <= 1)
     if self.noisy_label_key:
       check(self.noise_rates, 'noise_rates', '0 alone with --noisy_label_key',
             lambda rates: rates == (0,))
@@ -62,17 +62,11 @@ class Config(flags.Config):
     check(self.control_threshold, 'control_threshold', 'one of --thresholds',
           lambda tau: tau in self.thresholds)
     check(self.learning_rates, 'learning_rates', 'positive and rising',
-          lambda rates: rates and rates[0] > 0 and list(rates) == sorted(
-            set(rates)))
+          lambda rates: checks.is_rising(rates, above=0))
     check(self.momentum, 'momentum', 'from 0 to below 1',
           lambda beta: 0 <= beta < 1)
-    check(self.weight_decay, 'weight_decay', 'at least 0', lambda w: w >= 0)
     check(self.num_records, 'num_records', f'a divisor of --steps={self.steps}',
           lambda n: n >= 1 and self.steps >= n and self.steps % n == 0)
-    check(self.validation_examples, 'validation_examples', 'at least 1',
-          lambda n: n >= 1)
-    check(self.eval_batch_size, 'eval_batch_size', 'at least 1',
-          lambda b: b >= 1)
 
   @property
   def every(self) -> int:

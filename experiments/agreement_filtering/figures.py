@@ -6,18 +6,18 @@ from experiments.agreement_filtering import analysis
 from experiments.agreement_filtering.arms import list_arms
 from experiments.agreement_filtering.claims import PAPER_GAINS, gain
 from experiments.agreement_filtering.config import FILTER
-from experiments.common import intervals, plots
+from experiments.common import intervals, marks, plots
 
+CONTROLS = ('random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
 # The same arm has the same color in every figure.
 ARMS = (FILTER, 'halving', 'first', 'leave_one_out', 'geometric_median',
-        'random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
-STYLE = dict(zip(ARMS, zip(plots.COLORS, plots.MARKERS)))
-CONTROLS = ('random', 'equal_updates', 'mean_clean', f'{FILTER}_clean')
+        *CONTROLS)
+STYLE = {arm: {'color': color, 'marker': marker}
+         for arm, color, marker in zip(ARMS, plots.COLORS, plots.MARKERS)}
 
 
 def agreement(config, reduced, claims):
   """Show what filtering gains, and how it shrinks under each control."""
-  del claims
   figure, ((ax,),) = plots.panels(height=3.4)
   groups = (
     ('the mean,\nall at one rate', 'mean', False),
@@ -27,45 +27,36 @@ def agreement(config, reduced, claims):
   wrong = [noise for noise in config.noise_rates if noise]
   width = 0.8 / max(len(wrong), 1)
   for j, (noise, color) in enumerate(zip(wrong, plots.shades(len(wrong)))):
-    for i, (_, other, is_tuned) in enumerate(groups):
-      at = i + (j - (len(wrong) - 1) / 2) * width
-      found = intervals.of_mean(
-        gain(config, reduced, other, noise, is_tuned=is_tuned))
-      if not found.is_known:
-        continue
-      ax.bar(at, 100 * found.value, 0.9 * width, color=color,
-             label=f'{noise:.0%} wrong labels' if i == 0 else None)
-      ax.plot([at, at], [100 * found.low, 100 * found.high], color='#222222',
-              lw=1)
-      if i == 0 and noise in PAPER_GAINS:
-        ax.plot(at, 100 * PAPER_GAINS[noise], 'D', mfc='white', mec='#222222',
-                label='the paper' if j == 0 else None)
-  ax.axhline(0, color='#222222', lw=0.8)
+    places = np.arange(len(groups)) + (j - (len(wrong) - 1) / 2) * width
+    found = 100 * np.array([intervals.of_mean(
+      gain(config, reduced, other, noise, is_tuned=is_tuned))
+      for _, other, is_tuned in groups])
+    ax.bar(places, found[:, 0], 0.9 * width, color=color,
+           label=f'{noise:.0%} wrong labels')
+    marks.points(ax, places, found, color=marks.INK, marker='', elinewidth=1)
+    if noise in PAPER_GAINS:
+      ax.plot(places[0], 100 * PAPER_GAINS[noise], **marks.PAPER,
+              label=None if j else 'the paper')
+  _compared(ax)
   ax.set_xticks(range(len(groups)), [f'over {name}' for name, *_ in groups])
   ax.tick_params(axis='x', length=0)
   ax.grid(axis='x', visible=False)
-  ax.set(ylabel='points of accuracy gained', title='What agreement filtering '
-         'gains, by what it is compared with')
+  ax.set(ylabel='points of accuracy gained\n(lines: 95 % intervals)',
+         title='What agreement filtering gains, by what it is compared with')
   ax.legend()
   return figure
 
 
 def accuracy(config, reduced, claims):
   """Show test accuracy beyond the mean: the rules, and the controls."""
-  del claims
   figure, ((left, right),) = plots.panels(2, height=3.6, sharey=True)
   rules = (*config.combines, 'geometric_median')
-  labels = {arm.name: arm.label for arm in list_arms(config)}
   noises = 100 * np.array(config.noise_rates)
   for ax, names in ((left, rules), (right, CONTROLS)):
     for k, name in enumerate(names):
-      gains = (reduced.at_best(name)['test']
-               - reduced.at_best('mean')['test'])
-      found = np.array([intervals.of_mean(x) for x in gains.values])
-      color, marker = STYLE[name]
-      dodge = (k - (len(names) - 1) / 2)
-      _points(ax, noises + 2 * dodge, found, color, marker, labels[name])
-    ax.axhline(0, color='#222222', lw=0.8)
+      gains = (reduced.at_best(name)['test'] - reduced.at_best('mean')['test'])
+      _points(ax, noises + 2 * k - len(names) + 1, gains, name, config)
+    _compared(ax)
     ax.set(xlabel='wrong labels (%)', xticks=noises)
     ax.legend(loc='lower left', bbox_to_anchor=(0, 1.1), fontsize=7)
   left.set(ylabel='test accuracy beyond the mean\n(points, 95 % interval)',
@@ -76,24 +67,22 @@ def accuracy(config, reduced, claims):
 
 def distances(config, reduced, claims):
   """Show how far apart micro-gradients are, and which steps are skipped."""
-  del claims
   figure, ((left, right),) = plots.panels(2, height=3.2)
-  tau, rate = config.control_threshold, config.learning_rates[-1]
-  colors = plots.shades(len(config.noise_rates))
+  tau, colors = config.control_threshold, plots.shades(len(config.noise_rates))
   for name, style in (('mean', '--'), (FILTER, '-')):
     run = reduced.at_one_rate(name, tau).mean('seed')
-    distance = 1 - analysis.by_stage(run['cosine']) / config.every
-    skipped = analysis.by_stage(run['sizes'].isel(count=0)) / config.every
-    for i, (noise, color) in enumerate(zip(config.noise_rates, colors)):
-      label = f'{noise:.0%} wrong' if name == FILTER else None
+    distance = analysis.distance(config, run)
+    for i, color in enumerate(colors):
       left.plot(distance['step'], distance[i], color=color, ls=style)
-      if name == FILTER:
-        right.plot(skipped['step'], 100 * skipped[i], color=color, ls=style,
-                   label=label)
-  left.axhline(1, color='#222222', lw=0.8, ls=':')
+  # Of the filter, the last of the two.
+  skipped = run['sizes'].isel(count=0).diff('step') / config.every
+  for noise, color, share in zip(config.noise_rates, colors, skipped):
+    right.plot(skipped['step'], 100 * share, color=color,
+               label=f'{noise:.0%} wrong')
+  left.axhline(1, color=marks.INK, lw=0.8, ls=':')
   left.set(xlabel='step', ylabel='mean cosine distance',
            title='Micro-gradients are nearly orthogonal\n'
-           f'(rate {rate:g}; solid: filter, dashed: mean)')
+           f'(rate {config.learning_rates[-1]:g}; solid: filter, dashed: mean)')
   right.set(xlabel='step', ylabel='steps without agreement (%)',
             ylim=(0, None),
             title=f'Steps that the filter skips\nat $\\tau$ = {tau:g}')
@@ -103,24 +92,16 @@ def distances(config, reduced, claims):
 
 def thresholds(config, reduced, claims):
   """Show accuracy beyond the mean by threshold, at the middle noise."""
-  del claims
   figure, ((left, right),) = plots.panels(2, height=3.6)
   noise = config.noise_rates[len(config.noise_rates) // 2]
-  labels = {arm.name: arm.label for arm in list_arms(config)}
-  for k, name in enumerate(config.combines):
-    color, marker = STYLE[name]
-    tuned = reduced.tuned[name]['test'] - reduced.tuned['mean']['test'].isel(
-      threshold=0, drop=True)
-    fixed = (analysis.final(reduced.runs[name].isel(rate=-1))
-             - analysis.final(reduced.runs['mean'].isel(rate=-1)).isel(
-               threshold=0, drop=True))
-    for ax, gains in ((left, tuned), (right, fixed)):
-      found = np.array([intervals.of_mean(x)
-                        for x in gains.sel(noise=noise).values])
-      _points(ax, np.arange(len(found)) + 0.12 * k, found, color, marker,
-              labels[name])
-  for ax in (left, right):
-    ax.axhline(0, color='#222222', lw=0.8)
+  at_last_rate = lambda arm: analysis.final(reduced.runs[arm].isel(rate=-1))
+  for ax, score in ((left, lambda arm: reduced.tuned[arm]['test']),
+                    (right, at_last_rate)):
+    for k, name in enumerate(config.combines):
+      gains = score(name) - score('mean').isel(threshold=0, drop=True)
+      _points(ax, np.arange(len(config.thresholds)) + 0.12 * k,
+              gains.sel(noise=noise), name, config)
+    _compared(ax)
     ax.set_xticks(np.arange(len(config.thresholds)) + 0.18,
                   [f'{tau:g}' for tau in config.thresholds])
     ax.set(xlabel='threshold $\\tau$ (cosine distance)')
@@ -134,8 +115,12 @@ def thresholds(config, reduced, claims):
   return figure
 
 
-def _points(ax, x, found, color, marker, label):
-  """Draw percentages with their intervals: rows of (value, low, high)."""
-  ax.errorbar(x, 100 * found[:, 0],
-              100 * np.abs(found[:, 1:] - found[:, :1]).T, color=color,
-              marker=marker, ms=4, lw=0, elinewidth=1.4, label=label)
+def _compared(ax):
+  """Draw where there is no gain."""
+  ax.axhline(0, color=marks.INK, lw=0.8)
+
+
+def _points(ax, x, gains, arm, config):
+  """Draw the gains [place, seed] of an arm, in points."""
+  label = next(a.label for a in list_arms(config) if a.name == arm)
+  marks.means(ax, x, 100 * gains.values, ms=4, label=label, **STYLE[arm])

@@ -35,6 +35,11 @@ class Filtering(study.Study):
   figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,
              'distances': figures.distances, 'thresholds': figures.thresholds}
 
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
+
   def prepare(self, config):
     """Load the data and build the network."""
     # Here: --report needs neither.
@@ -52,6 +57,8 @@ class Filtering(study.Study):
   def part(self, config, task, arm, sizes=None):
     """Make the part of an arm; `sizes` is what the filter let through."""
     def copied(at):
+      if sizes is None:
+        return {}
       found = sizes.sel({name: at[name] for name in ('noise', 'rate', 'seed')})
       return {'sizes': found.transpose('stage', 'count').values.astype(int)
               .tolist()}
@@ -68,22 +75,5 @@ class Filtering(study.Study):
         'validation_examples', 'augment', 'model', 'model_options',
         'per_class', 'momentum', 'weight_decay') | {
           'split_seed': config.seed, 'arm': arm.name},
-      also=(lambda at: {}) if sizes is None else copied,
-      dims={'sizes': ('count',)},
+      also=copied, dims={'sizes': ('count',)},
       finish=None if task is None else task.finish)
-
-  def reduce(self, config, done):
-    """Choose rates and thresholds; keep what tables and figures show."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every arm, noise and threshold."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)

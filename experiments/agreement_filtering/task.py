@@ -9,7 +9,7 @@ import numpy as np
 from experiments import data
 from experiments.agreement_filtering import arms
 from experiments.agreement_filtering.config import Config
-from experiments.common import task
+from experiments.common import image_task, task
 from experiments.engine import trainer
 
 
@@ -30,14 +30,10 @@ class Task:
       self.given = task.load_images(
         config, 'train', label_key=config.noisy_label_key).gather(kept)['label']
     self.test = task.load_images(config, 'test')
-    mean, std = data.channel_statistics(train['image'])
-    self.standardize = functools.partial(data.standardize, mean=mean, std=std)
     self.arrays = {
       'image': train['image'], 'clean': self.clean, 'validation': validation}
-    self.model = task.build_model(
-      config, train['image'].shape[1:], self.num_classes)
-    self.loss = task.image_loss(
-      self.model, self.standardize, augment=config.augment)
+    self.standardize, self.model, self.loss = image_task.build(
+      config, train['image'], self.num_classes, augment=config.augment)
 
   @functools.cache  # noqa: B019
   def labels(self, noise: float, seed: int) -> np.ndarray:

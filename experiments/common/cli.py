@@ -6,12 +6,11 @@ the folder, the data, and only then the study, its imports and its shapes.
 
 import contextlib
 import dataclasses
+import gc
 import os
 import pathlib
 import pkgutil
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from absl import flags as absl_flags
 
@@ -37,29 +36,40 @@ def main(cls: type[flags.Config], study: str) -> None:
   """
   with exit_codes():
     config = _begin(cls)
-    if not config.report:
+    if config.report:
+      gc.disable()  # a report is short, and frees little
+    else:
       from experiments.common import inputs  # here: a bad flag needs no data
       inputs.check_data(config)
     made = pkgutil.resolve_name(study)()
     from experiments.common import study as study_lib
     if not config.report:
-      _use_jax(config)
-    study_lib.run(made, config, report_only=config.report)
+      _keep_compiled(config)
+    study_lib.run(made, config, report_only=config.report,
+                  begin=lambda: _describe(config))
 
 
-def run(work: Callable[[Any], Any], cls: type) -> None:
-  """Parse the flags and call `work` with them; set the exit code, as `main`."""
+def run(cls: type, work: str) -> None:
+  """Parse the flags and work with them; set the exit code, as `main`.
+
+  Args:
+    cls: The flags.
+    work: 'package.module:function' of the flags, imported when these have been
+      checked.
+  """
   with exit_codes():
-    work(_begin(cls))
+    config = _begin(cls)
+    pkgutil.resolve_name(work)(config)
+    _describe(config)
 
 
 def _begin(cls):
-  """Parse the flags, and write `config.json` unless all is there already."""
+  """Parse the flags, and check the folder."""
   config = parsing.parse(cls, sys.argv)
   folder = parsing.folder(cls, config.workdir)
   config = dataclasses.replace(config, workdir=str(folder))
   if not getattr(config, 'report', False):
-    description.write(folder, config, sys.argv)
+    description.check_folder(folder)
   elif not (folder / 'config.json').exists():
     raise description.WorkdirError(
       f'--workdir={config.workdir!r} holds no run, as config.json is missing: '
@@ -67,14 +77,19 @@ def _begin(cls):
   return config
 
 
-def _use_jax(config):
-  """Keep compiled programs for the next start, and note the devices."""
+def _keep_compiled(config):
+  """Keep compiled programs for the next start."""
   import jax
   if config.compilation_cache:
     cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
     jax.config.update('jax_compilation_cache_dir',
                       str(cache.expanduser() / 'gradiv' / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def _describe(config):
+  """Write `config.json`."""
+  import jax
   description.write(
     pathlib.Path(config.workdir), config, sys.argv,
     [f'{x.platform}: {x.device_kind}' for x in jax.devices()])

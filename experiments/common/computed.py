@@ -51,7 +51,8 @@ class Computed:
     return ''
 
   def run(self, workdir: pathlib.Path, stop: signals.Stop,
-          allow_changed: Collection[str] = ()) -> None:
+          allow_changed: Collection[str] = (),
+          watch: Mapping[str, Any] | None = None) -> None:
     """Compute what is not there."""
     if self.missing(workdir, allow_changed):
       records.write_whole(workdir / f'{self.name}.json', {

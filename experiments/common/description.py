@@ -1,15 +1,18 @@
 """`config.json`: the flags, the command, the versions and the devices of a run.
 
-It is the first file that a run writes, so that a folder that cannot be written
-is refused before anything is imported or trained.
+A folder that cannot be written is refused before anything is imported. The file
+is written when all flags, data and shapes have been checked, just before the
+training: a run that is refused leaves the folder as it was.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import platform
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -23,18 +26,40 @@ class WorkdirError(Exception):
   """The folder of a run cannot be made, written or read."""
 
 
+def check_folder(workdir: pathlib.Path) -> None:
+  """Make the folder of a run where it is missing, and try to write there.
+
+  Raises:
+    WorkdirError: Where it cannot be made or written.
+  """
+  with _writing(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+
+
+@contextlib.contextmanager
+def _writing(workdir):
+  """Turn what goes wrong with a folder into one line."""
+  try:
+    yield
+  except OSError as error:
+    raise WorkdirError(f'--workdir={str(workdir)!r} is no folder that can be '
+                       f'written: {error.strerror}') from error
+
+
 def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
-          devices: Sequence[str] | None = None) -> None:
+          devices: Sequence[str]) -> None:
   """Write `config.json`, whole or not at all.
 
   Args:
-    workdir: The folder of the run; made where it is missing.
+    workdir: The folder of the run.
     config: The dataclass of flags.
     argv: The command.
-    devices: What computes; unknown until JAX is imported.
+    devices: What computes.
 
   Raises:
-    WorkdirError: Where the folder cannot be made or written.
+    WorkdirError: Where the folder cannot be written.
   """
   text = json.dumps({
     'command': list(argv),
@@ -45,13 +70,9 @@ def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
     'devices': devices}, indent=1)
   path = workdir / 'config.json'
   partial = path.with_name('.config.json.partial')
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
+  with _writing(workdir):
     partial.write_text(text)
     os.replace(partial, path)
-  except OSError as error:
-    raise WorkdirError(f'--workdir={str(workdir)!r} is no folder that can be '
-                       f'written: {error.strerror}') from error
 
 
 def _versions() -> dict[str, str | None]:

@@ -8,7 +8,9 @@ Nothing here imports JAX, so that a bad flag is refused at once.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ('vmap', 'pmap', 'shard_map')
 LARGEST_IMAGE = 1024
+# What takes records, and the package that it needs.
+WRITERS = {'tensorboard': 'tensorboardX', 'wandb': 'wandb'}
 
 
 class UsageError(ValueError):
@@ -71,6 +75,10 @@ class Config:
     'eval_batch_size; its records are used all the same')
   compilation_cache: bool = flag(True, 'keep compiled programs in '
                                  '~/.cache/gradiv for the next start')
+  writers: tuple[str, ...] = flag(
+    (), f'who gets the records besides metrics.jsonl: {", ".join(WRITERS)}')
+  profile: str = flag('', 'steps of each part to trace into its profile/, as '
+                      'first:end, such as 100:110')
   rounding: str = ''  # no flag: 'reversed' in the second of two roundings
 
   def __post_init__(self):
@@ -84,6 +92,25 @@ class Config:
     check(self.roundings, 'roundings', '1 or 2', lambda n: n in (1, 2))
     check(self.seed, 'seed', 'from 0 to below 2**31', lambda s: 0 <= s < 2**31)
     check_options(self, 'model_options', self.model)
+    check(self.writers, 'writers', f'some of {", ".join(WRITERS)}',
+          lambda names: set(names) <= set(WRITERS))
+    for name in self.writers:
+      check(self.writers, 'writers', 'installed: pip install '
+            f'{WRITERS[name]}', lambda _: importlib.util.find_spec(
+              WRITERS[name]))
+    check(self.profile, 'profile', 'two steps, rising from 0: 100:110',
+          lambda text: not text or self._traced[0] < self._traced[1])
+
+  @property
+  def _traced(self) -> tuple[int, int]:
+    """The first step to trace, and the first not to."""
+    match = re.fullmatch(r'(\d+):(\d+)', self.profile)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+  def watch(self) -> dict[str, Any]:
+    """Say who looks on: options of `trainer.train` that change no number."""
+    return {'writers': self.writers,
+            'profile': self._traced if self.profile else None}
 
   @property
   def seeds(self) -> range:

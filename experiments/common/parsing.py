@@ -13,6 +13,8 @@ from experiments.common.flags import UsageError
 
 T = TypeVar('T')
 _HELP = ('help', 'helpshort', 'helpfull')
+# Flags that a report does not take from the run in the folder.
+_OF_ONE_START = ('workdir', 'report', 'allow_changed', 'writers', 'profile')
 
 
 def parse(cls: type[T], argv: Sequence[str]) -> T:
@@ -69,7 +71,7 @@ def _stored(cls, workdir) -> dict[str, Any]:
     text = (folder(cls, workdir) / 'config.json').read_text()
     return {name: tuple(x) if isinstance(x, list) else x
             for name, x in json.loads(text)['flags'].items()
-            if name not in ('workdir', 'report', 'allow_changed')}
+            if name not in _OF_ONE_START}
   except (OSError, ValueError, KeyError):
     return {}
 

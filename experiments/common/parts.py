@@ -105,14 +105,15 @@ class Trained:
             f'first {first}')
 
   def run(self, workdir: pathlib.Path, stop: signals.Stop,
-          allow_changed: Collection[str] = ()) -> None:
+          allow_changed: Collection[str] = (),
+          watch: Mapping[str, Any] | None = None) -> None:
     """Finish the blocks that hold wanted lanes; train the rest in a new one."""
     folder = workdir / self.name
     wanted = {blocks.name(at): at for at in self.lanes}
     for block in blocks.find(folder, self.lanes, self._definition,
                              allow_changed):
       if not block.is_done:
-        self._train(block, stop)
+        self._train(block, stop, watch)
       for at in block.lanes:
         wanted.pop(blocks.name(at), None)
     if wanted:
@@ -123,7 +124,7 @@ class Trained:
         folder / free, list(wanted.values()), self._definition)
       records.write_whole(block.folder / 'lanes.json', {
         'defined_by': block.defined_by, 'lanes': block.lanes})
-      self._train(block, stop)
+      self._train(block, stop, watch)
 
   @property
   def _definition(self) -> dict[str, Any]:
@@ -132,11 +133,12 @@ class Trained:
       **self.defined_by, **schedule,
       'num_workers': self.workers.num_workers}))
 
-  def _train(self, block, stop):
+  def _train(self, block, stop, watch):
     columns = _columns(block.lanes)
     state = trainer.train(
       self.program(columns), self.schedule, block.folder, workers=self.workers,
-      stop=stop, config=block.defined_by, title=self.name)
+      stop=stop, config=block.defined_by, title=self.name,
+      **watch or {})
     final = {} if self.finish is None else self.finish(state, columns)
     records.write_whole(block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})

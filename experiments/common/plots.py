@@ -86,7 +86,7 @@ def label_lines(ax, *, gap: float = 0.02, size: float = 8) -> None:
   """
   lines = [line for line in ax.get_lines()
            if not line.get_label().startswith('_') and len(line.get_xdata())]
-  ax.figure.canvas.draw()  # fixes limits and scales
+  _lay_out(ax.figure)
   to_axes = lambda line: ax.transAxes.inverted().transform(
     ax.transData.transform([line.get_xdata()[-1], line.get_ydata()[-1]]))
   ends = [(line, to_axes(line)) for line in lines]
@@ -100,6 +100,11 @@ def label_lines(ax, *, gap: float = 0.02, size: float = 8) -> None:
     ax.annotate(line.get_label(), (min(at[0], 1) + gap, height),
                 xycoords='axes fraction', va='center', fontsize=size,
                 color=line.get_color(), annotation_clip=False)
+
+
+def _lay_out(figure: Figure) -> None:
+  """Fix limits, scales and the places of the axes, and draw nothing."""
+  figure.get_layout_engine().execute(figure)
 
 
 def matrix(ax, counts: np.ndarray, total: int, rows: Sequence[str],
@@ -138,9 +143,12 @@ def forest(claims: Sequence[Claim]) -> Figure:
     plt.Line2D([], [], color='#dddddd', lw=8, label='holds within'),
     plt.Line2D([], [], color='none', marker='D', mfc='white', mec='#222222',
                label="the paper's value")]
+  title = 'Claims: our value with its 95 % interval'
+  if 'open' in words:
+    title += ('\nopen: the interval crosses an end of the gray range, or a '
+              'second rounding disagrees')
   figure.legend(handles=marks, loc='outside upper left', ncols=len(marks),
-                fontsize=7, title='Claims: our value with its 95 % interval',
-                title_fontsize=8, alignment='left')
+                fontsize=7, title=title, title_fontsize=8, alignment='left')
   return figure
 
 
@@ -170,6 +178,9 @@ def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
+  figure.dpi = plt.rcParams['savefig.dpi']
+  _lay_out(figure)
+  figure.set_layout_engine('none')  # or savefig would draw once more for it
   figure.savefig(partial, format='png')
   os.replace(partial, path)
   plt.close(figure)

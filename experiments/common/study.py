@@ -22,6 +22,8 @@ from experiments.engine import progress, signals
 
 ROUNDINGS = ('', 'reversed')
 
+Watch = Mapping[str, Any]  # options of `trainer.train` that change no number
+
 
 class Part(Protocol):
   """What is done at once and then read: see `parts` and `computed`."""
@@ -43,8 +45,9 @@ class Part(Protocol):
     """Return what `read` will, with the right shapes, before there is any."""
 
   def run(self, workdir: pathlib.Path, stop: signals.Stop,
-          allow_changed: Collection[str] = ()) -> None:
-    """Do what is not done yet."""
+          allow_changed: Collection[str] = (), watch: Watch | None = None,
+          ) -> None:
+    """Do what is not done yet; `watch` are the writers and the profile."""
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the results from disk, of which nothing may be missing."""
@@ -119,7 +122,8 @@ class Outcome:
 
 
 def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
-        report_only: bool = False) -> Outcome:
+        report_only: bool = False, begin: Callable[[], None] = lambda: None,
+        ) -> Outcome:
   """Train what is missing, then judge, tabulate and draw.
 
   Args:
@@ -127,6 +131,7 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
     config: Its flags; see `flags.Config`.
     stop: Raised by a signal; by default, one that listens while this runs.
     report_only: Whether to read the records of a finished run, and no more.
+    begin: Called when all parts have been checked, before any is trained.
 
   Raises:
     UsageError: On flags that do not fit the data or the network.
@@ -143,9 +148,9 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
       done = _read(study, one, workdir)
     elif stop is None:
       with signals.listen() as heard:
-        done = _train(study, one, workdir, heard)
+        done = _train(study, one, workdir, heard, begin)
     else:
-      done = _train(study, one, workdir, stop)
+      done = _train(study, one, workdir, stop, begin)
     reduced = study.reduce(one, done)
     found.append(Outcome(reduced, list(study.claims(one, reduced))))
   outcome = found[0]
@@ -168,11 +173,12 @@ def _read(study, config, workdir):
   return done
 
 
-def _train(study, config, workdir, stop):
+def _train(study, config, workdir, stop, begin):
   """Check every part that is not finished, then run it; return all results."""
   task = study.prepare(config)
   done: dict[str, Any] = {}
   work = _plan(study, config, task, workdir)
+  begin()
   finished = sum(size is None for size in work.values())
   if finished:
     print(f'{finished} of {len(work)} parts were finished before',
@@ -219,9 +225,10 @@ def parts_at_once(config: Any) -> int:
   """Return how many parts to train side by side; by default two on a CPU.
 
   XLA runs small networks on one core each. Collectives of two programs over
-  the same devices would cross, so other backends train one after the other.
+  the same devices would cross, so other backends train one after the other;
+  and a process can write one trace at a time.
   """
-  if config.backend != 'vmap':
+  if config.backend != 'vmap' or config.profile:
     return 1
   return config.parts_at_once or (2 if jax.default_backend() == 'cpu' else 1)
 
@@ -236,7 +243,7 @@ def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
     if not part.missing(workdir, config.allow_changed):
       return part.name, part.read(workdir)
     board.begin(part.name)
-    part.run(workdir, stop, config.allow_changed)
+    part.run(workdir, stop, config.allow_changed, config.watch())
     result = part.read(workdir)
     board.finish(part.name, showing.last_value(result))
     return part.name, result

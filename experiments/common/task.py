@@ -1,5 +1,7 @@
 """What tasks share: data and networks from flags, and programs of lanes."""
 
+from __future__ import annotations  # Flax waits until a network is built
+
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
+from gradiv._common import early_sums
+
 # What each of n workers sends, on a ring, for each element of the operand; of
 # the result for an all-gather and a reduce-scatter.
 _SENT = {
@@ -39,6 +41,8 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
   """List the collectives in the HLO text of a program.
 
+  Those that run only if a gradient is not finite are left out, here and below.
+
   >>> collectives('%a = f32[2,3]{1,0} all-reduce(%b), channel_id=1')
   [Collective(name='all-reduce', size=6)]
   """
@@ -46,14 +50,37 @@ def collectives(text: str) -> list[Collective]:
           for name, arrays in _find(text)]
 
 
-def bytes_sent(text: str, num_workers: int) -> float:
-  """Count the bytes that each worker sends, on a ring of all of them.
+def bytes_sent(text: str, num_workers: int | None = None) -> float:
+  """Count the bytes that each worker sends, on a ring of those that take part.
 
   >>> bytes_sent('%a = u8[8,6]{1,0} all-to-all(%b), channel_id=1', 8)
   42.0
+  >>> bytes_sent('%a = u8[6]{0} all-reduce(%b), replica_groups={{0,1},{2,3}}')
+  6.0
+
+  Args:
+    text: The HLO text of a program.
+    num_workers: How many take part in every collective. By default as many as
+      a replica group of the collective names.
   """
-  return sum(_SENT[name](num_workers) * width * size
-             for name, arrays in _find(text) for width, size in arrays)
+  lines = text.splitlines()
+  return sum(
+    _SENT[name](num_workers or _group_size(line)) * width * size
+    for line in lines for name, arrays in _find(line)
+    for width, size in arrays)
+
+
+def _group_size(line):
+  """Read off how many devices take part in a collective."""
+  listed = re.search(r'replica_groups=\{\{([0-9,]+)\}', line)
+  if listed:
+    return listed[1].count(',') + 1
+  grid = re.search(r'replica_groups=\[[0-9]+,([0-9]+)\]', line)
+  if grid:
+    return int(grid[1])
+  if ' collective-permute' in line:
+    return 2  # sends its operand once
+  raise ValueError(f'text={line!r}: names no replica groups')
 
 
 def bytes_traced(
@@ -78,7 +105,8 @@ def _sent_by(jaxpr, n):
   total = 0.
   for equation in jaxpr.eqns:
     name = _PRIMITIVES.get(equation.primitive.name)
-    if name:
+    stack = str(equation.source_info.name_stack)
+    if name and early_sums.AGAIN not in stack:
       total += _SENT[name](n) * sum(
         x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
     for parameter in jax.tree.leaves(list(equation.params.values())):
@@ -93,7 +121,7 @@ def _find(text):
   found = []
   for line in text.splitlines():
     match = re.search(rf' = (.*?) ({"|".join(_SENT)})(-start)?\(', line)
-    if match:
+    if match and early_sums.AGAIN not in line:
       arrays = re.findall(r'([a-z]+)([0-9]*)[a-z0-9]*\[([0-9,]*)\]', match[1])
       if match[3] and match[2] != 'all-reduce' and match[2] != 'all-to-all':
         arrays = arrays[len(arrays) // 2:]  # the operands come first

@@ -104,13 +104,12 @@ def critical(config, grid: xr.Dataset, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 def exact_steps(config, grid: xr.Dataset) -> xr.DataArray:
   """Predict the steps on least squares without noise from the best rate r*."""
-  exact = xr.zeros_like(grid['slowness'])
-  for cell in np.ndindex(exact.shape):
-    at = {name: int(x) for name, x in exact[cell].coords.items()}
-    rate, _ = theory.best_rate(
-      (at['dimension'] + 1) / at['batch_size'], at['staleness'])
-    exact[cell] = math.log(config.target) / math.log1p(-rate)
-  return exact
+  def of_cell(d, tau, b):
+    rate, _ = theory.best_rate((d + 1) / b, int(tau))
+    return math.log(config.target) / math.log1p(-rate)
+
+  return xr.apply_ufunc(of_cell, *(grid[name] for name in AXES['quadratic']),
+                        vectorize=True)
 
 
 def stale_over_batch(config, grid: xr.Dataset) -> np.ndarray:

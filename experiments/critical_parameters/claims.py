@@ -90,7 +90,8 @@ def quadratic(config, grid) -> list[Claim]:
       f'quadratic_exact_{name}', f'{data}: the exact theory predicts the steps '
       f'of every cell; {name} ratio', 'steps over ln ε / ln(1 − r*), with the '
       'best mean-square rate r*', at.values, EXACT, log=True,
-      note=f'The cell is {place}.'))
+      note=f'The cell is {place}'
+      f'{" in the first rounding" * (config.roundings > 1)}.'))
   return found + _critical(config, grid) + [make(
     'quadratic_workers', f'{data}: n workers with stale gradients need as many '
     'examples as a batch of n', 'examples with b = 1 and τ = n − 1 over those '

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 
 STUDIES = ('quadratic', 'noise', 'sparse', 'network', 'rates')
@@ -14,7 +14,7 @@ class Config(flags.Config):
   """The flags of this experiment."""
 
   studies: tuple[str, ...] = flag(
-    STUDIES, f'the studies to run: some of {", ".join(STUDIES)}')
+    STUDIES, 'the studies to run', STUDIES)
   num_seeds: int = flag(8, 'independent runs of each setting')
   dimensions: tuple[int, ...] = flag(
     (20, 200), 'least squares: numbers of parameters d, rising')
@@ -78,44 +78,38 @@ class Config(flags.Config):
     self._check_network()
 
   def _check_grids(self):
-    check = flags.check
-    check(self.studies, 'studies', f'some of {STUDIES}',
-          lambda names: names and set(names) <= set(STUDIES))
-    check(self.num_seeds, 'num_seeds', 'at least 3', lambda n: n >= 3)
-    for name in ('batch_sizes', 'dimensions', 'sparse_dimensions'):
-      check(getattr(self, name), name, 'two or more, rising, at least 1',
-            lambda xs: len(xs) > 1 and _is_rising(xs) and xs[0] >= 1)
+    check, rising = flags.check, checks.is_rising
+    checks.at_least(self, 3, 'num_seeds')
+    checks.each(
+      self, 'two or more, rising, at least 1', lambda xs: rising(
+        xs, above=0, count=2), 'batch_sizes', 'dimensions', 'sparse_dimensions')
     check(self.batch_sizes, 'batch_sizes', '1 first', lambda bs: bs[0] == 1)
-    for name in ('stalenesses', 'sparse_stalenesses'):
-      check(getattr(self, name), name, 'two or more, rising from 0',
-            lambda xs: len(xs) > 1 and _is_rising(xs) and xs[0] == 0)
+    checks.each(self, 'two or more, rising from 0', lambda xs: rising(
+      xs, count=2) and xs[0] == 0, 'stalenesses', 'sparse_stalenesses')
     d = self.sparse_dimensions[-2]
     check(self.supports, 'supports', f'divisors of {d}, the last but one of '
           '--sparse_dimensions', lambda ks: ks and all(
             k > 0 and d % k == 0 for k in ks))
     check(self.noise_ratios, 'noise_ratios', 'rising from 0',
-          lambda xs: _is_rising(xs) and xs[0] == 0)
-    for name in ('target', 'noise_target', 'sparse_target'):
-      check(getattr(self, name), name, 'between 0 and 1', lambda x: 0 < x < 1)
-    for name in ('rates_per_octave', 'together', 'max_steps', 'stable_steps',
-                 'every', 'train_examples'):
-      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+          lambda xs: rising(xs) and xs[0] == 0)
+    checks.each(self, 'between 0 and 1', lambda x: 0 < x < 1, 'target',
+                'noise_target', 'sparse_target', 'decay')
+    checks.at_least(self, 1, 'rates_per_octave', 'together', 'max_steps',
+                    'stable_steps', 'every', 'train_examples')
 
   def _check_network(self):
-    check, workers = flags.check, self.num_workers
+    check, rising, workers = flags.check, checks.is_rising, self.num_workers
     check(self.network_batch_sizes, 'network_batch_sizes', 'two or more, '
-          f'rising, multiples of --num_workers={workers}', lambda bs: len(
-            bs) > 1 and _is_rising(bs) and all(
-              b > 0 and b % workers == 0 for b in bs))
+          f'rising, multiples of --num_workers={workers}', lambda bs: rising(
+            bs, above=0, count=2) and all(b % workers == 0 for b in bs))
     check(self.network_stalenesses, 'network_stalenesses',
-          'rising, at least 1', lambda xs: _is_rising(xs) and xs[0] >= 1)
+          'rising, at least 1', lambda xs: rising(xs, above=0))
     check(self.network_rates, 'network_rates', 'positive, rising',
-          lambda xs: _is_rising(xs) and xs[0] > 0)
-    for name in ('network_steps', 'least_steps'):
-      check(getattr(self, name), name, f'a multiple of --every={self.every}',
-            lambda n: n > 0 and n % self.every == 0)
+          lambda xs: rising(xs, above=0))
+    checks.each(self, f'a multiple of --every={self.every}',
+                lambda n: n > 0 and n % self.every == 0, 'network_steps',
+                'least_steps')
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
-    check(self.decay, 'decay', 'between 0 and 1', lambda x: 0 < x < 1)
 
   def needs_images(self) -> bool:
     """Tell whether anything is trained on --dataset."""
@@ -144,7 +138,3 @@ class Config(flags.Config):
       return self.network_steps
     as_many = self.network_steps * self.network_batch_sizes[0] // batch_size
     return max(self.least_steps, as_many // self.every * self.every)
-
-
-def _is_rising(values: tuple) -> bool:
-  return bool(values) and list(values) == sorted(set(values))

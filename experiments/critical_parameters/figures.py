@@ -4,31 +4,26 @@ import math
 
 import numpy as np
 
-from experiments.common import intervals, plots
+from experiments.common import marks, plots
 from experiments.critical_parameters import theory
 
-INK = '#222222'
+LAW = r'$\tau + 1 + M/b$'
+WORDS = r'(delay $\tau$, batch $b$, gradient noise $M$)'
 
 
-def critical(config, reduced, claims):
+def critical(config, grid):
   """Show steps by batch and delay, and that they lie on one curve."""
-  del claims
-  grid = reduced.quadratic
-  if grid is None:
-    return None
-  figure, ((left, right),) = plots.panels(2, height=3.3)
-  d = config.dimensions[-1]
-  _map_steps(left, config, grid, d)
+  figure, ((left, right),) = plots.panels(2, height=3.4)
+  _map_steps(left, config, grid, config.dimensions[-1])
   x = np.geomspace(1.001, float(grid['slowness'].max()))
   low, high = (np.log(config.target) / np.log1p(-np.minimum(c / x, 1 - 1e-9))
                for c in (2, 1))
-  right.fill_between(x, np.maximum(low, 1), high, color='#dddddd', lw=0,
+  right.fill_between(x, np.maximum(low, 1), high, color=marks.SHADE, lw=0,
                      label='range of the theory')
-  for i, one in enumerate(config.dimensions):
-    own = grid.sel(dimension=one)
-    points(right, own['slowness'].values.ravel(), own['steps'].values.reshape(
-      own['slowness'].size, -1), i, ls='none', label=f'$M$ = {one + 1}')
-  right.set(xscale='log', yscale='log', xlabel=r'$\tau + 1 + M/b$',
+  for i, d in enumerate(config.dimensions):
+    own = grid.sel(dimension=d)
+    points(right, own['slowness'], own['steps'], i, label=f'$M$ = {d + 1}')
+  right.set(xscale='log', yscale='log', xlabel=f'{LAW}\n{WORDS}',
             ylabel=f'steps to {power(config.target)}',
             title=f'All {grid["slowness"].size} settings lie\non one curve')
   right.legend(loc='lower right')
@@ -36,14 +31,11 @@ def critical(config, reduced, claims):
   return figure
 
 
-def steps(config, reduced, claims):
+def steps(config, grid):
   """Show the steps by batch and delay in the smallest and largest dimension."""
-  del claims
-  if reduced.quadratic is None:
-    return None
   figure, (axes,) = plots.panels(2, height=3.3)
   for ax, d in zip(axes, (config.dimensions[0], config.dimensions[-1])):
-    _map_steps(ax, config, reduced.quadratic, d)
+    _map_steps(ax, config, grid, d)
   return figure
 
 
@@ -58,7 +50,7 @@ def _map_steps(ax, config, grid, d):
   for (i, j), value in np.ndenumerate(table):
     ax.text(j, i, f'{value:.0f}' if np.isfinite(value) else '–', ha='center',
             va='center', fontsize=7.5,
-            color='white' if logs[i, j] > middle else INK)
+            color='white' if logs[i, j] > middle else marks.INK)
   above = [sum(tau <= (d + 1) / b for tau in config.stalenesses)
            for b in config.batch_sizes]
   edges = np.arange(len(above) + 1) - 0.5
@@ -70,84 +62,72 @@ def _map_steps(ax, config, grid, d):
   ax.grid(False)
   ax.spines[:].set_visible(False)
   ax.set(xlabel='batch size $b$ (examples)', ylabel=r'delay $\tau$ (steps)',
-         title=f'Steps to {power(config.target)}, $M$ = {d + 1}: delay\n'
-         r'costs above the line $\tau = M/b$')
+         title=f'Steps to {power(config.target)}, noise $M$ = {d + 1}:\n'
+         r'delay costs above the line $\tau = M/b$')
 
 
-def noise(config, reduced, claims):
+def noise(config, grid):
   """Show the steps under label noise on the law without it and with it."""
-  del claims
-  grid = reduced.noise
-  if grid is None:
-    return None
-  figure, ((left, right),) = plots.panels(2, height=3.3, sharey=True)
-  alone = (grid['staleness'] + 1 + (config.dimensions[0] + 1)
-           / grid['batch_size']).values
-  for i, ratio in enumerate(config.noise_ratios):
-    own = grid.isel(label_noise=i)
-    runs = own['steps'].values.reshape(own['slowness'].size, -1)
-    points(left, alone.ravel(), runs, i, ls='none')
-    points(right, own['slowness'].values.ravel(), runs, i, ls='none',
-           label=rf'$\sigma^2/\epsilon$ = {ratio:g}')
-  left.set(xscale='log', yscale='log', xlabel=r'$\tau + 1 + M/b$',
+  figure, ((left, right),) = plots.panels(2, height=3.4, sharey=True)
+  alone = grid['staleness'] + 1 + (config.dimensions[0] + 1) / grid[
+    'batch_size'] + 0 * grid['label_noise']
+  for ax, law in ((left, alone), (right, grid['slowness'])):
+    law = law.transpose(*grid['slowness'].dims)
+    for i, ratio in enumerate(config.noise_ratios):
+      points(ax, law.isel(label_noise=i), grid['steps'].isel(label_noise=i), i,
+             label=rf'$\sigma^2/\epsilon$ = {ratio:g}')
+  left.set(xscale='log', yscale='log', xlabel=f'{LAW}\n{WORDS}',
            ylabel=f'steps to $\\epsilon$ = {power(config.noise_target)}',
-           title='Law without $\\sigma^2/\\epsilon$:\n'
-           'a curve for each noise level')
+           title='Law without label noise\n'
+           r'$\sigma^2/\epsilon$: a curve for each level')
   right.set(xscale='log', xlabel=r'$\tau + 1 + (M + \sigma^2/\epsilon)/b$',
-            title='Law with $\\sigma^2/\\epsilon$:\none curve for all')
+            title='Law with label noise\n'
+            r'$\sigma^2/\epsilon$: one curve for all')
   right.legend(loc='lower right')
   explain_bars(figure, config)
   return figure
 
 
-def rates(config, reduced, claims):
+def rates(config, grid):
   """Show c of the largest stable rates beside the exact limit."""
-  del claims
-  grid = reduced.rates
-  if grid is None:
-    return None
   figure, ((ax,),) = plots.panels(height=3.6)
+  delays = config.stalenesses[:-1]
   taus = np.unique(np.geomspace(
-    1, config.stalenesses[-2] + 1, 40).round().astype(int) - 1)
-  ax.axhspan(math.pi / 2, 2, color='#dddddd', lw=0, alpha=0.6)
-  ax.annotate(r'$\pi/2 \leq c \leq 2$', (0.99, 2.0), (0, -3), va='top',
-              ha='right', xycoords=('axes fraction', 'data'), fontsize=8,
-              textcoords='offset points', color='#666666')
+    1, delays[-1] + 1, 40).round().astype(int) - 1)
+  ax.axhspan(math.pi / 2, 2, color=marks.SHADE, lw=0, alpha=0.6)
+  marks.level(ax, 1.99, r'$\pi/2 \leq c \leq 2$', va='top', fontsize=8)
   for j, b in enumerate(grid['batch_size'].values):
     for d, style, fill in zip(config.dimensions, ('-', '--'),
                               (plots.COLORS[j % 6], 'white')):
       own, m = grid.sel(batch_size=b, dimension=d), (d + 1) / b
-      points(ax, own['staleness'].values + 1,
-             (own['steps'] * own['slowness']).values, j, ls='none', mfc=fill,
-             label=f'$M$ = {d + 1}, $b$ = {b}')
+      points(ax, own['staleness'] + 1, own['steps'] * own['slowness'], j,
+             mfc=fill, label=f'$M$ = {d + 1}, $b$ = {b}')
       ax.plot(taus + 1, [(tau + 1 + m) * theory.mean_square_limit(m, int(tau))
                          for tau in taus], color=plots.COLORS[j % 6], ls=style,
               lw=1)
   ax.set_xscale('log', base=2)
-  ax.set_xticks([tau + 1 for tau in config.stalenesses[:-1]],
-                [str(tau) for tau in config.stalenesses[:-1]])
+  ax.set_xticks([tau + 1 for tau in delays], map(str, delays))
   ax.set(xlabel=r'delay $\tau$ (steps)', ylim=(1.5, None),
-         ylabel=r'$c$ = largest stable rate $\times\;(\tau + 1 + M/b)$',
+         ylabel=f'$c$ = largest stable rate\n× ({LAW})',
          title='Largest stable rates (markers) follow the exact limit (lines)')
-  ax.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.18))
+  ax.legend(ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.18),
+            title='gradient noise $M$, batch $b$')
   explain_bars(figure, config)
   return figure
 
 
-def points(ax, x, runs, index: int, **options):
-  """Draw means of runs [place, run] with their 95 % intervals."""
-  found = np.array([intervals.of_mean(own) for own in runs])
-  ax.errorbar(
-    x, found[:, 0], np.abs(found[:, 1:] - found[:, :1]).T, lw=1.4, ms=4.5,
-    **{'color': plots.COLORS[index % 6], 'marker': plots.MARKERS[index % 6]}
-    | options)
+def points(ax, x, runs, index: int, **style):
+  """Draw means over the runs, with intervals, in the style of a series."""
+  x, runs = np.ravel(x), np.asarray(runs)
+  marks.means(ax, x, runs.reshape(len(x), -1), ms=4.5, **{
+    'color': plots.COLORS[index % 6], 'marker': plots.MARKERS[index % 6]}
+    | style)
 
 
 def explain_bars(figure, config):
   """Say what the error bars are, below the panels."""
-  figure.supxlabel(f'Bars: 95 % intervals over {config.num_seeds} runs, where '
-                   'wider than the marker', x=0.99, ha='right', fontsize=7,
-                   color='#666666')
+  marks.explain(figure, f'Bars: 95 % intervals over {config.num_seeds} runs, '
+                'where wider than the marker')
 
 
 def power(x: float) -> str:

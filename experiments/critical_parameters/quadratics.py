@@ -71,11 +71,8 @@ def steps_to(
       rounded otherwise.
   """
   draws = _draws(cell, num_runs * together, max_steps, seed)
-  first = _until(
-    cell.dimension, max_staleness + 1, together, is_reversed)(
-      jnp.float32(rates), draws, jnp.int32(cell.staleness),
-      jnp.float32(target), jnp.float32(cell.label_noise),
-      jnp.float32(cell.batch_size), jax.random.key(seed))
+  setting = _setting(cell, rates, max_staleness, seed, is_reversed)
+  first = _until(jnp.float32(target), draws, together, **setting)
   return search.finite(first, max_steps)
 
 
@@ -89,16 +86,25 @@ def growth(
   those of `steps_to`.
   """
   draws = _draws(cell, num_runs, num_steps, seed)
-  half, whole = _halves(
-    cell.dimension, max_staleness + 1, is_reversed)(
-    jnp.float32(rates), draws, jnp.int32(cell.staleness),
-    jnp.float32(cell.label_noise), jnp.float32(cell.batch_size),
-    jax.random.key(seed))
-  half, whole = np.asarray(half, float), np.asarray(whole, float)
+  half, whole = np.asarray(_halves(
+    draws, **_setting(cell, rates, max_staleness, seed, is_reversed)), float)
   with np.errstate(divide='ignore', invalid='ignore'):
     change = np.log(whole) - np.log(half)
   gone = ~np.isfinite(half) | ~np.isfinite(whole)
   return np.where(gone, np.inf, np.where(whole < _GONE, -np.inf, change))
+
+
+# What shapes a program; see `_setting`.
+_SHAPES = ('dimension', 'depth', 'is_reversed')
+
+
+def _setting(cell, rates, max_staleness, seed, is_reversed):
+  """Split a cell into what shapes its program, and arrays."""
+  return dict(
+    dimension=cell.dimension, depth=max_staleness + 1, is_reversed=is_reversed,
+    rates=jnp.float32(rates), staleness=jnp.int32(cell.staleness),
+    noise=jnp.float32(cell.label_noise),
+    batch_size=jnp.float32(cell.batch_size), key=jax.random.key(seed))
 
 
 def _draws(cell, num_runs, num_steps, seed):
@@ -123,7 +129,7 @@ def gradient(x, draw, noise, batch_size, normal):
   return (along_x[..., None] * x + size[..., None] * normal) / batch_size
 
 
-def _stepper(dimension, depth, is_reversed, rates, draws, staleness, noise,
+def _stepper(draws, *, dimension, depth, is_reversed, rates, staleness, noise,
              batch_size, key):
   """Make the start, and a step, of all rates and runs.
 
@@ -149,40 +155,31 @@ def _stepper(dimension, depth, is_reversed, rates, draws, staleness, noise,
   return start, past, step
 
 
-@functools.cache
-def _until(dimension, depth, together, is_reversed):
-  @jax.jit
-  def run(rates, draws, staleness, target, noise, batch_size, key):
-    start, past, step = _stepper(
-      dimension, depth, is_reversed, rates, draws, staleness, noise,
-      batch_size, key)
-    runs = draws[0].shape[1] // together
+@functools.partial(jax.jit, static_argnames=(*_SHAPES, 'together'))
+def _until(target, draws, together, **setting):
+  """Count steps to the target: [rates, runs]."""
+  start, past, step = _stepper(draws, **setting)
+  rates, lanes, _ = start.shape
+  shape = rates, lanes // together
 
-    def advance(t, state):
-      x, past = step(t, *state)
-      square = jnp.sum(x * x, -1).reshape(len(rates), runs, together)
-      return (x, past), square.mean(-1) <= target
+  def advance(t, state):
+    x, past = step(t, *state)
+    square = jnp.sum(x * x, -1).reshape(*shape, together)
+    return (x, past), square.mean(-1) <= target
 
-    return search.first_steps(
-      advance, (start, past), (len(rates), runs), staleness, len(draws[0]))
-  return run
+  return search.first_steps(
+    advance, (start, past), shape, setting['staleness'], len(draws[0]))
 
 
-@functools.cache
-def _halves(dimension, depth, is_reversed):
-  @jax.jit
-  def run(rates, draws, staleness, noise, batch_size, key):
-    start, past, step = _stepper(
-      dimension, depth, is_reversed, rates, draws, staleness, noise,
-      batch_size, key)
-    half = len(draws[0]) // 2
+@functools.partial(jax.jit, static_argnames=_SHAPES)
+def _halves(draws, **setting):
+  """Sum ‖x‖² at the middle and at the end: [2, rates, runs]."""
+  start, past, step = _stepper(draws, **setting)
+  half = len(draws[0]) // 2
 
-    def advance(carry, at):
-      carry = lax.fori_loop(
-        at, at + half, lambda t, c: step(t, *c), carry)
-      # Over a window as long as the delay, in which x may turn.
-      return carry, jnp.sum(carry[1]**2, (0, -1)) + jnp.sum(carry[0]**2, -1)
+  def advance(carry, at):
+    carry = lax.fori_loop(at, at + half, lambda t, c: step(t, *c), carry)
+    # Over a window as long as the delay, in which x may turn.
+    return carry, jnp.sum(carry[1]**2, (0, -1)) + jnp.sum(carry[0]**2, -1)
 
-    return lax.scan(
-      advance, (start, past), jnp.array([0, half], jnp.int32))[1]
-  return run
+  return lax.scan(advance, (start, past), jnp.array([0, half], jnp.int32))[1]

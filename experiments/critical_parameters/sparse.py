@@ -64,36 +64,34 @@ def steps_to(
   """
   rows = np.random.default_rng([seed, 2]).integers(
     len(a), size=(search.padded(max_steps), num_runs * together))
-  first = _until(max_staleness + 1, together)(
+  first = _until(
     jnp.float32(RATES), jnp.asarray(a), jnp.asarray(solved),
-    jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target))
+    jnp.asarray(rows, jnp.int32), jnp.int32(staleness), jnp.float32(target),
+    depth=max_staleness + 1, together=together)
   return search.finite(first, max_steps)
 
 
-@functools.cache
-def _until(depth, together):
-  @jax.jit
-  def run(rates, a, solved, rows, staleness, target):
-    lanes = rows.shape[1]
-    runs = lanes // together
-    goal = target * jnp.sum(solved**2)
-    start = jnp.zeros((len(rates), lanes, len(solved)))
-    past = jnp.zeros((depth, len(rates), lanes))
+@functools.partial(jax.jit, static_argnames=('depth', 'together'))
+def _until(rates, a, solved, rows, staleness, target, *, depth, together):
+  """Count steps to the target: [rates, runs]."""
+  lanes = rows.shape[1]
+  shape = len(rates), lanes // together
+  goal = target * jnp.sum(solved**2)
+  start = jnp.zeros((len(rates), lanes, len(solved)))
+  past = jnp.zeros((depth, len(rates), lanes))
 
-    def advance(t, state):
-      x, past = state
-      now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
-      logit = jnp.sum(x * now[None], -1)
-      wanted = jnp.sum(now * solved[None], -1)[None]
-      slope = jax.nn.sigmoid(logit) - jax.nn.sigmoid(wanted)
-      past = lax.dynamic_update_index_in_dim(past, slope, t % depth, 0)
-      # Until the first gradient is due, the slope there is zero.
-      due = past[(t - staleness) % depth]
-      x = x - (rates[:, None] * due)[..., None] * then[None]
-      off = jnp.sum((x - solved[None, None])**2, -1).reshape(
-        len(rates), runs, together)
-      return (x, past), off.mean(-1) <= goal
+  def advance(t, state):
+    x, past = state
+    now, then = a[rows[t]], a[rows[jnp.maximum(t - staleness, 0)]]
+    logit = jnp.sum(x * now[None], -1)
+    wanted = jnp.sum(now * solved[None], -1)[None]
+    slope = jax.nn.sigmoid(logit) - jax.nn.sigmoid(wanted)
+    past = lax.dynamic_update_index_in_dim(past, slope, t % depth, 0)
+    # Until the first gradient is due, the slope there is zero.
+    due = past[(t - staleness) % depth]
+    x = x - (rates[:, None] * due)[..., None] * then[None]
+    off = jnp.sum((x - solved[None, None])**2, -1).reshape(*shape, together)
+    return (x, past), off.mean(-1) <= goal
 
-    return search.first_steps(
-      advance, (start, past), (len(rates), runs), staleness, len(rows))
-  return run
+  return search.first_steps(
+    advance, (start, past), shape, staleness, len(rows))

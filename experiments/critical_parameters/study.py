@@ -17,6 +17,12 @@ from experiments.critical_parameters import (
 from experiments.critical_parameters.task import Task
 
 
+def _draw(part, draw, config, reduced, claims):
+  """Draw what one of the five studies found, if it was chosen."""
+  found = getattr(reduced, part)
+  return None if found is None else draw(config, found)
+
+
 class Critical(study.Study):
   """Stich, Mohtashami, Jaggi 2021."""
 
@@ -37,11 +43,19 @@ class Critical(study.Study):
     'critical': 'Steps by batch size and delay, and the curve onto which all '
     'fall', 'critical_network': 'Four measures of the critical parameter of a '
     'network', 'sparse': 'The critical delay by sparsity and by M'}
-  figures = {
-    'critical': figures.critical, 'critical_steps': figures.steps,
-    'noise': figures.noise, 'rates': figures.rates,
-    'sparse': data_figures.sparse, 'critical_network': data_figures.network,
-    'critical_course': data_figures.course}
+  figures = {name: functools.partial(_draw, part, draw)
+             for name, part, draw in (
+               ('critical', 'quadratic', figures.critical),
+               ('critical_steps', 'quadratic', figures.steps),
+               ('noise', 'noise', figures.noise),
+               ('rates', 'rates', figures.rates),
+               ('sparse', 'sparse', data_figures.sparse),
+               ('critical_network', 'network', data_figures.network),
+               ('critical_course', 'network', data_figures.course))}
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
 
   def prepare(self, config):
     """Load the data and build the network, where the study needs them."""
@@ -71,35 +85,17 @@ class Critical(study.Study):
     With `rates`, by seed, a run is tracked at these rates alone.
     """
     is_tracked = rates is not None
-    seeds = tuple(config.seeds)
     axes = {} if is_tracked else {'rate': config.network_rates}
-    names = ['dataset', 'image_size', 'train_examples', 'model',
-             'model_options']
-    name = network.part_name(batch_size, staleness)
     return Trained(
-      network.TRACKED if is_tracked else name,
-      axes | {'seed': seeds},
+      network.TRACKED if is_tracked else network.part_name(
+        batch_size, staleness), axes | {'seed': tuple(config.seeds)},
       lambda lanes: task.program(
         batch_size, staleness, lanes, is_tracked=is_tracked),
       config.schedule(
         config.network_length(batch_size, staleness), config.every),
       workers=config.workers(config.num_workers if is_tracked else 1),
-      defined_by=config.pick(*names, *(['decay'] if is_tracked else [])) | {
-        'batch_size': batch_size, 'staleness': staleness},
+      defined_by=config.pick(
+        'dataset', 'image_size', 'train_examples', 'model', 'model_options',
+        *(['decay'] if is_tracked else [])) | {
+          'batch_size': batch_size, 'staleness': staleness},
       also=lambda at: {'rate': rates[at['seed']]} if is_tracked else {})
-
-  def reduce(self, config, done):
-    """Reduce the records to steps and critical numbers."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the critical numbers of the network, and how tuning went."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims of the studies that were chosen."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)

@@ -1,7 +1,5 @@
 """The data and the network of the study `network`, and its programs."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import optax
 
 import gradiv
 from experiments import data, models
-from experiments.common import flags, task
+from experiments.common import image_task, task
 from experiments.critical_parameters.config import Config
 from experiments.engine import trainer
 
@@ -20,17 +18,10 @@ class Task:
   def __init__(self, config: Config):
     self.config = config
     examples = task.load_images(config, 'train')
-    flags.check(
-      config.train_examples, 'train_examples',
-      f'at most the {len(examples)} of {config.dataset}',
-      lambda n: n <= len(examples))
+    config.check_examples(len(examples))
     self.arrays = examples.gather(np.arange(config.train_examples))
-    images = self.arrays['image']
-    mean, std = data.channel_statistics(images)
-    self.standardize = functools.partial(data.standardize, mean=mean, std=std)
-    self.model = task.build_model(
-      config, images.shape[1:], examples.num_classes)
-    self.loss = task.image_loss(self.model, self.standardize, augment=False)
+    self.standardize, self.model, self.loss = image_task.build(
+      config, self.arrays['image'], examples.num_classes)
 
   def program(
     self, batch_size: int, staleness: int, lanes: dict[str, np.ndarray], *,

@@ -95,39 +95,6 @@ def mean_square_limit(noise_ratio: float, staleness: int) -> float:
     1 / (staleness + 1 + noise_ratio), limit * (1 - 1e-14))
 
 
-def noise_floor(
-  step: float, staleness: int, *, noise_ratio: float, variance: float,
-  curvature: float = 1.,
-) -> float:
-  """Compute what E x² comes to, η² σ² H₂/(1 − M u² H₂); maybe infinite.
-
-  Args:
-    step: u = η · curvature.
-    staleness: τ.
-    noise_ratio: M, of a batch.
-    variance: σ², of a batch.
-    curvature: Of the direction.
-  """
-  _check_step(step, staleness)
-  checks.at_least('noise_ratio', noise_ratio, 0)
-  checks.at_least('variance', variance, 0)
-  checks.positive('curvature', curvature)
-  energy = step**2 * impulse_energy(step, staleness)
-  if noise_ratio * energy >= 1:
-    return math.inf
-  return variance / curvature**2 * energy / (1 - noise_ratio * energy)
-
-
-def best_batch_step(noise_ratio: float, batch_size: float) -> float:
-  """Compute b/(b + M), the best step without delay.
-
-  There E x² falls by M/(b + M) a step: linear in b up to M, then saturated.
-  """
-  checks.at_least('noise_ratio', noise_ratio, 0)
-  checks.positive('batch_size', batch_size)
-  return batch_size / (batch_size + noise_ratio)
-
-
 def mean_square_radius(
   step: float, staleness: int, noise_ratio: float
 ) -> float:

@@ -33,14 +33,15 @@ class Run:
 
   def early(self, name: str) -> xr.DataArray:
     """Take the looks of the first steps: [rate, seed, look]."""
-    series = self.records[name]
-    return series.isel(look=slice(max(round(EARLY * series.sizes['look']), 1)))
+    return self.records[name].isel(look=slice(self._share_of_looks(EARLY)))
 
   def late(self, name: str) -> xr.DataArray:
     """Take the looks of the last steps: [rate, seed, look]."""
-    series = self.records[name]
-    count = max(round(LATE * series.sizes['look']), 1)
-    return series.isel(look=slice(-count, None))
+    return self.records[name].isel(
+      look=slice(-self._share_of_looks(LATE), None))
+
+  def _share_of_looks(self, share: float) -> int:
+    return max(round(share * self.records.sizes['look']), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +91,13 @@ def imposed_ratio(config, found: xr.Dataset) -> dict[float, list[float]]:
   part are known by it.
   """
   ratio = looks(config, found)['ratio']
-  near = abs(ratio['look'].values[:, None] - ratio['look'].values)
-  near = near <= config.imposed_window / 2
-  factors = {}
-  for rate, series in zip(ratio['rate'].values.tolist(), ratio.values):
-    middle = np.array([median(look) for look in series.T])
-    middle = np.where(np.isfinite(middle), middle, 1)
-    smooth = [middle[picked].mean() for picked in near]
-    factors[rate] = np.maximum(smooth, 0).round(6).tolist()
-  return factors
+  look = ratio['look'].values
+  near = abs(look[:, None] - look) <= config.imposed_window / 2
+  middle = ratio.where(np.isfinite(ratio)).median('seed').fillna(1)
+  smooth = lambda series: np.maximum(
+    [series[picked].mean() for picked in near], 0).round(6).tolist()
+  return {rate: smooth(series) for rate, series in zip(
+    middle['rate'].values.tolist(), middle.values)}
 
 
 def median(x: np.ndarray) -> float:

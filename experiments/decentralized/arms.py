@@ -101,9 +101,8 @@ def _of_images(config):
   All at the first batch size; of others, the two that the paper is about.
   Graphs but the first are compared at the rate in focus, with few seeds.
   """
-  def make(name, size=config.batch_sizes[0], rates=None, seeds=config.seeds,
-           is_measured=False, workers=config.num_workers):
-    rates = config.rates(size) if rates is None else rates
+  def make(name, size=config.batch_sizes[0], rates=config.learning_rates,
+           seeds=config.seeds, is_measured=False, workers=config.num_workers):
     return Arm(name, 'images', size, rates, tuple(seeds), workers, is_measured)
 
   main, few = config.main_arm, config.seeds[:config.few_seeds]

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.common.claims import Claim
+from experiments.common.intervals import UNKNOWN, Interval
 from experiments.decentralized import analysis
 from experiments.decentralized.arms import contraction, mixing_matrices
 
@@ -50,65 +51,56 @@ def claims(config, reduced) -> list[Claim]:
 
 
 def _of_success(config, reduced):
-  main, plain = (reduced.find(name) for name in (config.main_arm, 'ssgd'))
   at_focus = lambda run: run.good.sel(rate=config.focus_rate)
-  share = f'share of runs that succeed at the rate {config.focus_rate:g}'
-  found = [Claim(
-    'converges', 'DPSGD converges where SSGD diverges',
-    f'{share}, beyond that of SSGD', analysis.gain(
-      at_focus(main), at_focus(plain)), (MORE_SUCCESSES, math.inf),
-    source='abstract', runs=config.num_seeds, unit='%')]
+  rows = [('converges', 'DPSGD converges where SSGD diverges', config.main_arm,
+           'abstract')]
   if 'complete' in config.topologies[1:]:
-    complete = reduced.find('dpsgd_complete')
-    found.append(Claim(
-      'complete', 'so does DPSGD with complete mixing, where only the '
-      'gradients are local', f'{share}, beyond that of SSGD', analysis.gain(
-        at_focus(complete), at_focus(plain)), (MORE_SUCCESSES, math.inf),
-      source='Fig. 2', runs=len(complete.arm.seeds), unit='%'))
+    rows.append(('complete', 'so does DPSGD with complete mixing, where only '
+                 'the gradients are local', 'dpsgd_complete', 'Fig. 2'))
+  found = [Claim(
+    key, text, f'share of runs that succeed at the rate {config.focus_rate:g}, '
+    'beyond that of SSGD', analysis.gain(
+      at_focus(reduced.find(arm)), at_focus(reduced.find('ssgd'))),
+    (MORE_SUCCESSES, math.inf), source=source,
+    runs=len(reduced.find(arm).arm.seeds), unit='%')
+    for key, text, arm, source in rows]
   if len(config.batch_sizes) > 1:
-    found.append(_of_the_batch(config, reduced))
+    large, small = max(config.batch_sizes), min(config.batch_sizes)
+    counts = [analysis.survived(reduced.find(name, size=size))
+              for size in (large, small) for name in (config.main_arm, 'ssgd')]
+    found.append(Claim(
+      'batch', 'DPSGD gains more where batches are large', 'learning rates '
+      f'survived beyond SSGD, of {len(config.learning_rates)}: at a batch of '
+      f'{large} less at {small}', analysis.compared(
+        lambda a, b, c, d: float(np.mean(a) - np.mean(b) - np.mean(c)
+                                 + np.mean(d)), *counts),
+      ABOVE_ZERO, source='Tables 1, 2', runs=config.num_seeds))
   return found
-
-
-def _of_the_batch(config, reduced):
-  large, small = max(config.batch_sizes), min(config.batch_sizes)
-  counts = [analysis.survived(reduced.find(name, size=size))
-            for size in (large, small) for name in (config.main_arm, 'ssgd')]
-  return Claim(
-    'batch', 'DPSGD gains more where batches are large', 'learning rates '
-    f'survived beyond SSGD, of {len(config.learning_rates)}: at a batch of '
-    f'{large} less at {small}', analysis.compared(
-      lambda a, b, c, d: float(np.mean(a) - np.mean(b) - np.mean(c)
-                               + np.mean(d)), *counts),
-    ABOVE_ZERO, source='Tables 1, 2', runs=config.num_seeds)
 
 
 def _of_the_rate(config, reduced):
   main, plain = (reduced.find(name) for name in (config.main_arm, 'ssgd'))
   first = f'first {analysis.EARLY:.0%} of the steps'
-  last = f'last {analysis.LATE:.0%}'
+  spread, batches = (main.early(f'across_{of}') for of in ('spread', 'batch'))
+  ratio = lambda a, b: analysis.median(a) / analysis.median(b)
   rows = (
     ('early_rate', 'DPSGD lowers its effective learning rate early',
-     f'median α_e/α, {first}', main.early('ratio'),
-     (-math.inf, EARLY_BELOW), 'Fig. 2'),
+     f'median α_e/α, {first}', analysis.median, [main.early('ratio')],
+     (-math.inf, EARLY_BELOW)),
     ('late_rate', 'and restores it late, when the workers agree',
-     f'the same, {last}', main.late('ratio'), (LATE_ABOVE, math.inf), 'Fig. 2'),
+     f'the same, last {analysis.LATE:.0%}', analysis.median,
+     [main.late('ratio')], (LATE_ABOVE, math.inf)),
     ('plain_rate', 'SSGD keeps its effective rate',
-     f'the same for SSGD, {first}', plain.early('ratio'), PLAIN_WITHIN,
-     'Fig. 2'))
-  found = [Claim(
+     f'the same for SSGD, {first}', analysis.median, [plain.early('ratio')],
+     PLAIN_WITHIN),
+    ('early_noise', 'early, the noise of DPSGD is that of the disagreement, '
+     'not of the batches', f'median Δ_2 over median Δ_S, {first}', ratio,
+     [spread, batches], ABOVE_ONE))
+  return [Claim(
     key, text, f'{how}, at the rate {config.focus_rate:g}', analysis.compared(
-      analysis.median, series.sel(rate=config.focus_rate)), allowed,
-    source=source, runs=config.num_seeds)
-    for key, text, how, series, allowed, source in rows]
-  noises = [main.early(name).sel(rate=config.focus_rate)
-            for name in ('across_spread', 'across_batch')]
-  return [*found, Claim(
-    'early_noise', 'early, the noise of DPSGD is that of the disagreement, not '
-    'of the batches', f'median Δ_2 over median Δ_S, {first}, at the rate '
-    f'{config.focus_rate:g}', analysis.compared(
-      lambda a, b: analysis.median(a) / analysis.median(b), *noises),
-    ABOVE_ONE, source='Fig. 2', runs=config.num_seeds)]
+      statistic, *(x.sel(rate=config.focus_rate) for x in series)), allowed,
+    source='Fig. 2', runs=config.num_seeds)
+    for key, text, how, statistic, series, allowed in rows]
 
 
 def _of_the_controls(config, reduced):
@@ -153,15 +145,14 @@ def _of_spread(config, reduced):
   return found
 
 
-def rising(samples: list[xr.DataArray]) -> analysis.Interval:
+def rising(samples: list[xr.DataArray]) -> Interval:
   """Compute the smallest factor between the medians of neighbors."""
-  def statistic(*values):
-    medians = np.array([analysis.median(x) for x in values])
-    return float((medians[1:] / medians[:-1]).min())
-
   if len(samples) < 2:
-    return analysis.intervals.UNKNOWN
-  return analysis.compared(statistic, *samples)
+    return UNKNOWN
+  medians = lambda values: np.array([analysis.median(x) for x in values])
+  return analysis.compared(
+    lambda *values: float(np.min(
+      medians(values[1:]) / medians(values[:-1]))), *samples)
 
 
 def _of_lamb(config, reduced):
@@ -176,17 +167,17 @@ def _of_lamb(config, reduced):
 
 
 def _of_fig_5(config, reduced):
-  rate, graph = config.fig_5_rates[0], 'dpsgd_two_neighbors'
-  size = config.fig_5_batch_size
+  rate, size = config.fig_5_rates[0], config.fig_5_batch_size
   accuracy = lambda name: reduced.find(name, size=size).final(
     'accuracy').sel(rate=rate)
   return [Claim(
     key, text, f'test accuracy at the rate {rate:g}, six workers with two '
-    f'neighbors on each side: {how}', analysis.gain(accuracy(one), accuracy(
-      two)), ABOVE_ZERO, paper, 'Fig. 5', config.num_seeds, '%')
+    f'neighbors on each side: {how}', analysis.gain(
+      accuracy(one), accuracy(two)), ABOVE_ZERO, paper, 'Fig. 5',
+    config.num_seeds, '%')
     for key, text, one, two, how, paper in (
-      ('fig_5', 'where both converge, DPSGD generalizes better', graph, 'ssgd',
-       'DPSGD beyond SSGD', 0.003),
+      ('fig_5', 'where both converge, DPSGD generalizes better',
+       'dpsgd_two_neighbors', 'ssgd', 'DPSGD beyond SSGD', 0.003),
       ('fig_5_noise', 'and SSGD* worse than SSGD', 'ssgd',
        'ssgd_noise', 'SSGD beyond SSGD*', 0.013))]
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 
 DOMAINS = ('images', 'text')
@@ -25,11 +25,9 @@ class Config(flags.Config):
                         'disagree is open. Runs at these rates are chaotic')
   lanes_at_once: int = flag(4, 'how many runs to train side by side: four fit '
                             'into the cache of a CPU core; 0: all')
-  domains: tuple[str, ...] = flag(DOMAINS, "'images', 'text'")
+  domains: tuple[str, ...] = flag(DOMAINS, 'what to train on', DOMAINS)
   model_options: str = flag('{"hidden": [50, 50], "use_bias": false}',
                             'sizes of the model, as JSON')
-  image_size: int = flag(0, 'scale and crop images to this; needed where '
-                         'they differ in size')
   pixel_scale: float = flag(255.0, 'pixels, less their mean, are divided by '
                             'this; 0: by their standard deviation')
   augment: bool = flag(False, 'random crops and flips, as usual for CIFAR')
@@ -45,7 +43,6 @@ class Config(flags.Config):
   fig_5_rates: tuple[float, ...] = flag(
     (0.2,), "learning rates of the network of the paper's Fig. 5: six "
     'workers, two neighbors on each side; empty: leave it out')
-  scale_rates: bool = flag(False, 'scale rates by the batch size')
   warmup_steps: int = flag(0, 'in which rates rise linearly, for all arms')
   rate_cuts: tuple[float, ...] = flag(
     (1.0,), 'shares of the steps after which rates fall to a tenth; 1: never')
@@ -77,35 +74,30 @@ class Config(flags.Config):
     super().__post_init__()
     self._check_arms()
     self._check_lengths()
-    check = flags.check
-    for name in ('noise_stddev', 'measured_examples', 'image_size',
-                 'pixel_scale', 'warmup_steps'):
-      check(getattr(self, name), name, 'at least 0', lambda x: x >= 0)
-    for name in ('few_seeds', 'num_matchings', 'imposed_window', 'text_length',
-                 'text_seeds', 'text_examples', 'eval_batch_size'):
-      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
-    check(self.rate_cuts, 'rate_cuts', 'shares above 0, up to 1',
-          lambda cuts: all(0 < cut <= 1 for cut in cuts))
-    check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
-          lambda x: 0 <= x < 1)
-    check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
+    checks.at_least(self, 0, 'noise_stddev', 'measured_examples', 'pixel_scale',
+                    'warmup_steps')
+    checks.at_least(
+      self, 1, 'few_seeds', 'num_matchings', 'imposed_window', 'text_length',
+      'text_seeds', 'text_examples', 'eval_batch_size')
+    flags.check(self.rate_cuts, 'rate_cuts', 'shares above 0, up to 1',
+                lambda cuts: all(0 < cut <= 1 for cut in cuts))
+    flags.check(self.target_accuracy, 'target_accuracy', 'from 0 to below 1',
+                lambda x: 0 <= x < 1)
+    flags.check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     flags.check_options(self, 'text_model_options', 'lstm')
 
   def _check_arms(self):
-    check, known = flags.check, TOPOLOGIES
-    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
-    check(self.domains, 'domains', f'some of {DOMAINS}', lambda names:
-          names and set(names) <= set(DOMAINS))
-    check(self.topologies, 'topologies', f'some of {known}, each once',
-          lambda names: _distinct(names, lambda name: name in known))
-    for name in ('learning_rates', 'lamb_rates', 'text_learning_rates',
-                 'fig_5_rates'):
-      may_be_empty = name == 'fig_5_rates'
-      check(getattr(self, name), name, 'positive and rising', lambda rates:
-            (rates or may_be_empty) and list(rates) == sorted({*rates})
-            and min(rates, default=1) > 0)
-    check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
-          lambda rate: rate in self.learning_rates)
+    checks.at_least(self, 2, 'num_workers')
+    flags.check(self.topologies, 'topologies',
+                f'some of {TOPOLOGIES}, each once', lambda names: _distinct(
+                  names, lambda name: name in TOPOLOGIES))
+    rising = lambda rates: checks.is_rising(rates, above=0)
+    checks.each(self, 'positive and rising', rising, 'learning_rates',
+                'lamb_rates', 'text_learning_rates')
+    flags.check(self.fig_5_rates, 'fig_5_rates', 'positive and rising',
+                lambda rates: not rates or rising(rates))
+    flags.check(self.focus_rate, 'focus_rate', 'one of --learning_rates',
+                lambda rate: rate in self.learning_rates)
 
   def _check_lengths(self):
     unit = self.num_records * self.measure_every
@@ -148,11 +140,6 @@ class Config(flags.Config):
   def steps_of(self, domain: str) -> int:
     """Count the steps of a run."""
     return self.steps if domain == 'images' else self.text_steps
-
-  def rates(self, batch_size: int) -> tuple[float, ...]:
-    """List the learning rates of a batch size."""
-    scale = batch_size / self.batch_sizes[0] if self.scale_rates else 1
-    return tuple(rate * scale for rate in self.learning_rates)
 
 
 def _distinct(values, allowed):

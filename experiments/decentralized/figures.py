@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from experiments.common import intervals, plots
+from experiments.common import intervals, marks, plots
 
 # The same arm has the same color in every figure; all graphs are DPSGD.
 COLORS = dict(zip(('dpsgd', 'ssgd', 'ssgd_noise', 'imposed', 'lamb'),
                   plots.COLORS))
-BY_RATE = 'ssgd', 'ssgd_noise', 'imposed'
 
 
 def color_of(arm) -> str:
@@ -17,83 +16,85 @@ def color_of(arm) -> str:
 
 def success(config, reduced, claims):
   """Show successes by arm and rate, and of every arm at the rate in focus."""
-  del claims
   if 'images' not in config.domains:
     return None
   figure, ((left, right),) = plots.panels(2, height=3.2)
-  runs = [reduced.find(name) for name in (config.main_arm, *BY_RATE)]
-  rates = [f'{rate:g}' for rate in config.learning_rates]
-  plots.matrix(
-    left, np.array([run.good.sum('seed').values for run in runs]),
-    config.num_seeds, [_short(run.arm) for run in runs], rates)
+  names = config.main_arm, 'ssgd', 'ssgd_noise', 'imposed'
+  _matrix(left, map(reduced.find, names), config.num_seeds)
   left.set(xlabel='learning rate', title='Runs that succeed,\n'
            f'of {config.num_seeds} (batch {config.batch_sizes[0]})')
   rows = [_at_focus(config, run) for run in reduced.runs
           if (run.arm.domain, run.arm.batch_size)
           == ('images', config.batch_sizes[0])]
-  rows.sort(key=lambda row: -row[2].value)
-  for i, (run, _, share) in enumerate(rows):
-    right.plot(share[1:], [i, i], color=color_of(run.arm), lw=2)
-    right.plot(share.value, i, 'o', color=color_of(run.arm), ms=5)
-  right.set_yticks(range(len(rows)), [name for _, name, _ in rows])
-  right.invert_yaxis()
+  rows.sort(key=lambda row: -row[-1].value)
+  for i, (arm, _, share) in enumerate(rows):
+    marks.points(right, [i], share, in_rows=True, color=color_of(arm),
+                 elinewidth=2)
+  marks.row_names(right, [name for _, name, _ in rows])
   right.set(xlabel='share of runs that succeed\n(bar: 95 % interval)',
             xlim=(-0.04, 1.04), title='The same at the rate '
             f'{config.focus_rate:g}')
   return figure
 
 
+def _matrix(ax, runs, total):
+  """Show how many runs succeed: a row an arm, a column a rate."""
+  runs = list(runs)
+  plots.matrix(
+    ax, np.array([run.good.sum('seed').values for run in runs]), total,
+    [_short(run.arm) for run in runs], [f'{x:g}' for x in runs[0].arm.rates])
+
+
 def _at_focus(config, run):
-  """Return a run with its label and its share of successes in focus."""
-  count = run.good.sum('seed')
-  rate = config.focus_rate
+  """Return an arm, its label, and its share of successes in focus.
+
+  LAMB, whose rates are its own, stands at the best of them.
+  """
+  count, rate = run.good.sum('seed'), config.focus_rate
+  label = _short(run.arm)
   if rate not in run.arm.rates:
     rate = float(count.idxmax('rate'))
-  label = _short(run.arm) + (
-    f' at {rate:g}' if rate != config.focus_rate else '')
-  return run, label, intervals.of_share(
+    label += f' at {rate:g}'
+  return run.arm, label, intervals.of_share(
     int(count.sel(rate=rate)), len(run.arm.seeds))
 
 
 def _short(arm):
-  return arm.label.replace('DPSGD, ', 'DPSGD,\n').replace('SSGD, ', 'SSGD,\n')
+  return arm.label.replace('SGD, ', 'SGD,\n')
 
 
 def along(config, reduced, claims):
   """Show the effective learning rate and the spread along the training."""
-  del claims
   if 'images' not in config.domains:
     return None
   figure, ((left, right),) = plots.panels(2, height=2.9)
-  rate = config.focus_rate
   main, plain = (reduced.find(name) for name in (config.main_arm, 'ssgd'))
-  for run in (plain, main):
-    series = run.records['ratio'].sel(rate=rate)
-    _band(left, series['look'].values, series.values,
-          color_of(run.arm), run.arm.label)
-  left.set(xlabel='step', ylabel=r'effective over nominal rate '
-           r'$\alpha_e/\alpha$', ylim=(0, 1.4),
-           title='DPSGD lowers its rate early')
+  for ax, run, name in ((left, plain, 'ratio'), (left, main, 'ratio'),
+                        (right, main, 'spread')):
+    series = run.records[name].sel(rate=config.focus_rate)
+    # At the start all workers are equal.
+    _band(ax, series.isel(look=slice(name == 'spread', None)), run.arm)
+  left.set(xlabel='step', ylim=(0, 1.4), title='DPSGD lowers its rate early',
+           ylabel='effective learning rate $\\alpha_e$,\n'
+           r'over the nominal one $\alpha$')
   left.legend(loc='lower right')
-  spread = main.records['spread'].sel(rate=rate)
-  _band(right, spread['look'].values[1:], spread.values[:, 1:],
-        color_of(main.arm), main.arm.label)
-  plots.log_scale(right)
-  right.set(xlabel='step', ylabel=r'spread of the workers $\sigma_w^2$',
-            title='while its workers disagree')
+  plots.log_scale(right).set(
+    xlabel='step', title='while its workers disagree',
+    ylabel="$\\sigma_w^2$: square distance of the\nworkers' weights "
+    'from their mean')
   figure.suptitle(
-    f'Learning rate {rate:g}, median and quartiles of {config.num_seeds} '
-    'seeds, smoothed', fontsize=8, color='#444444', x=0.01, ha='left')
+    f'Learning rate {config.focus_rate:g}, median and quartiles of '
+    f'{config.num_seeds} seeds, smoothed', fontsize=8, color='#444444',
+    x=0.01, ha='left')
   return figure
 
 
-def _band(ax, steps, series, color, label):
+def _band(ax, series, arm):
   """Draw the median of the seeds and their quartiles, smoothed."""
-  series = np.where(np.isfinite(series), series, np.nan)
-  quartiles = np.nanquantile(series, (.25, .5, .75), axis=0)
-  low, middle, high = _smooth(quartiles)
-  ax.plot(steps, middle, color=color, label=label)
-  ax.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+  quartiles = series.where(np.isfinite(series)).quantile(
+    (.25, .5, .75), 'seed').values
+  marks.band(ax, series['look'], *_smooth(quartiles), color=color_of(arm),
+             label=arm.label)
 
 
 def _smooth(curves, reach=3):
@@ -106,25 +107,21 @@ def _smooth(curves, reach=3):
 
 def text(config, reduced, claims):
   """Show successes of the LSTM by rate, and its loss along the training."""
-  del claims
   if 'text' not in config.domains:
     return None
   figure, ((left, right),) = plots.panels(2, height=2.8)
   runs = [reduced.find(name, 'text') for name in (config.main_arm, 'ssgd')]
-  plots.matrix(
-    left, np.array([run.good.sum('seed').values for run in runs]),
-    config.text_seeds, [_short(run.arm) for run in runs],
-    [f'{rate:g}' for rate in config.text_learning_rates])
+  _matrix(left, runs, config.text_seeds)
   left.set(xlabel='learning rate', title='LSTM on text: runs that\n'
            f'succeed, of {config.text_seeds}')
-  styles = '-', '--', ':'
   for run in runs:
-    for rate, style in zip(run.arm.rates, styles):
+    for i, rate in enumerate(run.arm.rates):
       loss = run.records['loss'].sel(rate=rate)
-      right.plot(loss['step'], loss.median('seed'), style,
-                 color=color_of(run.arm), lw=1.4,
+      right.plot(loss['step'], loss.median('seed'), lw=1.4,
+                 ls=(0, (6 / i, 1.5)) if i else '-',  # the dashes of a rate
+                 color=color_of(run.arm),
                  label=f'{run.arm.label.split(",")[0]}, {rate:g}')
-  right.axhline(config.target_loss, color='#222222', lw=0.8)
+  right.axhline(config.target_loss, color=marks.INK, lw=0.8)
   right.set(xlabel='step', ylabel='test loss (nats a character)',
             title='Median loss of the seeds')
   right.set_ylim(top=1.4 * right.get_ylim()[1])

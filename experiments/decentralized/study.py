@@ -40,6 +40,11 @@ class Decentralized(study.Study):
   figures = {'success': figures.success, 'along': figures.along,
              'text': figures.text}
 
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
+
   def prepare(self, config):
     """Load the data and build the network of each domain."""
     return {domain: Task(config, domain) for domain in config.domains}
@@ -73,19 +78,3 @@ class Decentralized(study.Study):
         'arm': arm.name, 'batch_size': arm.batch_size},
       also=lambda at: {} if ratio is None else {'ratio': ratio[at['rate']]},
       dims=dict.fromkeys(analysis.MEASURES, ('slot',)))
-
-  def reduce(self, config, done):
-    """Judge the runs, and label what was measured."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every arm and rate."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)

@@ -25,8 +25,8 @@ class Line:
     title: Of the part.
     began: When.
     total: Its steps; 0 until they are known.
-    done: Steps done, in this run or before.
-    first: Steps done, and when, at the end of the first chunk: compilation is
+    done: Steps done, in this process or before.
+    first: Steps done, and when, at the end of the first scan: compilation is
       over by then.
     loss: The last that is known.
   """
@@ -72,7 +72,7 @@ class Board:
     """Take the work of each part that is to do, and count the finished ones."""
     self._work = dict(work)
     self._num_parts, self._num_done = len(work) + finished, finished
-    self._finished_work = 0
+    self._finished_work = self._earlier_work = 0
     self._lines: dict[str, Line] = {}
     self._began = self._shown = time.monotonic()
     self._lock = threading.RLock()
@@ -96,6 +96,13 @@ class Board:
         self._tasks[title] = self._rich.add_task(title, total=1, state='')
       self.show()
     return line
+
+  def take_up(self, line: Line, total: int, done: int) -> None:
+    """Note that a part begins, or goes on where an earlier process ended."""
+    with self._lock:
+      line.total, line.done, line.first = total, done, None
+      self._earlier_work += self._work.get(line.title, 0) * done / total
+      self.show()
 
   def end(self, title: str) -> float:
     """Take the line of a part away; return its seconds."""
@@ -151,11 +158,12 @@ class Board:
       for line in self._lines.values() if line.total)
 
   def _left(self) -> str:
-    """Estimate the time left from the speed since the start."""
+    """Estimate the time left from the speed of this process."""
     done, total = self._work_done(), sum(self._work.values())
-    if not done:
-      return f'{total:,} lane-steps to do' if total else ''
-    seconds = (time.monotonic() - self._began) * (total - done) / done
+    if done <= self._earlier_work:
+      return f'{total - done:,.0f} lane-steps to do' if total else ''
+    seconds = (time.monotonic() - self._began) * (total - done) / (
+      done - self._earlier_work)
     return (f'{done / total:.0%} of {total:,} lane-steps, '
             f'{seconds // 60:.0f}:{seconds % 60:02.0f} left')
 
@@ -191,8 +199,7 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Line]:
   shown, line = _current, _current._lines.get(title)
   is_own = line is None
   line = shown.begin(title) if line is None else line
-  line.total, line.done, line.first = total, done, None
-  shown.show()
+  shown.take_up(line, total, done)
   try:
     yield line
   finally:

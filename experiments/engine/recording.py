@@ -53,8 +53,8 @@ class Recording:
       state: Of that step.
       window: What `window` returned there.
     """
-    self._window = [{name: np.asarray(x, np.float32) for name, x in
-                     seen.items()} for seen in window]
+    self._window = [{name: np.asarray(x, jnp.dtype(dtype))
+                     for name, (dtype, x) in seen.items()} for seen in window]
     values = None if first else self._compiled.evaluate(state)
     due = first % self._schedule.record_every == 0
     self._late = _Late(
@@ -87,8 +87,8 @@ class Recording:
 
   def window(self) -> list[dict]:
     """Return what was seen since the last record, as JSON holds it."""
-    return [jax.tree.map(lambda x: np.asarray(x).tolist(), seen)
-            for seen in self._window]
+    return [{name: (str(x.dtype), np.asarray(x).tolist())
+             for name, x in seen.items()} for seen in self._window]
 
   def fill(self, state: dict) -> None:
     """Record nulls where records are due behind `diverged_at`."""

@@ -170,7 +170,8 @@ def _parse(path, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
         break
       raise ValueError(f'{os.fspath(path)}:{number}: no record: '
                        f'{line[:80]!r}') from error
-    record = {name: _infinite(value) for name, value in record.items()}
+    if b'inf"' in line:
+      record = _infinite(record)
     parsed.append((record, line + b'\n'))
   return parsed
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the chunk, save, and leave with 128 + signal."""
+"""Ctrl-C and SIGTERM: finish the scan, save, and leave with 128 + signal."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ class Stop:
     self._signum = signum
     name = signal.Signals(signum).name
     # Not print: a handler must not re-enter a buffered stream.
-    os.write(sys.__stderr__.fileno(), f'\n{name}: finishing the chunk and '
+    os.write(sys.__stderr__.fileno(), f'\n{name}: finishing the scan and '
              'saving; once more leaves at once\n'.encode())
 
 

@@ -86,7 +86,8 @@ def train(
 
   Raises:
     OtherRunError: Where `workdir` holds a run of another config.
-    ValueError: Where it stands at a step between two scans of this schedule.
+    ValueError: Where it stands at a step between two scans of this schedule,
+      or beyond its end.
     signals.Interrupted: After a signal, when all has been saved.
   """
   stop = signals.Stop() if stop is None else stop
@@ -95,7 +96,12 @@ def train(
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
   compiled = compiled_lib.build(program, workers)
   start = _begin(compiled, store, config, allow_changed)
-  if start.step >= schedule.steps:
+  if start.step > schedule.steps:
+    raise ValueError(
+      f'workdir={str(workdir)!r} holds a run of {start.step} steps already, '
+      f'more than steps={schedule.steps}: ask for as many, or use another '
+      'workdir')
+  if start.step == schedule.steps:
     return _final(program, start.state)
   if start.step % schedule.scan:
     raise ValueError(

@@ -1,5 +1,6 @@
 """Where records go: JSON lines always, TensorBoard and W&B where asked."""
 
+import contextlib
 import importlib.util
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -99,8 +100,9 @@ class Several:
       writer.sync()
 
   def close(self):
-    for writer in self._writers:
-      writer.close()
+    with contextlib.ExitStack() as stack:  # closes all, whatever fails
+      for writer in reversed(self._writers):
+        stack.callback(writer.close)
 
   def __enter__(self) -> 'Several':
     return self

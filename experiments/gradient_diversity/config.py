@@ -2,11 +2,9 @@
 
 import dataclasses
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 
-STUDIES = ('batches', 'mechanisms')
-SAMPLING = ('replacement', 'epoch')
 # The flags that choose the training set and the network.
 TASK = ('dataset', 'image_size', 'train_examples', 'label_noise', 'augment',
         'sampling', 'model', 'model_options')
@@ -16,11 +14,9 @@ TASK = ('dataset', 'image_size', 'train_examples', 'label_noise', 'augment',
 class Shared(flags.Config):
   """The flags of both studies."""
 
-  study: str = flag('batches', "'batches' or 'mechanisms'")
+  study: str = flag('batches', 'which study', ('batches', 'mechanisms'))
   num_seeds: int = flag(4, 'independent runs of each setting')
   model_options: str = flag('{"hidden": [32]}', 'sizes of the model, as JSON')
-  image_size: int = flag(0, 'scale and crop images to this size; needed where '
-                         'they differ in size')
   train_examples: int = flag(1024, 'examples to train on')
   batch_sizes: tuple[int, ...] = flag(
     (16, 32, 64, 128, 256, 512, 1024), 'batch sizes, rising, each the total '
@@ -32,7 +28,8 @@ class Shared(flags.Config):
   reference_batch_size: int = flag(
     16, 'batch size at which the diversity is measured')
   sampling: str = flag('replacement', "how batches are drawn: 'replacement', "
-                       "as in the paper, or 'epoch'")
+                       "as in the paper, or 'epoch'",
+                       ('replacement', 'epoch'))
   label_noise: float = flag(0.0, 'share of the labels to flip')
   augment: bool = flag(False, 'crop and flip images at random, as usual for '
                        'CIFAR')
@@ -42,13 +39,10 @@ class Shared(flags.Config):
   def __post_init__(self):
     super().__post_init__()
     check = flags.check
-    check(self.study, 'study', f'one of {STUDIES}',
-          lambda study: study in STUDIES)
-    check(self.train_examples, 'train_examples', 'at least 1',
-          lambda n: n >= 1)
+    checks.at_least(self, 1, 'train_examples', 'eval_batch_size')
+    checks.at_least(self, 2, 'passes')
     check(self.batch_sizes, 'batch_sizes', 'positive and rising',
-          lambda sizes: sizes and sizes[0] > 0 and list(sizes) == sorted(
-            set(sizes)))
+          lambda sizes: checks.is_rising(sizes, above=0))
     flags.check_together(
       self, ('reference_batch_size', 'batch_sizes'),
       'one must be among the others',
@@ -59,19 +53,18 @@ class Shared(flags.Config):
       self.reference_batch_size % self.num_workers == 0)
     check(self.learning_rates, 'learning_rates', 'positive',
           lambda rates: rates and all(rate > 0 for rate in rates))
-    check(self.passes, 'passes', 'at least 2', lambda p: p >= 2)
-    check(self.image_size, 'image_size', 'at least 0', lambda n: n >= 0)
     check(self.label_noise, 'label_noise', 'a share from 0 to 1',
           lambda share: 0 <= share <= 1)
-    check(self.eval_batch_size, 'eval_batch_size', 'at least 1',
-          lambda b: b >= 1)
     flags.check_together(
       self, ('train_examples', 'eval_batch_size'),
       '--eval_batch_size must divide it, or be larger',
       self.train_examples % min(
         self.eval_batch_size, self.train_examples) == 0)
-    check(self.sampling, 'sampling', f'one of {SAMPLING}',
-          lambda s: s in SAMPLING)
+
+  @property
+  def in_the_first(self) -> str:
+    """Say which of two roundings a cell is of that a claim names."""
+    return ' in the first rounding' if self.roundings > 1 else ''
 
   def check_examples(self, count: int) -> None:
     """Check that one example is left over, for the twins."""

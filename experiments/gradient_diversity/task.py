@@ -6,7 +6,7 @@ import numpy as np
 
 import gradiv
 from experiments import data, models
-from experiments.common import task
+from experiments.common import image_task, task
 from experiments.gradient_diversity import tracking
 
 
@@ -23,18 +23,15 @@ class Problem:
     n = config.train_examples
     config.check_examples(len(examples))
     arrays = examples.gather(np.arange(n + 1))
-    mean, std = data.channel_statistics(arrays['image'][:n])
     labels = arrays['label'].copy()
     if config.label_noise:
       labels[:n] = data.flip_labels(labels[:n], config.label_noise,
                                     examples.num_classes, config.seed)
     self.eval_size = min(config.eval_batch_size, n)
     self.arrays = {'image': arrays['image'], 'label': labels}
-    self.standardize = functools.partial(data.standardize, mean=mean, std=std)
-    self.model = task.build_model(
-      config, arrays['image'].shape[1:], examples.num_classes)
-    self.loss = task.image_loss(
-      self.model, self.standardize, augment=config.augment)
+    self.standardize, self.model, self.loss = image_task.build(
+      config, arrays['image'][:n], examples.num_classes,
+      augment=config.augment)
 
   def rows(self, replication: float, seed: int) -> np.ndarray:
     """Choose which examples stand at the places of the training set."""

@@ -5,6 +5,7 @@ and Flax are not imported.
 """
 
 import difflib
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,4 +73,5 @@ def _checked(name, option, value):
 def are_sizes(value: Any) -> bool:
   """Tell whether this is a non-empty tuple of positive integers."""
   return isinstance(value, tuple) and bool(value) and all(
-    isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in value)
+    isinstance(x, numbers.Integral) and not isinstance(x, bool) and x > 0
+    for x in value)

@@ -1,7 +1,7 @@
 """Runs `overhead`; see `experiments.overhead.aggregation`."""
 
 from experiments.common import cli
-from experiments.overhead import aggregation
+from experiments.overhead.config import Config
 
 if __name__ == '__main__':
-  cli.run(aggregation.main, aggregation.Config)
+  cli.run(Config, 'experiments.overhead.aggregation:main')

@@ -28,36 +28,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
 from experiments.common import flags
-from experiments.common.flags import flag
 from experiments.cost import collectives, timing
 from experiments.engine import records
 from experiments.overhead import layers as overhead_layers
+from experiments.overhead.config import Config as Config
 from gradiv import topology, weightings
 
 AXIS = 'workers'
 COLUMNS = ('milliseconds', 'memory', 'sent')
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """The flags of this experiment."""
-
-  workdir: str = flag('', 'folder for the record; empty: runs/overhead')
-  sizes: tuple[int, ...] = flag((1_000_000, 10_000_000), 'parameters, D')
-  num_workers: int = flag(8, 'one a device; on a CPU, of as many virtual ones')
-  num_leaves: int = flag(16, 'of the tree that the parameters are cut into')
-  dtype: str = flag('float32', 'of the gradients', ('float32', 'bfloat16'))
-  rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
-  num_layers: int = flag(100, 'layers of the network that is tracked by layer')
-
-  def __post_init__(self):
-    check = flags.check
-    check(self.sizes, 'sizes', 'at least --num_leaves each',
-          lambda sizes: sizes and all(d >= self.num_leaves for d in sizes))
-    for name in ('num_leaves', 'rounds', 'num_layers'):
-      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
-    check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
-    flags.check_choices(self)
 
 
 def gather_everything(

@@ -3,7 +3,8 @@
 Each builder takes the program of one worker, the axis names, prefix trees of 0
 (private: a leading axis of one row per worker) and None (common), and a grid
 of devices. The grid has one axis per name, or one fewer if the last name
-counts the workers of one device.
+counts the workers of one device. For shard_map it is a mesh, which may have
+more axes, along which the workers are copied.
 """
 
 import contextlib
@@ -21,9 +22,14 @@ from jax.sharding import (
   PartitionSpec,
 )
 
+from gradiv._common import compat
 
-def device_grid(names, workers, backend, devices) -> np.ndarray:
-  """Lay out the devices along the names, the last name possibly left out."""
+
+def device_grid(names, workers, backend, devices) -> np.ndarray | Mesh:
+  """Lay out the devices along the names, the last name possibly left out.
+
+  A mesh for shard_map, and else an array.
+  """
   if backend == 'vmap' and len(names) == 1:
     return np.empty((), dtype=object)
   if devices is None:
@@ -44,7 +50,56 @@ def device_grid(names, workers, backend, devices) -> np.ndarray:
   if backend == 'pmap' and devices.shape[0] < devices.size:
     raise ValueError(f'devices of shape {devices.shape}: pmap maps a single '
                      "axis of devices; use backend='shard_map'")
+  if backend != 'vmap':
+    _check_processes(backend, devices)
+  if backend == 'shard_map':
+    return Mesh(devices, names[:devices.ndim],
+                axis_types=(AxisType.Auto,) * devices.ndim)
   return devices
+
+
+def check_mesh(mesh, names, workers) -> Mesh:
+  """Return a mesh that a user gave if the workers fit it."""
+  outer = [name for name in names if name in mesh.axis_names]
+  if tuple(outer) not in (names, names[:-1]) or not outer:
+    raise ValueError(
+      f'mesh with axes {mesh.axis_names}: must have the axes of '
+      f'axis_name={names}, all or all but the last')
+  size = math.prod(mesh.shape[name] for name in outer)
+  if workers != size and (tuple(outer) == names or workers % size):
+    raise ValueError(f'{workers} workers on {size} devices along the axes '
+                     f'{tuple(outer)} of the mesh: do not fit')
+  _check_processes('shard_map', mesh.devices)
+  return mesh
+
+
+def context_mesh(names) -> Mesh | None:
+  """Return the mesh of `jax.set_mesh` if workers can lie along its axes."""
+  context = jax.sharding.get_abstract_mesh()
+  if context.empty or context.manual_axes:
+    return None
+  if not set(names[:max(1, len(names) - 1)]) <= set(context.axis_names):
+    return None
+  return compat.concrete_mesh()
+
+
+def _check_processes(backend, devices):
+  """Raise ValueError if a process would compute nothing, or cannot take part.
+
+  Its results would be arrays of which it holds nothing.
+  """
+  if jax.process_count() == 1:
+    return
+  if backend == 'pmap':
+    raise ValueError("backend='pmap': runs in a single process, and there are "
+                     f"{jax.process_count()}; use backend='shard_map'")
+  used = {device.process_index for device in devices.flat}
+  missing = sorted(set(range(jax.process_count())) - used)
+  if missing:
+    raise ValueError(
+      f'the workers lie on {devices.size} of {jax.device_count()} devices, '
+      f'none of them of the processes {missing}: pass devices= or mesh= with '
+      'devices of every process')
 
 
 def _build_vmap(fn, names, in_axes, out_axes, grid, workers):
@@ -62,11 +117,10 @@ def _build_vmap(fn, names, in_axes, out_axes, grid, workers):
 
 
 def _build_shard_map(fn, names, in_axes, out_axes, grid, workers):
-  del workers
-  outer = names[:grid.ndim]
-  mesh = Mesh(grid, outer, axis_types=(AxisType.Auto,) * grid.ndim)
-  body = _vmap_over(names[grid.ndim:], fn, in_axes, out_axes)
-  if grid.ndim == len(names):  # one worker per device: fn sees no row axis
+  mesh = grid
+  outer = tuple(name for name in names if name in mesh.axis_names)
+  body = _vmap_over(names[len(outer):], fn, in_axes, out_axes)
+  if outer == names:  # one worker per device: fn sees no row axis
     enter, leave = (lambda x: x.reshape(x.shape[1:])), (lambda x: x[None])
   else:
     enter = leave = lambda x: x
@@ -82,8 +136,8 @@ def _build_shard_map(fn, names, in_axes, out_axes, grid, workers):
   ))
 
   def call(*args):
-    with _no_context_mesh():
-      return run(*_place(mesh, outer, in_axes, args))
+    with _no_context_mesh(mesh):
+      return run(*_place(mesh, outer, in_axes, args, workers))
 
   return call
 
@@ -102,8 +156,9 @@ def _build_pmap(fn, names, in_axes, out_axes, grid, workers):
   leave = lambda x: x.reshape(workers, *x.shape[len(sizes):])
 
   def call(*args):
-    with _no_context_mesh():
-      args = _place(mesh, names[:1], in_axes, _private(enter, in_axes, args))
+    with _no_context_mesh(mesh):
+      args = _private(enter, in_axes, args)
+      args = _place(mesh, names[:1], in_axes, args, workers)
       return _private(leave, out_axes, run(args))
 
   return call
@@ -112,13 +167,14 @@ def _build_pmap(fn, names, in_axes, out_axes, grid, workers):
 BUILDERS = dict(vmap=_build_vmap, pmap=_build_pmap, shard_map=_build_shard_map)
 
 
-def _no_context_mesh():
-  """Leave the mesh of `jax.set_mesh`, which would have to equal our own.
+def _no_context_mesh(own):
+  """Leave the mesh of `jax.set_mesh` unless it is our own.
 
   Inside a shard_map (a manual mesh) we stay, so that jax refuses the nesting.
   """
   context = jax.sharding.get_abstract_mesh()
-  if context.empty or AxisType.Manual in context.axis_types:
+  if (context.empty or AxisType.Manual in context.axis_types
+      or context == own.abstract_mesh):
     return contextlib.nullcontext()
   return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
 
@@ -144,16 +200,49 @@ def _private(fn, axes, tree):
   return _each(lambda axis, x: fn(x) if axis == 0 else x, axes, tree)
 
 
-def _place(mesh, outer, axes, args):
-  """Lay out concrete arguments over the mesh; leave tracers where they are."""
+def _place(mesh, outer, axes, args, workers):
+  """Lay out arguments over the mesh."""
   def place(axis, x):
+    spec = PartitionSpec(outer) if axis == 0 else PartitionSpec()
+    sharding = NamedSharding(mesh, spec)
     if isinstance(x, jax.core.Tracer):
       _check_not_sharded_otherwise(mesh, x)
-      return x
-    spec = PartitionSpec(outer) if axis == 0 else PartitionSpec()
-    return jax.device_put(x, NamedSharding(mesh, spec))
+      explicit = AxisType.Explicit in mesh.axis_types
+      return jax.sharding.reshard(x, sharding) if explicit else x
+    return _put(x, sharding, workers if axis == 0 else None)
 
   return _each(place, axes, args)
+
+
+def _put(x, sharding, workers):
+  """Lay out what a process knows, or an array that is laid out otherwise.
+
+  Across processes without any traffic: jax would first compare what lies on
+  each of them, and refuse random keys and NaN.
+
+  Args:
+    x: A number, an array of this process, or an array of all processes.
+    sharding: Where it shall lie.
+    workers: Number of rows of all processes; None if `x` is common to all
+      workers, and therefore the same in each process.
+  """
+  if isinstance(x, jax.Array):
+    if x.committed and x.sharding == sharding:
+      return x
+    if not x.is_fully_addressable:
+      return jax.device_put(x, sharding)
+  if jax.process_count() == 1:
+    return jax.device_put(x, sharding)
+  if jnp.isscalar(x):  # of weak type: jit lays it out
+    return x
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(
+      _put(jax.random.key_data(x), sharding, workers),
+      impl=jax.random.key_impl(x))
+  x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+  if workers is not None and len(x) != workers:
+    return jax.make_array_from_process_local_data(sharding, x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda place: x[place])
 
 
 def _check_not_sharded_otherwise(mesh, x):
@@ -166,10 +255,55 @@ def _check_not_sharded_otherwise(mesh, x):
       'outside of jit, or reshard the argument with jax.sharding.reshard')
 
 
-def count_workers(axes, args) -> int:
-  """Return the number of workers: the leading size of private arguments."""
+def devices_of_processes(names, devices) -> tuple[int, int] | None:
+  """Count the devices in all processes and in this one, if each is a worker.
+
+  Args:
+    names: Names of the axes of the workers.
+    devices: Array of devices, a mesh, or None for all of them.
+
+  Returns:
+    The numbers; or None if a device may hold several workers, or if there is
+    one process only.
+  """
+  if jax.process_count() == 1:
+    return None
+  if isinstance(devices, Mesh):
+    if not set(names) <= set(devices.axis_names):
+      return None
+    own = devices.local_mesh.shape
+    size = lambda shape: math.prod(shape[name] for name in names)
+    return size(devices.shape), size(own)
+  if devices is None:
+    if len(names) > 1:
+      return None
+    devices = np.asarray(jax.devices(), dtype=object)
+  if devices.ndim < len(names):
+    return None
+  here = sum(d.process_index == jax.process_index() for d in devices.flat)
+  return devices.size, here
+
+
+def count_workers(axes, args, num_devices) -> int:
+  """Return the number of workers: the leading size of private arguments.
+
+  Args:
+    axes: Prefix tree of 0 for private arguments, and None.
+    args: The arguments.
+    num_devices: How many devices there are, if each holds one worker, in all
+      processes and in this one; else None. A process may then pass the rows of
+      its own workers alone.
+  """
+  def size_of(x):
+    size = jnp.shape(x)[:1]
+    known = not isinstance(x, jax.Array) or (
+      not isinstance(x, jax.core.Tracer) and x.is_fully_addressable)
+    if num_devices and known and size == num_devices[1:]:
+      return num_devices[:1]
+    return size
+
   sizes = set()
-  _private(lambda x: sizes.add(jnp.shape(x)[:1]), axes, args)
+  _private(lambda x: sizes.add(size_of(x)), axes, args)
   if len(sizes) != 1 or () in sizes:
     raise ValueError(
       'could not infer the number of workers: arguments with in_axes=0 have '

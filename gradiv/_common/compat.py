@@ -31,6 +31,24 @@ def is_tracked(axis: str) -> bool:
   return axis in varying_axes(lax.axis_index(axis))
 
 
+def is_over_devices(names: tuple[str, ...]) -> bool:
+  """Return whether one of the axes lies along the devices of a mesh.
+
+  Under `jax.vmap` alone, workers share a device and a collective sends
+  nothing.
+  """
+  return bool({*names} & {*jax.sharding.get_abstract_mesh().manual_axes})
+
+
+def concrete_mesh() -> jax.sharding.Mesh | None:
+  """Return the mesh of `jax.set_mesh`; None inside of jit, where it is hidden.
+  """
+  try:
+    return jax.sharding.get_mesh()
+  except (AttributeError, ValueError):  # AttributeError: an older jax
+    return None
+
+
 def to_varying(x: jax.Array, axis: str) -> jax.Array:
   """Mark `x` as varying over `axis`; its values do not change."""
   if hasattr(lax, 'pcast'):  # since jax 0.8

@@ -93,11 +93,11 @@ class _Rule:
   def update(self, updates, state, params=None, **extra_args):
     del params, extra_args
     slices = slices_lib.all_to_all(
-      finite.exclude_non_finite(updates, self.participants),
+      finite.contribute(updates, self.participants),
       leaf_by_leaf=self.normalize)
     present, num_left_out = self.select(slices)
     values, masks = [], []
-    for i, rows in enumerate(slices.rows):
+    for i, rows in enumerate(slices.keep(present).rows):
       value, mask = self.decide(
         trees.widen(rows), present, self._key_of_bucket(state, slices, i))
       values.append(value)

@@ -11,12 +11,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import layout as layouts, trees
-from gradiv.aggregation._exchange import (
-  finite,
-  membership,
-  products,
-  slices,
-)
+from gradiv.aggregation._exchange import collecting, finite, membership
 
 
 def worker_gram(
@@ -53,10 +48,10 @@ def worker_gram(
   The last two workers' gradients are orthogonal.
   """
   participants = membership.Participants.of(axis_name, layout)
-  contribution = finite.exclude_non_finite(grads, participants)
-  grams, present, _ = products.gram_matrices(slices.all_to_all(contribution))
-  both = present[:, None] & present[None, :]
-  grams = [jnp.where(both, gram, jnp.nan) for gram in grams]
+  contribution = finite.contribute(grads, participants)
+  collected = collecting.collect_all(contribution)
+  both = collected.present[:, None] & collected.present[None, :]
+  grams = [jnp.where(both, gram, jnp.nan) for gram in collected.grams]
   return grams[0] if participants.layout.groups is None else jnp.stack(grams)
 
 

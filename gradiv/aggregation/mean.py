@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from gradiv import workers
-from gradiv._common import counting, layout as layouts, trees
-from gradiv.aggregation._exchange import finite, membership
+from gradiv._common import counting, early_sums, layout as layouts
+from gradiv.aggregation._exchange import membership
 
 
 class AggregateByMeanState(NamedTuple):
@@ -58,9 +59,13 @@ def aggregate_by_mean(
     del params, extra_args
     workers.check_private(updates, axis_name)
     is_finite = layouts.is_finite(updates, participants.layout)
-    mean, count = finite.mean_of_finite(
-      trees.keep_if(is_finite, updates), is_finite, participants.names)
+    total = early_sums.sum_at_once(updates, is_finite, axis_name)
+    count = lax.psum(is_finite.astype(jnp.float32), axis_name)
     left_out = participants.count - count.astype(jnp.int32)
+    total = early_sums.leave_out(
+      total, updates, is_finite, left_out == 0, axis_name)
+    mean = jax.tree.map(
+      lambda t, g: (t / jnp.maximum(count, 1)).astype(g.dtype), total, updates)
     return mean, AggregateByMeanState(
       counting.increment(state.num_left_out, left_out))
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from gradiv import weightings, workers
 from gradiv._common import checks, layout as layouts
-from gradiv.aggregation import coordinatewise
+from gradiv.aggregation import _sorting, coordinatewise
 from gradiv.aggregation._exchange import products
 
 
@@ -72,11 +72,12 @@ def aggregate_by_trimmed_mean(
     if len(rows) <= 2 * num_trimmed:
       raise ValueError(f'num_trimmed={num_trimmed}: must be below half of the '
                        f'{len(rows)} workers')
-    ordered, count = _sort(rows, present)
+    count, places = present.sum(), jnp.arange(len(rows))
     low = jnp.minimum(num_trimmed, (count - 1) // 2)
-    places = jnp.arange(len(rows))
     inside = (places >= low) & (places < count - low)
-    return coordinatewise.mean_of(ordered, inside[:, None]), None
+    total = _sorting.weighted_sum_of_sorted(
+      rows, present, inside.astype(rows.dtype))
+    return total / jnp.maximum(inside.sum(), 1), None
 
   return coordinatewise.by_coordinate(trim, axis_name, layout)
 
@@ -122,7 +123,7 @@ def _select(num_byzantine, slices):
     raise ValueError(f'num_byzantine={num_byzantine}: {n} workers, must be '
                      f'at least {least}')
   (gram,), present, num_left_out = products.gram_matrices(
-    slices, centered=True)
+    slices.keep_finite(), centered=True)
   chosen = _select_by_krum(
     weightings.sq_distances(gram), present, num_byzantine)
   return chosen & (present.sum() >= least), num_left_out
@@ -154,14 +155,9 @@ def _select_by_krum(sq_distances, present, num_byzantine):
   return lax.fori_loop(0, len(present), pick, jnp.zeros_like(present))
 
 
-def _sort(rows, present):
-  """Sort each coordinate, absent workers last; and count the others."""
-  ordered = jnp.sort(jnp.where(present[:, None], rows, jnp.inf), axis=0)
-  return jnp.where(jnp.isinf(ordered), 0, ordered), present.sum()
-
-
 def _median(rows: jax.Array, present: jax.Array) -> jax.Array:
-  ordered, count = _sort(rows, present)
+  count, places = present.sum(), jnp.arange(len(rows))
   low, high = jnp.maximum(count - 1, 0) // 2, count // 2
-  middle = lambda i: lax.dynamic_index_in_dim(ordered, i, keepdims=False)
-  return (middle(low) + middle(high)) / 2
+  weights = ((places == low).astype(rows.dtype) + (places == high)) / 2
+  return _sorting.weighted_sum_of_sorted(
+    rows, present, jnp.where(places < count, weights, 0))

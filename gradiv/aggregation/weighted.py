@@ -162,7 +162,7 @@ class _Aggregation:
     extra = self._find_extra(updates, extra_args | {'last': state.last})
     _check_num_workers(self.participants.count, self.num_workers)
     collected = collecting.collect(
-      finite.exclude_non_finite(updates, self.participants), self.rule, extra,
+      finite.contribute(updates, self.participants), self.rule, extra,
       sharded=self.sharded)
     decision, rule_state = self._decide(collected, state)
     weights = decision.weights

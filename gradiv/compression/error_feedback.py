@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import trees
+from gradiv._common import layout as layouts, trees
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -52,6 +52,8 @@ class AveragingUpdate:
 
 def with_error_feedback(
   compressor: optax.GradientTransformation,
+  *,
+  layout: layouts.Layout | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Add to each gradient what the compressor has left out so far.
 
@@ -63,6 +65,9 @@ def with_error_feedback(
     compressor: Compressor of one worker's gradient, such as `keep_top_k`, in
       front of the aggregation; or `aggregate_by_low_rank`, which aggregates as
       well. In the latter case C(p) is this worker's part of the mean.
+    layout: Layout of the gradients, as the aggregation is given it; only
+      `sharded_over` and `is_sharded` matter. A gradient is finite if all of
+      its shards are.
 
   Returns:
     A transformation with an `ErrorFeedbackState`. The error differs across
@@ -88,6 +93,9 @@ def with_error_feedback(
 
   In the second step, twice the coordinate that the first left out is largest.
   """
+  if layout is not None and not isinstance(layout, layouts.Layout):
+    raise ValueError(f'layout={layout!r}: must be a gradiv.Layout')
+  layout = layout or layouts.Layout()
   inner = optax.with_extra_args_support(compressor)
 
   def init_fn(params):
@@ -96,7 +104,7 @@ def with_error_feedback(
   def update_fn(updates, state, params=None, **extra_args):
     trees.check_floating(updates)
     total = jax.tree.map(lambda g, e: g + e, updates, state.error)
-    finite = trees.is_usable(trees.sq_norm(total))
+    finite = layouts.is_finite(total, layout)
     cast = lambda tree: jax.tree.map(
       lambda x, g: x.astype(g.dtype), tree, updates)
     if isinstance(inner.update, AveragingUpdate):

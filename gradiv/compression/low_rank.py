@@ -68,7 +68,9 @@ def aggregate_by_low_rank(
     axis_name: Axis, or axes, of the workers.
     key: Random key of the first Q, folded with the leaf; it must be the same
       on all workers.
-    layout: Layout of the gradients; only `mean_over` is supported.
+    layout: Layout of the gradients; `groups` is not supported. With
+      `sharded_over`, each shard of a leaf is approximated as a matrix of its
+      own, and the state's `factors` differ between the shards of a worker.
 
   Returns:
     A transformation with an `AggregateByLowRankState`.
@@ -87,7 +89,7 @@ def aggregate_by_low_rank(
   checks.count('rank', rank, 1)
   checks.key('key', key)
   participants = membership.Participants.of(
-    axis_name, layout, unsupported=('groups', 'sharded_over'))
+    axis_name, layout, unsupported=('groups',))
 
   def init_fn(params):
     draw = lambda key, x: jax.random.normal(
@@ -97,10 +99,10 @@ def aggregate_by_low_rank(
       _stack(factors, rank), jnp.zeros((), jnp.int32))
 
   def mean_and_own_part(updates, state):
-    own = finite.exclude_non_finite(updates, participants)
-    grads, treedef = jax.tree.flatten(own.grads)
+    own = finite.contribute(updates, participants)
+    grads, treedef = jax.tree.flatten(own.or_zeros())
     means, parts, factors, left_out = _iterate(
-      own, _split(state.factors, grads, rank), state.factors.dtype)
+      own, grads, _split(state.factors, grads, rank), state.factors.dtype)
     shaped = lambda found: treedef.unflatten(_each(
       lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
     new_state = AggregateByLowRankState(
@@ -112,11 +114,12 @@ def aggregate_by_low_rank(
     init_fn, error_feedback.AveragingUpdate(mean_and_own_part))
 
 
-def _iterate(own, factors, dtype):
+def _iterate(own, grads, factors, dtype):
   """Take one step of the power iteration on all leaves.
 
   Args:
     own: Contribution of this worker.
+    grads: The leaves of its gradient; zeros if it does not take part.
     factors: Q of each leaf, or None if the leaf is averaged as it is.
     dtype: Dtype of the next Q.
 
@@ -124,9 +127,8 @@ def _iterate(own, factors, dtype):
     The leaves of the mean, those of this worker's part of it, the next Q, and
     the number of gradients left out.
   """
-  grads = jax.tree.leaves(own.grads)
   matrices = _each(_as_matrix, grads, factors)
-  sums, present, left_out = finite.sum_with_presence(
+  sums, present, left_out = _sum_with_presence(
     own, _each(lambda m, q: m if q is None else _dot(m, q),
                matrices, factors))
   count = jnp.maximum(present.sum(), 1)
@@ -136,12 +138,25 @@ def _iterate(own, factors, dtype):
                  matrices, bases)
   factors = _each(
     lambda t: None if t is None else (t / count).astype(dtype),
-    own.participants.sum(turned))
+    _sum(own.participants, turned))
   means = _each(lambda s, p, q: s / count if p is None else _dot(p, q.T),
                 sums, bases, factors)
   parts = _each(lambda g, p, t: g if p is None else _dot(p, t.T),
                 grads, bases, turned)
   return means, parts, factors, left_out
+
+
+def _sum_with_presence(own, tree):
+  """Sum over the workers, not over their shards, and learn who takes part."""
+  if not own.participants.layout.shard_names:
+    return finite.sum_with_presence(own, tree)
+  _, present, left_out = finite.sum_with_presence(own, ())
+  return _sum(own.participants, tree), present, left_out
+
+
+def _sum(participants, tree):
+  return lax.psum(
+    workers.as_private(tree, participants.names), participants.names)
 
 
 def _each(fn, *lists):

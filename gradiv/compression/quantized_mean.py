@@ -107,7 +107,7 @@ def aggregate_by_quantized_mean(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    own = finite.exclude_non_finite(updates, participants)
+    own = finite.contribute(updates, participants)
     drawn = draws.DrawState(state.count, state.rng_key)
     total, cross_terms = _sum_over_workers(
       own, draws.key_of(drawn, 'aggregate_by_quantized_mean'), packing)
@@ -130,6 +130,7 @@ def _measure(own, cross_terms, batch_size):
   """
   squares = layouts.sq_norm_of_shard(
     own.grads, own.participants.layout).astype(jnp.float32)
+  squares = jnp.where(own.is_finite, squares, 0)
   # One all-reduce of n + 3 numbers.
   (squares, cross_terms), present, left_out = finite.sum_with_presence(
     own, (squares, cross_terms))
@@ -151,28 +152,29 @@ def _sum_over_workers(own, step_key, packing):
   """
   participants, cross_terms = own.participants, jnp.float32(0)
   if participants.count == 1:
-    return lax.psum(own.grads, participants.names), cross_terms
+    return lax.psum(own.or_zeros(), participants.names), cross_terms
   leaves, sums = jax.tree.leaves(own.grads), []
   plan = buckets.plan(own.grads, participants)
+  present = slices.gather_presence(own)
   for i, bucket in enumerate(plan.buckets):
     key = draws.shard_key(
       jax.random.fold_in(step_key, i),
       participants.layout.shard_names if bucket.is_sharded else ())
     rows = buckets.pack(leaves, bucket, participants.count)
     total, products = _exchange(
-      rows.astype(jnp.float32), key, packing, participants)
+      rows.astype(jnp.float32), present, key, packing, participants)
     cross_terms += participants.layout.count_once(products, bucket.is_sharded)
     sums.append(total)
   return buckets.unpack(plan, sums), cross_terms
 
 
-def _exchange(rows, key, packing, participants):
+def _exchange(rows, present, key, packing, participants):
   """Sum a bucket, [n, width] on each worker, and its cross terms."""
   names, width = participants.names, rows.shape[1]
   key_to, key_back = jax.random.split(key)
   payload = packing.encode(workers.worker_key(key_to, names), rows)
   payload = lax.all_to_all(payload, names, 0, 0, tiled=True)
-  rows = packing.decode(payload, width)
+  rows = jnp.where(present[:, None], packing.decode(payload, width), 0)
   total = rows.sum(0)
   cross_terms = trees.sq_norm(total) - trees.sq_norm(rows)
   payload = packing.encode(workers.worker_key(key_back, names), total[None])

@@ -18,8 +18,8 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, layout as layouts, trees
-from gradiv.diversity import _leaf_norms
+from gradiv._common import checks, early_sums, layout as layouts, trees
+from gradiv.diversity import _agreeing, _leaf_norms
 
 
 class Moments(NamedTuple):
@@ -50,6 +50,7 @@ def worker_moments(
   reduction: str = 'mean',
   groups: layouts.Grouping | None = None,
   layout: layouts.Layout | None = None,
+  params: optax.Params | None = None,
 ) -> Moments:
   """Compute the `Moments` of the workers' gradients.
 
@@ -57,6 +58,10 @@ def worker_moments(
   Beyond the all-reduce of the mean gradient, which the compiler shares with
   `aggregate_by_mean`, it communicates two scalars (per group). All values are
   NaN if the gradient of any worker is not finite.
+
+  Where FSDP has reduce-scattered a gradient, each worker holds a *part of the
+  mean*, and there is nothing left to compare. The type does not show it, and
+  the numbers would be wrong: pass `params` to be sure.
 
   Args:
     grads: Gradient of this worker; a tree of floating-point leaves.
@@ -71,6 +76,10 @@ def worker_moments(
       [groups].
     layout: `gradiv.Layout` of gradients that are sharded, or averaged over
       another axis first. `groups` may be given there instead.
+    params: What the gradient was taken for. If it is not the same on all
+      workers, as the parts that FSDP deals out are not, all values are NaN.
+      Some elements of each leaf are compared, for two more scalars to
+      communicate. Leave it out where workers hold parameters of their own.
 
   Returns:
     The `Moments`, the same on every worker and shard.
@@ -104,14 +113,17 @@ def worker_moments(
   mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
   num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
   of_mean, deviation = _compare(
-    grads, mean, is_finite, batch / mean_batch if differs else None, layout)
+    grads, mean, batch / mean_batch if differs else None, layout)
   n = workers.num_workers(axis_name)
   names = (*workers.names_of(axis_name), *layout.shard_names)
   deviation = lax.psum(workers.as_private(deviation, names), names) / n
   if layout.shard_names:
     of_mean = lax.psum(
       workers.as_private(of_mean, layout.shard_names), layout.shard_names)
-  unknown = jnp.where(num_finite < n, jnp.nan, 0)
+  is_unknown = num_finite < n
+  if params is not None:
+    is_unknown |= _agreeing.differ(params, axis_name, layout)
+  unknown = jnp.where(is_unknown, jnp.nan, 0)
   return Moments(*jnp.broadcast_arrays(
     jnp.float32(n), jnp.float32(mean_batch), of_mean + unknown,
     deviation + unknown))
@@ -197,29 +209,26 @@ def _mean_first(grads, batch, differs, is_finite, names):
 def _mean(grads, batch, differs, is_finite, axis_name):
   """Average over the workers; return also their mean batch size.
 
-  A gradient that is not finite is taken as zero, as in `aggregate_by_mean`:
-  the two then share an all-reduce. The number of finite gradients is not
-  waited for, as the moments are unknown unless all of them are.
+  By the sum with which `aggregate_by_mean` begins: the two then share an
+  all-reduce. The number of finite gradients is not waited for, as the moments
+  are unknown unless all of them are.
   """
-  kept = trees.widen(trees.keep_if(is_finite, grads))
   n = workers.num_workers(axis_name)
   if not differs:
-    return jax.tree.map(
-      lambda g: lax.psum(g, axis_name) / n, kept), batch
+    total = early_sums.sum_at_once(grads, is_finite, axis_name)
+    return jax.tree.map(lambda t: t / n, total), batch
   mean_batch = lax.psum(batch, axis_name) / n
   weight = batch / mean_batch
-  mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n, kept)
+  mean = jax.tree.map(lambda g: lax.psum(g * weight, axis_name) / n,
+                      trees.widen(grads))
   return mean, mean_batch
 
 
-def _compare(grads, mean, is_finite, weight, layout):
+def _compare(grads, mean, weight, layout):
   """Compute this shard's part of ‖ḡ‖² and of this worker's ‖g − ḡ‖²."""
   leaves, means = jax.tree.leaves(grads), jax.tree.leaves(mean)
 
-  def deviation(g, m):
-    # Selected here, once for many leaves.
-    return trees.keep_if(is_finite, g).astype(m.dtype) - m
-
+  deviation = lambda g, m: g.astype(m.dtype) - m
   of_mean = _leaf_norms.sq_norms(means, of=lambda m: m)
   deviations = _leaf_norms.sq_norms(leaves, means, of=deviation)
   if weight is not None:

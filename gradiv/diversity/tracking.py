@@ -61,6 +61,7 @@ def track_moments(
   groups: layouts.Grouping | None = None,
   level: Scalar = 0.95,
   layout: layouts.Layout | None = None,
+  same_params: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Track the moments of the workers' gradients; pass the updates on unchanged.
 
@@ -98,6 +99,10 @@ def track_moments(
     level: Level of the confidence intervals.
     layout: `gradiv.Layout` of gradients that are sharded, or averaged over
       another axis first. `groups` may be given there instead.
+    same_params: Whether to skip a step if the ``params`` given to ``update``
+      are not the same on all workers. Gradients that FSDP has reduce-scattered
+      are parts of one mean, and cannot be told from gradients otherwise; see
+      `worker_moments`.
 
   Raises:
     ValueError: While tracing, if the gradients have already been reduced over
@@ -132,11 +137,14 @@ def track_moments(
 
   def update_fn(updates, state, params=None, *, moments=None,
                 batch_size=batch_size, **extra_args):
-    del params, extra_args
+    del extra_args
     if moments is None:
       if axis_name is not None and _is_alone(updates, axis_name):
         return updates, state
-      moments = _measure(updates, axis_name, batch_size, reduction, layout)
+      if same_params and params is None:
+        raise ValueError('same_params=True: update was not given params')
+      moments = _measure(updates, axis_name, batch_size, reduction, layout,
+                         params if same_params else None)
     if groups is not None:
       moments = _append_whole(moments, len(state.averages.count) - 1)
     sample = estimates.estimate(moments, num_examples=num_examples)
@@ -161,7 +169,7 @@ def _is_alone(updates, axis_name):
   return not jax.tree.leaves(updates) or workers.num_workers(axis_name) == 1
 
 
-def _measure(updates, axis_name, batch_size, reduction, layout):
+def _measure(updates, axis_name, batch_size, reduction, layout, params):
   if axis_name is None:
     raise ValueError(
       'moments=None: without axis_name, update needs moments to track')
@@ -170,7 +178,7 @@ def _measure(updates, axis_name, batch_size, reduction, layout):
       'batch_size=None: must be given to track_moments or to update')
   return moments_lib.worker_moments(
     updates, axis_name, batch_size=batch_size, reduction=reduction,
-    layout=layout)
+    layout=layout, params=params)
 
 
 def decode_names(encoded_names: jax.Array | tuple[()]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Workers as a named axis, on every backend."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +141,46 @@ class MapWorkersTest(parameterized.TestCase):
       # The mesh of the context is back.
       self.assertEqual(
         jax.sharding.get_abstract_mesh(), mesh.abstract_mesh)
+
+  @parameterized.parameters('Explicit', 'Auto')
+  def test_lies_along_the_users_mesh(self, axis_type):
+    """Given or of the context; in its order, and copied along other axes."""
+    types = (getattr(jax.sharding.AxisType, axis_type),) * 2
+    mesh = jax.sharding.Mesh(
+      np.array(jax.devices())[::-1].reshape(4, 2), ('data', 'model'),
+      axis_types=types)
+    rank = lambda x: (x - lax.pmean(x, 'data'), lax.axis_index('data'))
+    run = lambda **kw: gradiv.map_workers(
+      rank, 'data', backend='shard_map', **kw)(np.arange(4.))
+    with jax.set_mesh(mesh):
+      of_context = run()
+    for gap, index in (of_context, run(mesh=mesh)):
+      np.testing.assert_array_equal(gap, np.arange(4) - 1.5)
+      self.assertEqual(index.sharding, jax.sharding.NamedSharding(
+        mesh, P('data')))
+      for shard in index.addressable_shards:
+        self.assertEqual(shard.data[0], (7 - shard.device.id) // 2)
+
+  def test_what_lies_right_is_not_sent_again(self):
+    mapped = gradiv.map_workers(
+      lambda x, c: (x, c), 'w', in_axes=(0, None), out_axes=(0, None),
+      backend='shard_map')
+    args = mapped(np.arange(8.), np.ones(3))
+    with mock.patch.object(jax, 'device_put', side_effect=AssertionError):
+      mapped(*args)
+
+  def test_meshes_that_do_not_fit(self):
+    mesh = jax.make_mesh((8,), ('data',))
+    call = lambda axis, n, **kw: gradiv.map_workers(
+      lambda x: x, axis, mesh=mesh, **kw)(jnp.zeros(n))
+    with self.assertRaisesRegex(ValueError, "mesh.*backend='shard_map'"):
+      call('data', 8)
+    with self.assertRaisesRegex(ValueError, 'mesh.*axis_name'):
+      call('workers', 8, backend='shard_map')
+    with self.assertRaisesRegex(ValueError, '4 workers on 8 devices'):
+      call('data', 4, backend='shard_map')
+    with self.assertRaisesRegex(ValueError, '12 workers on 8 devices'):
+      call(('data', 'virtual'), 12, backend='shard_map')
 
   def test_workers_that_do_not_fit(self):
     call = lambda n, axis='w', **kw: gradiv.map_workers(

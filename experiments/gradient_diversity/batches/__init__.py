@@ -1,13 +1,9 @@
 """How gradient diversity limits the batch size of a real network.
 
-  python -m experiments.gradient_diversity --workdir=runs/gradient_diversity
-
-Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
-Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, on the
-embedded digits: about three minutes on two CPU cores. Of the training set a
-random 1/r is kept and repeated r times, which lowers its diversity (their
-section 6), and mini-batch SGD is tuned for each batch size and r. Four
-questions, a figure each:
+On the embedded digits: about three minutes on two CPU cores. Of the training
+set a random 1/r is kept and repeated r times, which lowers its diversity
+(section 6 of the paper), and mini-batch SGD is tuned for each batch size and r.
+Four questions, a figure each:
 
   collapse    How many gradients does a target loss take at each batch size,
               and what does the measured noise scale predict?
@@ -21,6 +17,4 @@ questions, a figure each:
 The paper leaves open, and we choose: sampling with replacement (its equation
 2), plain SGD, and a learning rate on the *mean* gradient from a grid, tuned
 for each batch size and r by what the figure shows.
-
-`--study=mechanisms` runs the other study of this paper.
 """

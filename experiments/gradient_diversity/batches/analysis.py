@@ -159,10 +159,8 @@ def bound_at_target(config, run: xr.Dataset) -> np.ndarray:
   The median over the seeds; NaN where one seed does not reach it.
   """
   reached = run['loss'] <= config.target_loss
-  first = reached.argmax('step')
-  bound = 1 + noise_scale(run).isel(step=first)
-  return np.median(
-    bound.where(reached.any('step')).transpose('replication', 'seed'), -1)
+  bound = 1 + noise_scale(run).isel(step=reached.argmax('step'))
+  return bound.where(reached.any('step')).median('seed', skipna=False).values
 
 
 def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:

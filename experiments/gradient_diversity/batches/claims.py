@@ -92,10 +92,9 @@ def predicted_over_counted(config, reduced) -> xr.DataArray:
 
   Without the reference batch size, where the prediction begins.
   """
-  counts = reduced.counts
-  anchor = counts.sel(batch=config.reference_batch_size, drop=True)
-  return (reduced.growth * anchor / counts).drop_sel(
-    batch=config.reference_batch_size)
+  counts, size = reduced.counts, config.reference_batch_size
+  anchor = counts.sel(batch=size, drop=True)
+  return (reduced.growth * anchor / counts).drop_sel(batch=size)
 
 
 def _prediction(config, reduced):
@@ -114,7 +113,8 @@ def _prediction(config, reduced):
     'prediction', 'the noise scale predicts how many gradients each batch size '
     'takes, to a factor of 1.5', 'predicted over counted gradients to the '
     f'target loss; of {len(known)} cells (r and batch size), the one whose '
-    f'interval reaches farthest from 1: r = {r:g}, batch {size}',
+    f'interval reaches farthest from 1: r = {r:g}, batch {size}'
+    f'{config.in_the_first}',
     known[worst], PREDICTED, source='ours', runs=config.num_seeds, unit='×',
     note=f'{len(found) - len(known)} of {len(found)} cells do not reach the '
     'target in every run. The noise scale is that of a run at a tuned learning '

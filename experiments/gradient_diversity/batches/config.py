@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 from experiments.gradient_diversity.config import Shared
 
@@ -37,5 +37,4 @@ class Config(Shared):
           lambda rs: rs[:1] == (1,) and all(r >= 1 for r in rs))
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
-    check(self.looks, 'looks', 'at least 1', lambda n: n >= 1)
-    check(self.num_twins, 'num_twins', 'at least 1', lambda n: n >= 1)
+    checks.at_least(self, 1, 'looks', 'num_twins')

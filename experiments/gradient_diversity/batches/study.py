@@ -44,90 +44,67 @@ class Batches(study.Study):
     'collapse': figures.collapse, 'loss_ratio': figures.loss_ratio,
     'diversity': figures.diversity, 'stability': figures.stability}
 
-  def prepare(self, config):
-    """Load the data and build the network."""
-    return Problem(config)
+  prepare = staticmethod(Problem)
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
 
   def stages(self, config, task, done):
     """Yield the sweep; then what is trained at the rates that it chose."""
-    yield [self.sweep(config, task, size) for size in config.batch_sizes]
+    seeds, rs = tuple(config.seeds), config.replications
+    yield [part(config, task, 'sweep', size, {
+      'replication': rs, 'rate': config.learning_rates, 'seed': seeds})
+      for size in config.batch_sizes]
     rates = analysis.tuned_rates(config, done)
-    yield [self.tracked(config, task, rates),
-           *(self.twins(config, task, size, rates)
-             for size in config.batch_sizes)]
+    tuned = lambda at, size: {'rate': float(rates.sel(
+      replication=at.get('replication', 1), batch=size))}
+    tracked = part(
+      config, task, 'diversity', config.reference_batch_size,
+      {'replication': rs, 'seed': seeds}, tuned, looks=config.looks,
+      num_workers=config.num_workers, defined_by=('decay', 'exact'),
+      optimizer=functools.partial(tracking.tracked_sgd, config=config),
+      also=lambda: {
+        'gradient': task.measured_gradient,
+        'read': tracking.read,
+        'evaluate': task.evaluate_exactly if config.exact else task.evaluate})
+    twins = tuple(range(config.seed, config.seed + config.num_twins))
+    yield [tracked, *(part(
+      config, task, 'stability', size, {'half': (0, 1), 'seed': twins}, tuned,
+      also=lambda: {'compare': distances}) for size in config.batch_sizes)]
 
-  def sweep(self, config, task, size):
-    """Train every r, rate and seed on batches of one size."""
-    workers = config.workers(1)
 
-    def program(lanes):
-      return task.program(
-        lanes | {'rows': rows_of(task, lanes['replication'], lanes['seed'])},
-        size, functools.partial(
-          tracking.plain_sgd, axis_name=workers.axis_name))
+def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
+         num_workers=1, defined_by=(), optimizer=tracking.plain_sgd,
+         also=dict) -> Trained:
+  """Train lanes on batches of one size.
 
-    return Trained(
-      analysis.part_of('sweep', size),
-      {'replication': config.replications, 'rate': config.learning_rates,
-       'seed': tuple(config.seeds)},
-      program, schedule(config, size), workers=workers,
-      defined_by=config.pick_task() | {'batch_size': size})
+  Args:
+    config: The flags.
+    task: The data and the network.
+    kind: Names the part, with the size.
+    size: Of the batches.
+    axes: Of the lanes.
+    rate: (lane, size) -> the rate of a lane, where it is no axis.
+    looks: Records a pass, at most.
+    num_workers: Who share a batch.
+    defined_by: Names of the flags that the numbers depend on, beside the task.
+    optimizer: Takes a lane and `axis_name`.
+    also: () -> what else `task.program` takes.
+  """
+  workers = config.workers(num_workers)
 
-  def tracked(self, config, task, rates):
-    """Train every r and seed at its rate, and track the diversity."""
-    size, workers = config.reference_batch_size, config.workers()
+  def program(lanes):
+    rows = (twin_rows(task, lanes['half'], lanes['seed']) if 'half' in lanes
+            else rows_of(task, lanes['replication'], lanes['seed']))
+    return task.program(
+      lanes | {'rows': rows}, size, functools.partial(
+        optimizer, axis_name=workers.axis_name), **also())
 
-    def program(lanes):
-      return task.program(
-        lanes | {'rows': rows_of(task, lanes['replication'], lanes['seed'])},
-        size, functools.partial(
-          tracking.tracked_sgd, config=config, axis_name=workers.axis_name),
-        gradient=task.measured_gradient,
-        read=tracking.read,
-        evaluate=task.evaluate_exactly if config.exact else task.evaluate)
-
-    return Trained(
-      analysis.part_of('diversity', size),
-      {'replication': config.replications, 'seed': tuple(config.seeds)},
-      program, schedule(config, size, looks=config.looks), workers=workers,
-      defined_by=config.pick_task('decay', 'exact') | {'batch_size': size},
-      also=lambda at: {'rate': float(rates.sel(
-        replication=at['replication'], batch=size))})
-
-  def twins(self, config, task, size, rates):
-    """Train pairs of runs whose training sets differ in one example."""
-    workers = config.workers(1)
-
-    def program(lanes):
-      return task.program(
-        lanes | {'rows': twin_rows(task, lanes['half'], lanes['seed'])}, size,
-        functools.partial(tracking.plain_sgd, axis_name=workers.axis_name),
-        compare=distances)
-
-    rate = float(rates.sel(replication=1, batch=size))
-    twins = range(config.seed, config.seed + config.num_twins)
-    return Trained(
-      analysis.part_of('stability', size),
-      {'half': (0, 1), 'seed': tuple(twins)}, program, schedule(config, size),
-      workers=workers,
-      defined_by=config.pick_task() | {'batch_size': size},
-      also=lambda at: {'rate': rate})
-
-  def reduce(self, config, done):
-    """Choose rates; keep what claims, tables and figures show."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every r and batch size."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)
+  return Trained(
+    analysis.part_of(kind, size), axes, program, schedule(config, size, looks),
+    workers=workers, defined_by=config.pick_task(*defined_by) | {
+      'batch_size': size}, also=lambda at: rate(at, size))
 
 
 def schedule(config, size: int, looks: int = 1):

@@ -1,12 +1,7 @@
-r"""What masks, noise and rounding of gradients do, and what fewer bits cost.
+"""What masks, noise and rounding of gradients do, and what fewer bits cost.
 
-  python -m experiments.gradient_diversity --workdir=runs/mechanisms \
-    --flagfile=experiments/gradient_diversity/flags/digits_mechanisms.flags
-
-Yin et al., `Gradient Diversity: a Key Ingredient for Scalable Distributed
-Learning <https://proceedings.mlr.press/v84/yin18a.html>`_, 2018, section 4.4
-and Table 1, on the embedded digits: some twelve minutes on two CPU cores. Three
-questions, a figure each:
+Section 4.4 and Table 1 of the paper, on the embedded digits: some twelve
+minutes on two CPU cores. Three questions, a figure each:
 
   bounds  How large is B_S of a network's gradients under each mechanism, and
           what do the formulas predict? Draws are tied to the example, fresh at

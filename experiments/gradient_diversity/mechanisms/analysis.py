@@ -143,51 +143,46 @@ def summarize(config, reduced: Reduced) -> dict:
   """Reduce the results to numbers for each setting, arm and wire."""
   return {
     'bounds': _bounds_summary(config, reduced.bounds),
-    'cells': _cells(config, reduced.rounds), 'target': config.target,
-    'fitting_costs': reduced.prices, 'times': _times(config, reduced),
-    'bits': _wires(config, reduced.wires)}
+    'cells': [_cell(config, reduced.rounds, arm, size, target)
+              for arm in arms.list_arms(config) for size in config.batch_sizes
+              for target in config.target_accuracies],
+    'target': config.target, 'fitting_costs': reduced.prices,
+    'times': _times(config, reduced), 'bits': _wires(reduced.wires)}
+
+
+def _of(arm):
+  return {'mechanism': arm.mechanism.name, 'strength': arm.strength}
 
 
 def _bounds_summary(config, bounds):
-  ratio = bounds['inverse'] * bounds['predicted']
-  shown = {'inverse': bounds['inverse'], 'predicted': bounds['predicted'],
-           'over_formula': ratio}
+  shown = bounds.assign(over_formula=bounds['inverse'] * bounds['predicted'])
   return [
-    {'mechanism': arm.mechanism.name, 'strength': arm.strength, 'draws': draws,
-     **{name: results.mean_and_error(x.isel(cell=i))
-        for name, x in shown.items()}}
+    {**_of(arm), 'draws': draws, **{
+      name: results.mean_and_error(x.isel(cell=i))
+      for name, x in shown.data_vars.items()}}
     for i, (arm, draws) in enumerate(arms.list_cells(config))]
 
 
-def _cells(config, rounds):
-  cells = []
-  for arm in arms.list_arms(config):
-    for size in config.batch_sizes:
-      for target in config.target_accuracies:
-        found = rounds.sel(arm=arm.label, batch=size, target=target)
-        choice = int(found['choice'])
-        cells.append({
-          'mechanism': arm.mechanism.name, 'strength': arm.strength,
-          'batch_size': size, 'target': target,
-          'learning_rate': config.learning_rates[choice],
-          'at_edge': bool(tuning.is_at_edge(
-            choice, len(config.learning_rates))),
-          'steps': [results.known(x) for x in found['steps'].values]})
-  return cells
+def _cell(config, rounds, arm, size, target):
+  found = rounds.sel(arm=arm.label, batch=size, target=target)
+  choice, count = int(found['choice']), len(config.learning_rates)
+  return {
+    **_of(arm), 'batch_size': size, 'target': target,
+    'learning_rate': config.learning_rates[choice],
+    'at_edge': bool(tuning.is_at_edge(choice, count)),
+    'steps': [results.known(x) for x in found['steps'].values]}
 
 
 def _times(config, reduced):
   steps = reduced.rounds['steps'].sel(target=config.target)
   times = best_times(config, steps)
-  share = share_of_plain(times)
-  rows = []
+  share, rows = share_of_plain(times), []
   for price in reduced.prices:
     for arm in arms.list_arms(config):
       at = {'arm': arm.label, 'price': price}
       is_reached = np.isfinite(times['time'].sel(at)).all()
       rows.append({
-        'mechanism': arm.mechanism.name, 'strength': arm.strength,
-        'cost': price,
+        **_of(arm), 'cost': price,
         'best_batch': int(times['batch'].sel(at)) if is_reached else None,
         'best_batches': _resampled(config, steps.sel(arm=arm.label), price),
         'share_of_plain': results.mean_and_error(share.sel(at))})
@@ -208,13 +203,15 @@ def _resampled(config, steps: xr.DataArray, price: int) -> dict[str, float]:
           for i, size in enumerate(steps['batch'].values)}
 
 
-def _wires(config, wires):
-  plain = wires['float32']['test']
-  return [{
-    'wire': wire.name, 'label': wire.label,
-    'is_sent': wire.coded_bits is None,
-    'bits': float(run['bits'][0]), 'learning_rate': float(run['rate']),
-    'loss': results.mean_and_error(run['loss'].isel(step=-1)),
-    'test': results.mean_and_error(run['test']),
-    'beyond_float32': results.mean_and_error(run['test'] - plain)}
-    for wire in arms.wires() for run in (wires[wire.name],)]
+def _wires(wires):
+  plain, rows = wires['float32']['test'], []
+  for wire in arms.wires():
+    run = wires[wire.name]
+    rows.append({
+      'wire': wire.name, 'label': wire.label,
+      'is_sent': wire.coded_bits is None,
+      'bits': float(run['bits'][0]), 'learning_rate': float(run['rate']),
+      'loss': results.mean_and_error(run['loss'].isel(step=-1)),
+      'test': results.mean_and_error(run['test']),
+      'beyond_float32': results.mean_and_error(run['test'] - plain)})
+  return rows

@@ -63,7 +63,8 @@ def _formula(config, key, text, source, ratios):
   (label, draws), found = worst(ratios)
   return Claim(
     f'formula_{key}', text, 'measured 1/B_S of trained networks over the '
-    f'formula, in the worst of {len(ratios)} settings ({label}, {draws} draws)',
+    f'formula, in the worst of {len(ratios)} settings ({label}, {draws} draws'
+    f'{config.in_the_first})',
     found, FORMULA, source=source, runs=config.num_seeds, note='With half of '
     'the entries dropped, the formulas for draws that are tied to the example '
     'and for fresh ones differ by 16 %: 10 % tells them apart.')

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
 from experiments.gradient_diversity.config import Shared
 
@@ -49,13 +49,11 @@ class Config(Shared):
     check(self.target_accuracies, 'target_accuracies', 'shares, rising',
           lambda shares: shares and list(shares) == sorted(shares) and all(
             0 < share <= 1 for share in shares))
-    for name in ('least_steps', 'bits_workers', 'bits_seeds'):
-      check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
+    checks.at_least(self, 1, 'least_steps', 'bits_workers', 'bits_seeds')
+    checks.at_least(self, 2, 'measured_batches')
     check(self.bits_workers, 'bits_workers', 'a divisor of the first of '
           f'--batch_sizes, {self.batch_sizes[0]}',
           lambda n: self.batch_sizes[0] % n == 0)
-    check(self.measured_batches, 'measured_batches', 'at least 2',
-          lambda n: n >= 2)
     check(self.measured_examples, 'measured_examples', 'from 2 to '
           f'--train_examples={self.train_examples}',
           lambda n: 2 <= n <= self.train_examples)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from experiments.common import intervals, plots
+from experiments.common import intervals, marks, plots
 from experiments.gradient_diversity.mechanisms import analysis, arms, claims
 
-DRAWS = ('tied', 'fresh', 'shared')
-DARK = '#222222'
+DRAWS = {draws: {'color': color, 'marker': marker} for draws, color, marker in
+         zip(('tied', 'fresh', 'shared'), plots.COLORS, plots.MARKERS)}
 
 
 def bounds(config, reduced, judged):
@@ -14,40 +14,40 @@ def bounds(config, reduced, judged):
   figure, axes = plots.panels(
     rows=2, height=2.5, sharex=True, height_ratios=(3, 2))
   above, below = axes[:, 0]
-  found = reduced.bounds.transpose('cell', 'seed')
   labels = [arm.label for arm in arms.list_arms(config)]
-  for i, (arm, draws) in enumerate(arms.list_cells(config)):
-    at, place = found.isel(cell=i), labels.index(arm.label)
-    k = DRAWS.index(draws)
-    place += 0.25 * (k - 1)
-    color, marker = plots.COLORS[k], plots.MARKERS[k]
-    formula = float(at['predicted'].mean())
-    above.plot([place - 0.12, place + 0.12], [formula, formula], color=color,
-               lw=2, solid_capstyle='butt')
-    above.plot(place, 1 / at['inverse'].mean(), marker, color=color, ms=4.5,
-               label=f'{draws} draws' if arm.label == labels[0] else None)
-    _bar(below, place, intervals.of_mean(at['inverse'] * at['predicted']),
-         color, marker)
-  above.axhline(config.measured_examples, color=DARK, lw=0.8, ls=':')
-  above.annotate(f'n = {config.measured_examples}, all examples',
-                 (0.01, config.measured_examples), ha='left', va='bottom',
-                 xycoords=('axes fraction', 'data'), fontsize=7)
+  cells = arms.list_cells(config)
+  found = reduced.bounds.transpose('cell', 'seed')
+  ratios = (found['inverse'] * found['predicted']).values
+  formulas = found['predicted'].mean('seed').values
+  measured = 1 / found['inverse'].mean('seed').values
+  for k, (draws, style) in enumerate(DRAWS.items()):
+    own = [i for i, cell in enumerate(cells) if cell[1] == draws]
+    places = np.array([labels.index(cells[i][0].label) for i in own])
+    places = places + 0.25 * (k - 1)
+    above.hlines(formulas[own], places - 0.12, places + 0.12, lw=2,
+                 color=style['color'])
+    above.plot(places, measured[own], ms=4.5, ls='none', label=f'{draws} draws',
+               **style)
+    marks.means(below, places, ratios[own], ms=4.5, **style)
+  n = config.measured_examples
+  above.axhline(n, color=marks.INK, lw=0.8, ls=':')
+  marks.level(above, n, f'n = {n}, all examples', at=0.01)
   plots.log_scale(above)
   low, high = above.get_ylim()
   ticks = [m * 10**k for k in range(7) for m in (1, 2, 5)]
   above.set_yticks([x for x in ticks if low <= x <= high])
   above.yaxis.set_minor_locator(plots.no_ticks())
-  plots.plain_numbers(above)
-  above.set(ylabel='$B_S$ (examples)', title=_says(
-    judged, ('formula_drop', 'formula_noise', 'formula_quantize'), 'holds',
-    'Masks, noise and rounding raise $B_S$ as the formulas (lines) say',
-    '$B_S$ under masks, noise and rounding: points measured, lines by formula'))
+  plots.plain_numbers(above).set(
+    ylabel='batch-size bound\n$B_S$ (examples)', title=_says(
+      judged, ('formula_drop', 'formula_noise', 'formula_quantize'), 'holds',
+      'Masks, noise and rounding raise $B_S$ as the formulas (lines) say',
+      '$B_S$ under masks, noise and rounding: points measured, lines by '
+      'formula'))
   above.legend(ncols=3)
-  below.axhspan(*claims.FORMULA, color='#dddddd', lw=0, zorder=0)
-  below.axhline(1, color=DARK, lw=0.8)
+  below.axhspan(*claims.FORMULA, color=marks.SHADE, lw=0, zorder=0)
+  below.axhline(1, color=marks.INK, lw=0.8)
   below.set_ylabel('measured $1/B_S$\nover the formula')
-  below.set_xticks(range(len(labels)), [_broken(x) for x in labels],
-                   fontsize=7)
+  below.set_xticks(range(len(labels)), map(_broken, labels), fontsize=7)
   below.tick_params(axis='x', length=0)
   below.set_title('Shaded: within 10 %. Bars: 95 % intervals over '
                   f'{config.num_seeds} networks', fontsize=8,
@@ -63,15 +63,8 @@ def _broken(label):
 
 def _says(judged, keys, verdict, then, otherwise):
   """Choose a title by the verdict on some claims."""
-  found = [claim.verdict for claim in judged if claim.key in keys]
-  return then if found and set(found) == {verdict} else otherwise
-
-
-def _bar(ax, place, found, color, marker):
-  """Draw a value with its interval."""
-  if found.is_known:
-    ax.plot([place, place], [found.low, found.high], color=color, lw=1.2)
-    ax.plot(place, found.value, marker, color=color, ms=4.5)
+  found = {claim.verdict for claim in judged if claim.key in keys}
+  return then if found == {verdict} else otherwise
 
 
 def rounds(config, reduced, judged):
@@ -81,25 +74,28 @@ def rounds(config, reduced, judged):
   shown = [arm for arm in arms.list_arms(config) if not arm.strength or
            arm.strength in claims.PAPER_SHARES]
   times = analysis.best_times(config, steps)
-  share = analysis.share_of_plain(times)
+  share = analysis.share_of_plain(times).transpose('arm', 'price', 'seed')
   for i, (arm, color) in enumerate(zip(shown, plots.COLORS)):
+    own = steps.sel(arm=arm.label).transpose('batch', 'seed')
     dodge = 2 ** (0.08 * (i - (len(shown) - 1) / 2))
-    _steps(left, steps.sel(arm=arm.label), dodge, color, plots.MARKERS[i])
+    marks.means(left, own['batch'] * dodge, own.values, ls='-', color=color,
+                marker=plots.MARKERS[i], label=arm.label)
     if arm.strength:
-      _band(right, share.sel(arm=arm.label), color)
+      found = [intervals.of_mean(x) for x in share.sel(arm=arm.label).values]
+      value, low, high = np.array(found).T
+      marks.band(right, share['price'], low, value, high, color=color)
       if config.target == claims.PAPER_TARGET:
         _paper(right, arm, color)
   plots.label_sizes(left, config.batch_sizes)
-  plots.plain_numbers(plots.log_scale(left))
-  to = f'to {config.target:.0%} training accuracy'
-  left.set(xlabel='batch size $B$ (examples)', ylabel=f'steps {to}',
-           title='Steps, with 95 % intervals')
+  plots.plain_numbers(plots.log_scale(left)).set(
+    xlabel='batch size $B$ (examples)', title='Steps, with 95 % intervals',
+    ylabel=f'steps to {config.target:.0%} training accuracy')
   left.legend()
-  right.axhline(1, color=DARK, lw=0.8)
+  right.axhline(1, color=marks.INK, lw=0.8)
   shaded = 'bands: 95 %'
   if reduced.prices:
     ends = reduced.prices[0], reduced.prices[-1]
-    right.axvspan(*ends, color='#dddddd', lw=0, zorder=0)
+    right.axvspan(*ends, color=marks.SHADE, lw=0, zorder=0)
     best = int(times['batch'].isel(arm=0).sel(price=ends[0]))
     shaded += f"; gray: the mean's best $B$ is {best}"
   right.set_xscale('log', base=2)
@@ -117,27 +113,8 @@ def _paper(ax, arm, color):
   """Draw the paper's time over that of the mean as a dashed line."""
   paper = claims.PAPER_SHARES[arm.strength]
   ax.axhline(paper, color=color, ls='--', lw=1.2)
-  ax.annotate(
-    f'the paper, p = {arm.strength:g}: {paper:.2f}', (0.01, paper),
-    xycoords=('axes fraction', 'data'), va='bottom', fontsize=7, color=color)
-
-
-def _steps(ax, steps, dodge, color, marker):
-  """Draw the mean steps by batch size, with intervals."""
-  ax.plot(steps['batch'] * dodge, steps.mean('seed'), color=color,
-          marker=marker, label=str(steps['arm'].values))
-  for size, x in zip(steps['batch'].values,
-                     steps.transpose('batch', 'seed').values):
-    _bar(ax, size * dodge, intervals.of_mean(x), color, marker)
-
-
-def _band(ax, share, color):
-  """Draw the mean by price, with a band of its interval."""
-  found = np.array([intervals.of_mean(x)
-                    for x in share.transpose('price', 'seed').values])
-  ax.plot(share['price'], found[:, 0], color=color)
-  ax.fill_between(share['price'], found[:, 1], found[:, 2], color=color,
-                  alpha=0.18, lw=0)
+  marks.level(ax, paper, f'the paper, p = {arm.strength:g}: {paper:.2f}',
+              at=0.01, color=color)
 
 
 def bits(config, reduced, judged):
@@ -147,36 +124,33 @@ def bits(config, reduced, judged):
   runs = dict(sorted(reduced.wires.items(), reverse=True,
                      key=lambda item: float(item[1]['bits'][0])))
   plain = reduced.wires['float32']
-  own = intervals.of_mean(plain['test'].values)
+  marks.row_names(left, [
+    f'{wires[name].label}  ({float(run["bits"][0]):.3g} bits)'
+    for name, run in runs.items()])
+  test = intervals.of_mean(plain['test'].values)
+  loss = lambda run: run['loss'].isel(step=-1)
   for ax, find, one in (
       (left, lambda run: 100 * (run['test'] - plain['test']),
-       [100 * (x - own.value) for x in own]),
-      (right, lambda run: run['loss'].isel(step=-1),
-       intervals.of_mean(plain['loss'].isel(step=-1).values))):
+       100 * (np.array(test) - test.value)),
+      (right, loss, intervals.of_mean(loss(plain).values))):
     found = [intervals.of_mean(find(run).values) for run in runs.values()]
     if np.isfinite(one).all():
-      ax.axvspan(one[1], one[2], color='#dddddd', lw=0, zorder=0)
-    ax.axvline(one[0], color=DARK, lw=0.8)
+      ax.axvspan(one[1], one[2], color=marks.SHADE, lw=0, zorder=0)
+    ax.axvline(one[0], color=marks.INK, lw=0.8)
     limits = _limits(found, one)
     for row, (x, name) in enumerate(zip(found, runs)):
-      color = plots.COLORS[0 if wires[name].coded_bits is None else 1]
-      _row(ax, row, x, color, limits)
+      _row(ax, row, x, limits, plots.COLORS[bool(wires[name].coded_bits)])
     if limits:
       ax.set_xlim(limits)
     ax.locator_params(axis='x', nbins=5)
-  left.set_yticks(range(len(runs)), [
-    f'{wires[name].label}  ({float(run["bits"][0]):.3g} bits)'
-    for name, run in runs.items()])
-  left.invert_yaxis()
-  left.tick_params(axis='y', length=0)
   left.set(xlabel='test accuracy beyond float32 (points)', title=_says(
     judged, ('wire_8', 'wire_4'), 'holds', '8 and 4 bits cost\nno accuracy',
     'Test accuracy'))
   right.set(xlabel='training loss', title='Training loss')
-  for k, text in enumerate(('bits counted in the program',
-                            'bits as its paper codes them')):
-    right.plot([], [], 'o', color=plots.COLORS[k], label=text)
-  right.fill_between([], [], color='#dddddd',
+  for color, text in zip(plots.COLORS, ('bits counted in the program',
+                                        'bits as its paper codes them')):
+    right.plot([], [], 'o', color=color, label=text)
+  right.fill_between([], [], color=marks.SHADE,
                      label='95 % interval of float32')
   figure.legend(loc='outside lower center', ncols=3, fontsize=7)
   return figure
@@ -184,24 +158,23 @@ def bits(config, reduced, judged):
 
 def _limits(found, one):
   """Choose an axis for all but outliers; None where nothing is known."""
-  values = np.array([x.value for x in found if x.is_known])
-  ends = np.array([x[1:] for x in found if x.is_known])
-  if not len(values):
+  known = np.array([x for x in found if x.is_known])
+  if not len(known):
     return None
-  spread = np.median(np.abs(values - np.median(values))) or np.ptp(values)
-  is_near = np.abs(values - np.median(values)) <= 6 * spread
-  shown = [*ends[is_near].ravel(), *(x for x in one if np.isfinite(x))]
+  apart = np.abs(known[:, 0] - np.median(known[:, 0]))
+  spread = np.median(apart) or np.ptp(known[:, 0])
+  shown = [*known[apart <= 6 * spread, 1:].ravel(),
+           *(x for x in one if np.isfinite(x))]
   pad = 0.15 * (np.ptp(shown) or 1.0)
   return min(shown) - pad, max(shown) + pad
 
 
-def _row(ax, row, found, color, limits):
+def _row(ax, row, found, limits, color):
   """Draw a value with its interval, or an arrow where it is off the axis."""
   if not found.is_known:
     return
   if limits[0] <= found.value <= limits[1]:
-    ax.plot([found.low, found.high], [row, row], color=color, lw=1.4)
-    ax.plot(found.value, row, 'o', color=color, ms=5)
+    marks.points(ax, [row], found, in_rows=True, color=color)
     return
   is_left = found.value < limits[0]
   end, sign = (limits[0], 1) if is_left else (limits[1], -1)

@@ -1,5 +1,7 @@
 """The study of mechanisms: its parts, and what becomes of them."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -8,6 +10,7 @@ import gradiv
 from experiments.common import study
 from experiments.common.parts import Trained
 from experiments.engine import trainer
+from experiments.gradient_diversity import tracking
 from experiments.gradient_diversity.mechanisms import (
   analysis,
   arms,
@@ -43,9 +46,11 @@ class Mechanisms(study.Study):
   figures = {'bounds': figures.bounds, 'rounds': figures.rounds,
              'bits': figures.bits}
 
-  def prepare(self, config):
-    """Load the data and build the network."""
-    return Problem(config)
+  prepare = staticmethod(Problem)
+  reduce = staticmethod(analysis.reduce)
+  summarize = staticmethod(analysis.summarize)
+  claims = staticmethod(claims.claims)
+  tables = staticmethod(tables.tables)
 
   def stages(self, config, task, done):
     """Yield all parts at once: none needs another."""
@@ -57,22 +62,6 @@ class Mechanisms(study.Study):
         for size in config.batch_sizes),
       *(train_wire(config, task, wire) for wire in arms.wires())]
 
-  def reduce(self, config, done):
-    """Choose the rates; count steps; compare with the formulas."""
-    return analysis.reduce(config, done)
-
-  def summarize(self, config, reduced):
-    """Return the numbers of every setting, arm and wire."""
-    return analysis.summarize(config, reduced)
-
-  def claims(self, config, reduced):
-    """Judge the claims."""
-    return claims.claims(config, reduced)
-
-  def tables(self, config, reduced):
-    """Lay the numbers out."""
-    return tables.tables(config, reduced)
-
 
 def reference(config, task) -> Trained:
   """Train by plain SGD for two passes, then measure B_S of each network."""
@@ -83,9 +72,8 @@ def reference(config, task) -> Trained:
   return Trained(
     'reference', {'rate': (rates[len(rates) // 2],),
                   'seed': tuple(config.seeds)},
-    lambda lanes: _program(config, task, lanes, size, lambda lane: optax.chain(
-      gradiv.aggregate_by_mean(config.workers(1).axis_name),
-      optax.sgd(lane['rate']))),
+    lambda lanes: _program(config, task, lanes, size, functools.partial(
+      tracking.plain_sgd, axis_name=config.workers(1).axis_name)),
     config.schedule(steps, steps), config.workers(1),
     defined_by=config.pick_task(
       'drop_rates', 'noise_stddevs', 'num_levels', 'measured_examples',

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
   rows = networks.SMALL if small else networks.LARGE
   made = {
     'combining': tables.combining(
-      {1000: (4,)} if small else {10**6: (8, 32, 64), 10**7: (8, 32)}),
+      {1000: (4,)} if small else {10**6: (32,), 10**7: (8, 32)}),
     'elementwise': tables.elementwise(1000 if small else 10**8),
     'tracking': tables.tracking(rows['transformer'], 4 if small else 8),
     'per_example': tables.per_example(rows),

@@ -4,6 +4,7 @@ Workers lie along a leading axis on the one device, under `vmap`.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from experiments.overhead.accelerator import networks
 from gradiv import weightings
 
 AXIS = 'workers'
-ROUNDS, SECONDS = 9, 4.0
+ROUNDS, SECONDS = 9, 3.0
 # Examples whose gradients are also computed one at a time.
 NUM_CHECKED = 4
 
@@ -28,29 +29,33 @@ def per_example(rows: dict[str, networks.Row]) -> Iterator[dict[str, Any]]:
   for title, row in rows.items():
     problem = networks.build(row)
     arguments = problem.params, problem.batch
-    steps, result = {}, {}
     wanted = _first_norms(problem)
+    steps, result = {}, {}
     for way in ('plain', *row.ways):
       try:
-        step = ways.WAYS[way](problem.loss)
-        steps[way] = jax.jit(step).lower(*arguments).compile()
-        loss, grads, norms = steps[way](*arguments)
-      except Exception as error:  # noqa: BLE001  # no memory, no such package
-        result[way] = {'failed': f'{type(error).__name__}: {error}'[:300]}
-        steps.pop(way, None)
-        continue
-      if way == 'plain':
-        plain = grads
-      result[way] = {
-        'temporary_mib': _temporary(steps[way]),
-        'gflop': flops.flops_traced(step, *arguments) / 1e9,
-        'grad_error': _distance(grads, plain),
-        'norm_error': None if norms is None else _error(norms, wanted)}
-      del loss, grads, norms
+        steps[way] = ways.WAYS[way](problem.loss)
+      except ImportError as error:
+        result[way] = {'failed': str(error)}
+    programs, failed = _compiled(steps, *arguments)
+    for way, program in list(programs.items()):
+      try:
+        loss, grads, norms = program(*arguments)
+        if way == 'plain':
+          plain = grads
+        result[way] = {
+          'temporary_mib': _temporary(program),
+          'gflop': flops.flops_traced(steps[way], *arguments) / 1e9,
+          'grad_error': _distance(grads, plain),
+          'norm_error': None if norms is None else _error(norms, wanted)}
+        del loss, grads, norms
+      except jax.errors.JaxRuntimeError as error:  # out of memory
+        failed[way] = str(error)
+        del programs[way]
     times = timing.in_turn(
-      steps, *arguments, rounds=ROUNDS, seconds=SECONDS, wait_each=False)
+      programs, *arguments, rounds=ROUNDS, seconds=SECONDS, wait_each=False)
     for way, milliseconds in times.items():
       result[way]['milliseconds'] = milliseconds
+    result |= {way: {'failed': why[:300]} for way, why in failed.items()}
     yield {'row': title, 'examples': problem.num_examples,
            'parameters': problem.num_parameters, 'ways': result}
 
@@ -75,11 +80,10 @@ def combining(sizes: dict[int, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
           8, AXIS, key=jax.random.key(0)),
       }
       grads = {'g': jax.random.normal(jax.random.key(n), (n, size)) + 0.1}
-      programs = {name: _compiled(_over_workers(tx, size), grads)
-                  for name, tx in rules.items()}
-      programs['sum of rows'] = _compiled(
-        lambda grads: jax.tree.map(lambda g: g.sum(0), grads), grads)
-      yield _timed({'n': n, 'D': size}, programs, grads)
+      steps = {name: _over_workers(tx, size) for name, tx in rules.items()}
+      steps['sum of rows'] = lambda g: g['g'].sum(0)
+      steps['Gram matrix and weighted sum'] = lambda g: _two_products(g['g'])
+      yield _timed({'n': n, 'D': size}, steps, grads)
 
 
 def elementwise(size: int) -> Iterator[dict[str, Any]]:
@@ -91,15 +95,13 @@ def elementwise(size: int) -> Iterator[dict[str, Any]]:
     'dropped updates': gradiv.drop_updates(0.5, key=key),
   }
   updates = {'g': jax.random.normal(key, (size,))}
-  programs = {'scaling': _compiled(
-    lambda u: jax.tree.map(lambda x: 2 * x, u), updates)}
+  steps: dict[str, Callable] = {
+    'scaling': lambda u: jax.tree.map(lambda x: 2 * x, u),
+    '32 random bits': lambda u: jax.random.bits(key, u['g'].shape)}
   for name, tx in chains.items():
     state = tx.init(updates)
-    programs[name] = _compiled(
-      lambda u, tx=tx, state=state: tx.update(u, state), updates)
-  programs['32 random bits'] = _compiled(
-    lambda u: jax.random.bits(key, u['g'].shape), updates)
-  yield _timed({'D': size}, programs, updates)
+    steps[name] = lambda u, tx=tx, state=state: tx.update(u, state)
+  yield _timed({'D': size}, steps, updates)
 
 
 def tracking(row: networks.Row, n: int) -> Iterator[dict[str, Any]]:
@@ -111,7 +113,7 @@ def tracking(row: networks.Row, n: int) -> Iterator[dict[str, Any]]:
     AXIS, batch_size=problem.num_examples // n, **options)
   chains = {'mean': (), 'tracked': (track(),),
             'tracked by layer': (track(groups=gradiv.by_layer),)}
-  programs = {}
+  steps = {}
   for name, members in chains.items():
     tx = optax.chain(
       *members, gradiv.aggregate_by_mean(AXIS), optax.adam(1e-3))
@@ -122,9 +124,9 @@ def tracking(row: networks.Row, n: int) -> Iterator[dict[str, Any]]:
         return tx.update(grads, tx.init(params), params)
       return jax.vmap(on_worker, out_axes=None, axis_name=AXIS)(shards)
 
-    programs[name] = _compiled(step, problem.params, shards)
+    steps[name] = step
   yield _timed({'workers': n, 'parameters': problem.num_parameters},
-               programs, problem.params, shards)
+               steps, problem.params, shards)
 
 
 def _over_workers(tx, size) -> Callable:
@@ -134,17 +136,37 @@ def _over_workers(tx, size) -> Callable:
     lambda g: tx.update(g, state), out_axes=None, axis_name=AXIS)(grads)
 
 
-def _compiled(step, *arguments):
-  return jax.jit(step).lower(*arguments).compile()
+def _two_products(rows):
+  """Do the least that any rule of the Gram matrix must do with n gradients."""
+  highest = jax.lax.Precision.HIGHEST
+  gram = jnp.matmul(rows, rows.T, precision=highest)
+  return jnp.matmul(jax.nn.softmax(gram[0]), rows, precision=highest)
 
 
-def _timed(row, programs, *arguments):
-  """Time compiled programs in turn; return the row."""
+def _timed(row, steps, *arguments):
+  """Compile steps and time them in turn; return the row."""
+  programs, failed = _compiled(steps, *arguments)
   times = timing.in_turn(
     programs, *arguments, rounds=ROUNDS, seconds=SECONDS, wait_each=False)
   return row | {'ways': {name: {
     'milliseconds': times[name], 'temporary_mib': _temporary(program)}
-    for name, program in programs.items()}}
+    for name, program in programs.items()} | {
+      name: {'failed': why[:300]} for name, why in failed.items()}}
+
+
+def _compiled(steps, *arguments) -> tuple[dict, dict[str, str]]:
+  """Compile steps side by side; return programs, and why others failed."""
+  lowered = {name: jax.jit(step).lower(*arguments)
+             for name, step in steps.items()}
+  programs, failed = {}, {}
+  with futures.ThreadPoolExecutor(max_workers=8) as pool:
+    made = {name: pool.submit(x.compile) for name, x in lowered.items()}
+    for name, future in made.items():
+      try:
+        programs[name] = future.result()
+      except jax.errors.JaxRuntimeError as error:
+        failed[name] = str(error)
+  return programs, failed
 
 
 def _temporary(program) -> float:

@@ -3,9 +3,14 @@
 A collective should move more than it costs to start, so small leaves share a
 bucket. A leaf that is a large part of the gradient is cut up instead, because
 a bucket is held in memory twice while it is sent.
+
+A bucket is sent when the backward pass has reached its first leaf. Only leaves
+of neighboring layers share one, so that the others need not wait for the end
+of the pass.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +25,9 @@ from gradiv.aggregation._exchange import membership
 SMALL_LEAF = 65_536
 # Leaves larger than this fraction of the gradient are cut up.
 LARGEST_FRACTION = 1 / 4
+# Small leaves share a bucket if no more than this fraction of the gradient, or
+# as many elements as a bucket may have, lie from the first of them to the last.
+WIDEST_FRACTION = 1 / 16
 
 
 class Span(NamedTuple):
@@ -62,7 +70,7 @@ class Plan:
 
   Attributes:
     like: The gradient, as shapes and dtypes.
-    buckets: The buckets, in the order in which they are sent.
+    buckets: The buckets, in the order of the layers.
     num_groups: Number of groups of leaves that are decided separately.
     leaf_by_leaf: Whether each bucket is one whole leaf.
   """
@@ -83,7 +91,7 @@ def plan(
   *,
   leaf_by_leaf: bool = False,
 ) -> Plan:
-  """Distribute the leaves of a gradient over buckets, in order.
+  """Distribute the leaves of a gradient over buckets, layer by layer.
 
   Args:
     grads: This worker's gradient.
@@ -92,17 +100,20 @@ def plan(
   """
   paths = jax.tree_util.tree_leaves_with_path(grads)
   groups = participants.group_of_leaves(grads)
-  longest = max(1, SMALL_LEAF, int(
-    LARGEST_FRACTION * sum(leaf.size for _, leaf in paths)))
-  buckets, open_buckets = [], {}
-  for i, (path, leaf) in enumerate(paths):
+  total = sum(leaf.size for _, leaf in paths)
+  longest = max(1, SMALL_LEAF, int(LARGEST_FRACTION * total))
+  widest = max(4 * SMALL_LEAF, int(WIDEST_FRACTION * total))
+  buckets, open_buckets, seen = [], {}, 0
+  for i in _in_order_of_layers([path for path, _ in paths]):
+    path, leaf = paths[i]
     kind = int(groups[i]), participants.layout.shards(path)
     if leaf_by_leaf:
       buckets.append(Bucket((Span(i, 0, leaf.size),), *kind))
     elif leaf.size >= SMALL_LEAF:
       buckets += (Bucket((span,), *kind) for span in _cut(i, leaf, longest))
     else:
-      _add_small_leaf(buckets, open_buckets, i, leaf, kind)
+      _add_small_leaf(buckets, open_buckets, i, leaf, kind, seen, widest)
+    seen += leaf.size
   return Plan(jax.eval_shape(lambda: grads), tuple(buckets),
               participants.num_groups(grads), leaf_by_leaf)
 
@@ -137,12 +148,42 @@ def _cut(i, leaf, longest):
           for start in range(0, leaf.size, longest)]
 
 
-def _add_small_leaf(buckets, open_buckets, i, leaf, kind):
+def _in_order_of_layers(paths):
+  """Return the places of the leaves with layer_2 before layer_10.
+
+  The keys of dictionaries come sorted letter by letter; other containers keep
+  their own order.
+  """
+  first = {}
+  for i, path in enumerate(paths):
+    for depth in range(len(path)):
+      first.setdefault(path[:depth + 1], i)
+
+  def place(i):
+    return [_by_number(key.key) if _is_named(key)
+            else first[paths[i][:depth + 1]]
+            for depth, key in enumerate(paths[i])]
+
+  return sorted(range(len(paths)), key=place)
+
+
+def _is_named(key):
+  return isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str)
+
+
+def _by_number(name):
+  """Split a name into letters and numbers, which compare as numbers."""
+  return [int(part) if part.isdecimal() else part
+          for part in re.split('([0-9]+)', name)]
+
+
+def _add_small_leaf(buckets, open_buckets, i, leaf, kind, seen, widest):
   """Add a leaf to the bucket of its kind that was opened last, if it fits."""
   span, kind_and_dtype = Span(i, 0, leaf.size), (leaf.dtype, *kind)
-  place = open_buckets.get(kind_and_dtype)
-  if place is None or buckets[place].size + leaf.size > 4 * SMALL_LEAF:
-    open_buckets[kind_and_dtype] = len(buckets)
+  place, start = open_buckets.get(kind_and_dtype, (None, 0))
+  if (place is None or buckets[place].size + leaf.size > 4 * SMALL_LEAF
+      or seen + leaf.size - start > widest):
+    open_buckets[kind_and_dtype] = len(buckets), seen
     buckets.append(Bucket((span,), *kind))
   else:
     buckets[place] = dataclasses.replace(

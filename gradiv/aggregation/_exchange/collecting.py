@@ -1,20 +1,24 @@
-"""One exchange of gradients, in the cheaper of two ways.
+"""One exchange of gradients, in the cheapest of three ways.
 
 Gradients are exchanged slice by slice, or, between two workers that get equal
-weights, by their sum alone.
+weights, by their sum alone. Workers under `vmap` exchange nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gradiv import weightings
+from gradiv._common import one_device
 from gradiv.aggregation._exchange import (
+  buckets,
   finite,
   products,
+  rows as rows_lib,
   slices as slices_lib,
 )
 
@@ -54,11 +58,104 @@ def collect(
   by_sum = rule.equal_pair and not (extra or sharded)
   if by_sum and products.is_pair(contribution):
     return _collect_sum(contribution)
-  slices = slices_lib.all_to_all(contribution, extra, leaf_by_leaf=sharded)
-  assemble = slices_lib.as_leaf_slices if sharded else slices_lib.all_gather
+  if sharded:
+    return _collect_slices(contribution, extra, rule.of_differences,
+                           stay_sliced=True)
+  return collect_all(contribution, extra, centered=rule.of_differences)
+
+
+def collect_all(
+  contribution: finite.Contribution, extra: Sequence[optax.Updates] = (), *,
+  centered: bool = False,
+) -> Collected:
+  """Exchange gradients whatever the rule, unless they lie on one device.
+
+  Args:
+    contribution: This worker's gradient.
+    extra: Trees for extra rows, the same on all workers.
+    centered: Whether the matrices are those of differences.
+  """
+  participants = contribution.participants
+  layout = participants.layout
+  if layout.mean_names or layout.shard_names or len(participants.names) > 1:
+    return _collect_slices(contribution, extra, centered)
+  tree = contribution.grads
+  plan = buckets.plan(tree, participants)
+  groups = participants.group_of_leaves(tree)
+  num_groups = participants.num_groups(tree)
+  own = lambda grads, is_finite, num_left_out: dataclasses.replace(
+    contribution, grads=grads, is_finite=is_finite, num_left_out=num_left_out)
+
+  def exchange(grads, is_finite, num_left_out, extra):
+    slices, *result = _exchange(
+      own(grads, is_finite, num_left_out), extra, centered)
+    return *result, slices.rows, slices.extra
+
+  def exchange_rows(grads, is_finite, num_left_out, extra):
+    grams = rows_lib.gram_matrices(
+      grads, is_finite, _one_of(extra), groups, num_groups, centered=centered)
+    left_out = jnp.round(num_left_out.sum()).astype(jnp.int32)
+    return grams, is_finite, left_out, *_no_slices(
+      plan, _one_of(grads), len(is_finite), len(extra))
+
+  grams, present, num_left_out, *sliced = one_device.directly(
+    exchange, exchange_rows, participants.names, tree, contribution.is_finite,
+    contribution.num_left_out, tuple(extra))
+
+  def weigh(grads, sliced, present, extra, weights):
+    del grads, present
+    slices = slices_lib.Slices(contribution, plan, *sliced, len(extra))
+    return slices_lib.all_gather(
+      slices, products.weighted_sums(slices, weights))
+
+  def weigh_rows(grads, sliced, present, extra, weights):
+    del sliced
+    return rows_lib.weighted_sum(
+      grads, _one_of(present), _one_of(extra), _one_of(weights), groups)
+
   return Collected(
-    *products.gram_matrices(slices, centered=rule.of_differences),
-    lambda weights: assemble(slices, products.weighted_sums(slices, weights)))
+    grams, present, num_left_out,
+    lambda weights: one_device.directly(
+      weigh, weigh_rows, participants.names, tree, sliced, present,
+      tuple(extra), weights))
+
+
+def _one_of(tree: Any) -> Any:
+  """Take the first of rows that are all alike."""
+  return jax.tree.map(lambda x: x[0], tree)
+
+
+def _no_slices(plan, grads, n, num_extra):
+  """Stand in for slices that nobody reads: NaN, should anybody do."""
+  leaves, sliced, known = jax.tree.leaves(grads), [], []
+  for bucket in plan.buckets:
+    shape = jax.eval_shape(
+      lambda leaves, bucket=bucket: buckets.pack(leaves, bucket, n), leaves)
+    sliced.append(jnp.full(shape.shape, jnp.nan, shape.dtype))
+    size = (num_extra, shape.shape[1]) if num_extra else (0, 0)
+    known.append(jnp.full(size, jnp.nan, plan.dtype(bucket)))
+  return tuple(sliced), tuple(known)
+
+
+def _exchange(contribution, extra, centered, leaf_by_leaf=False):
+  """Exchange slices, and learn the Gram matrices and who takes part."""
+  slices = slices_lib.all_to_all(
+    contribution, extra, leaf_by_leaf=leaf_by_leaf)
+  if centered:
+    slices = slices.keep_finite()
+  grams, present, num_left_out = products.gram_matrices(
+    slices, centered=centered)
+  if not centered:
+    slices = slices.keep(present)
+  return slices, grams, present, num_left_out
+
+
+def _collect_slices(contribution, extra, centered, *, stay_sliced=False):
+  slices, *result = _exchange(contribution, extra, centered, stay_sliced)
+  assemble = (slices_lib.as_leaf_slices if stay_sliced
+              else slices_lib.all_gather)
+  return Collected(*result, lambda weights: assemble(
+    slices, products.weighted_sums(slices, weights)))
 
 
 def _collect_sum(contribution):

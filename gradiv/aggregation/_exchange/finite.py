@@ -1,7 +1,9 @@
-"""Exclude gradients that are not finite from an exchange, and count them.
+"""Leave gradients that are not finite out of an exchange, and count them.
 
-A gradient that is not finite is replaced by zeros, so that it cannot spoil a
-sum. Which workers take part is learned from the psum that runs anyway.
+Whether a gradient is finite is known when its last element is. So that an
+exchange need not wait for that, gradients are sent as they are, and those that
+are not finite are left out where they arrive. Which workers take part is
+learned from the psum that runs anyway.
 """
 
 import dataclasses
@@ -21,11 +23,12 @@ Participants = membership.Participants
 
 @dataclasses.dataclass(frozen=True)
 class Contribution:
-  """A worker's gradient, replaced by zeros if it is not finite.
+  """A worker's gradient, and whether it takes part.
 
   Attributes:
     participants: The workers that exchange their gradients.
-    grads: The gradient; with `Layout.mean_over`, the mean over the group.
+    grads: The gradient as it is; with `Layout.mean_over`, the mean of the
+      finite ones of the group.
     is_finite: Whether the gradient takes part; with `Layout.mean_over`,
       whether any gradient of the group does.
     num_left_out: Number of gradients excluded: 0 or 1, or up to the size of
@@ -37,11 +40,15 @@ class Contribution:
   is_finite: jax.Array
   num_left_out: jax.Array
 
+  def or_zeros(self) -> optax.Updates:
+    """Return the gradient, or zeros if it does not take part."""
+    return trees.keep_if(self.is_finite, self.grads)
 
-def exclude_non_finite(
+
+def contribute(
   grads: optax.Updates, participants: Participants
 ) -> Contribution:
-  """Replace this worker's gradient by zeros if it is not finite.
+  """Learn whether this worker's gradient is finite.
 
   Raises:
     ValueError: If a leaf is not floating or, while tracing, if the gradient
@@ -51,11 +58,12 @@ def exclude_non_finite(
   workers.check_private(grads, (*participants.names, *layout.mean_names))
   trees.check_floating(grads)
   finite = layouts.is_finite(grads, layout)
-  grads = trees.keep_if(finite, grads)
   if not layout.mean_names:
     num_left_out = 1 - finite.astype(jnp.float32)
     return Contribution(participants, grads, finite, num_left_out)
-  mean, count = mean_of_finite(grads, finite, layout.mean_names)
+  # Groups differ in who is left out, so that they must not part in a cond.
+  mean, count = mean_of_finite(
+    trees.keep_if(finite, grads), finite, layout.mean_names)
   num_left_out = workers.num_workers(layout.mean_names) - count
   return Contribution(participants, mean, count > 0, num_left_out)
 
@@ -75,12 +83,9 @@ def mean_of_finite(
     finite gradients.
   """
   count = lax.psum(finite.astype(jnp.float32), names)
-
-  def mean(g):
-    total = lax.psum(trees.widen(g), names)
-    return (total / jnp.maximum(count, 1)).astype(g.dtype)
-
-  return jax.tree.map(mean, grads), count
+  total = jax.tree.map(lambda g: lax.psum(trees.widen(g), names), grads)
+  mean = lambda t, g: (t / jnp.maximum(count, 1)).astype(g.dtype)
+  return jax.tree.map(mean, total, grads), count
 
 
 def sum_with_presence(

@@ -19,7 +19,7 @@ import optax
 from jax import lax
 
 from gradiv import weightings
-from gradiv._common import trees
+from gradiv._common import early_sums, trees
 from gradiv.aggregation._exchange import finite, slices as slices_lib
 
 Grams = tuple[jax.Array, ...]
@@ -33,7 +33,8 @@ def gram_matrices(
   Args:
     slices: This worker's slice of all gradients.
     centered: Compute the matrix of g_i − c instead, with c near the mean, so
-      that distances between similar gradients stay exact.
+      that distances between similar gradients stay exact. Workers that do not
+      take part would spoil c: leave them out first (`Slices.keep_finite`).
 
   Returns:
     The matrices, [n + k, n + k] with the k extra trees last, in the order of
@@ -70,7 +71,8 @@ def gram_matrices_of_pair(
     the mean and one psum of 2 × 2 numbers per group.
   """
   participants, grads = contribution.participants, contribution.grads
-  total = jax.tree.map(lambda g: lax.psum(g, participants.names), grads)
+  total = early_sums.sum_at_once(
+    grads, contribution.is_finite, participants.names)
   rows = [jnp.zeros(2, jnp.float32)
           for _ in range(participants.num_groups(grads))]
   leaves = zip(jax.tree_util.tree_leaves_with_path(grads),
@@ -86,10 +88,12 @@ def gram_matrices_of_pair(
     contribution, own_rows)
 
   def gram(rows):
-    squares = rows[:, 0]
-    across = rows[jnp.argmin(squares), 1]
+    squares = jnp.where(present, rows[:, 0], 0)
+    across = jnp.where(present.all(), rows[jnp.argmin(squares), 1], 0)
     return jnp.where(jnp.eye(2, dtype=bool), squares, across)
 
+  total = early_sums.leave_out(
+    total, grads, contribution.is_finite, present.all(), participants.names)
   return tuple(map(gram, rows)), present, num_left_out, total
 
 
@@ -116,20 +120,21 @@ def weighted_sums(
 def _gram_of_slice(rows, extra, centered):
   """Compute the Gram matrix of one slice, in float32 at full precision."""
   if centered:
-    # Any center will do. Excluded rows are zero, and do not shift it.
+    # Any center will do. Rows that are left out are zero, and do not shift it.
     count = jnp.sum(jnp.any(rows != 0, 1))
     rows = trees.widen(rows)
     center = rows.sum(0) / jnp.maximum(count, 1)
     rows = rows - center[None]
     extra = trees.widen(extra) - center[None] if extra.shape[0] else extra
-  own = _inner_products(rows, rows)
+  own = inner_products(rows, rows)
   if not extra.shape[0]:
     return own
-  across = _inner_products(rows, extra)
-  return jnp.block([[own, across], [across.T, _inner_products(extra, extra)]])
+  across = inner_products(rows, extra)
+  return jnp.block([[own, across], [across.T, inner_products(extra, extra)]])
 
 
-def _inner_products(x, y):
+def inner_products(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Compute the inner products of rows [n, d] and [m, d], [n, m] float32."""
   if max(len(x), len(y)) < 4:
     # XLA:CPU (jaxlib <= 0.9) accumulates small dot products sequentially, with
     # a relative error of 5e-4 at 10⁶ elements; multiply elementwise instead.

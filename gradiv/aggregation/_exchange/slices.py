@@ -27,8 +27,8 @@ class Slices:
   Attributes:
     contribution: The gradient that this worker sent.
     plan: How the gradient is packed into buckets.
-    rows: [n, d] for each bucket. Row i comes from worker i, and is zero if
-      that worker's gradient is not finite.
+    rows: [n, d] for each bucket. Row i comes from worker i, as it was sent:
+      `keep` leaves out what is not finite.
     extra: [k, d] for each bucket: this worker's slice of k trees that are the
       same on all workers.
     num_extra: k.
@@ -40,6 +40,19 @@ class Slices:
   extra: tuple[jax.Array, ...]
   num_extra: int
 
+  def keep(self, present: jax.Array) -> 'Slices':
+    """Replace the rows of workers that do not take part by zeros.
+
+    Args:
+      present: Which workers take part, [n].
+    """
+    rows = tuple(jnp.where(present[:, None], rows, 0) for rows in self.rows)
+    return dataclasses.replace(self, rows=rows)
+
+  def keep_finite(self) -> 'Slices':
+    """Do as `keep`, before anything is summed; costs an all-gather of n."""
+    return self.keep(gather_presence(self.contribution))
+
 
 def all_to_all(
   contribution: finite.Contribution,
@@ -48,6 +61,9 @@ def all_to_all(
   leaf_by_leaf: bool = False,
 ) -> Slices:
   """Send each worker its slice of this gradient: D elements in all.
+
+  A bucket is sent when its last leaf is there. As a backward pass starts with
+  the last layer, the last bucket is sent first.
 
   Args:
     contribution: This worker's gradient.
@@ -69,7 +85,8 @@ def all_to_all(
                     participants.names) for tree in known]
     return jnp.stack(rows) if rows else jnp.zeros((0, 0), plan.dtype(bucket))
 
-  return Slices(contribution, plan, tuple(map(send, plan.buckets)),
+  rows = [send(bucket) for bucket in reversed(plan.buckets)][::-1]
+  return Slices(contribution, plan, tuple(rows),
                 tuple(map(slice_known, plan.buckets)), len(known))
 
 
@@ -106,6 +123,16 @@ def all_gather_vector(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
   for name in reversed(names):
     x = compat.all_gather_common(x, name)
   return x
+
+
+def gather_presence(contribution: finite.Contribution) -> jax.Array:
+  """Learn which workers take part, [n], before anything is summed.
+
+  Costs an all-gather of n numbers. `finite.sum_with_presence` costs nothing of
+  its own, but its result is known only when its sum is.
+  """
+  own = contribution.is_finite.astype(jnp.float32)[None]
+  return all_gather_vector(own, contribution.participants.names) > 0.5
 
 
 def own_row(rows: jax.Array, names: tuple[str, ...]) -> jax.Array:

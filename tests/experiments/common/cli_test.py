@@ -71,10 +71,15 @@ class BadInputTest(Case):
     ('--dataset=digits/8', "^--dataset='digits/8': must be 'digits'"),
     ('--data_dir=gs://x', "^--data_dir='gs://x': must be a local folder"))
   def test_data_that_there_are_not(self, flag, message):
+    run = self.folder / 'runs' / 'agreement_filtering'
+    run.mkdir(parents=True)
+    (run / 'config.json').write_text('of the run that is there')
     self.assertEqual(self.go(flag), 2)
     self.assertLen(self.errors, 1)
     self.assertRegex(self.errors[0], message)
     self.assertNotIn('jax', self.imported)
+    kept, = run.iterdir()  # a refused run leaves the folder as it was
+    self.assertEqual(kept.read_text(), 'of the run that is there')
 
   def test_more_examples_than_there_are(self):
     self.assertEqual(self.go('--train_examples=99999'), 2)
@@ -128,6 +133,7 @@ class RunTest(Case):
 
     self.assertEqual(self.go(*TINY, '--momentum=0.5'), 1)
     self.assertIn('  momentum: stored 0.9, now 0.5', self.errors)
+    self.assertEqual(json.loads((run / 'config.json').read_text()), written)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The flags that papers share: checked once, with errors that name the flag."""
 
 import dataclasses
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
@@ -36,6 +37,9 @@ class ConfigTest(parameterized.TestCase):
     (dict(lanes_at_once=-1), '--lanes_at_once=-1: must be at least 0'),
     (dict(image_size=99999), '--image_size=99999: must be from 0 to 1024'),
     (dict(roundings=3), '--roundings=3: must be 1 or 2'),
+    (dict(writers=('wandbs',)), '--writers=wandbs: must be some of'),
+    (dict(profile='5'), "--profile='5': must be two steps, rising"),
+    (dict(profile='9:9'), "--profile='9:9': must be two steps, rising"),
     (dict(seed=2**31), '--seed=2147483648'),
     (dict(model_options='[]'), 'must be a JSON object'),
     (dict(model_options='{"hiden": [32]}'),
@@ -47,6 +51,14 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(flags.UsageError, message) as caught:
       Config(**options)
     self.assertNotIn('\n', str(caught.exception))
+
+  def test_who_looks_on(self):
+    self.assertEqual(Config().watch(), {'writers': (), 'profile': None})
+    self.assertEqual(Config(profile='100:110').watch()['profile'], (100, 110))
+    with mock.patch.object(flags.importlib.util, 'find_spec', lambda _: None):
+      with self.assertRaisesRegex(
+          flags.UsageError, '--writers=wandb: must be installed: pip install'):
+        Config(writers=('wandb',))
 
   def test_of_two_flags_the_one_that_was_given_is_to_blame(self):
     with self.assertRaisesRegex(

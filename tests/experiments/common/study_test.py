@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -15,6 +16,7 @@ from experiments.common import flags, showing, study
 from experiments.common.parts import Trained
 from experiments.engine import signals, trainer
 from tests.experiments.common.tiny_study import Config, Tiny
+from tests.experiments.engine import writers_test
 
 
 class Case(parameterized.TestCase):
@@ -40,6 +42,15 @@ class Case(parameterized.TestCase):
     """Read when each record was last written."""
     logs = sorted(self.folder.rglob('metrics.jsonl'))
     return {str(path): path.stat().st_mtime_ns for path in logs}
+
+
+class WatchTest(Case):
+
+  def test_writers_get_the_records_of_each_part(self):
+    seen = writers_test.Listener()
+    with mock.patch.object(Config, 'watch', lambda self: {'writers': [seen]}):
+      self.go(self.config(batch_sizes=(2,), num_seeds=1))
+    self.assertEqual(list(seen.rows), [0, 2, 4, 6])
 
 
 class GoesOnTest(Case):

@@ -4,12 +4,7 @@ import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from experiments.critical_parameters import (
-  analysis,
-  claims,
-  network,
-  tables,
-)
+from experiments.critical_parameters import analysis, claims, network, tables
 from tests.experiments.critical_parameters.study_test import SMALL
 
 SPREAD = np.array([0.99, 1., 1.01])

@@ -1,8 +1,6 @@
 """The second paper, small: parts, records, flags, and what is written."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import pathlib
 import tempfile
@@ -10,16 +8,16 @@ import tempfile
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
-from PIL import Image
 
-from experiments.common import claims as claims_lib, flags, parsing, study
+from experiments.common import claims as claims_lib, flags, parsing
 from experiments.critical_parameters import (
   analysis,
   config as critical_config,
   network,
 )
 from experiments.critical_parameters.study import Critical
-from experiments.engine import signals, trainer
+from experiments.engine import trainer
+from tests.experiments import study_run
 
 SMALL = critical_config.Config(
   workdir='unset', num_seeds=3, dimensions=(4, 12), batch_sizes=(1, 4, 16),
@@ -30,35 +28,13 @@ SMALL = critical_config.Config(
   network_batch_sizes=(8, 32), network_stalenesses=(4,),
   network_rates=(0.1, 0.4), network_steps=20, least_steps=10, every=5,
   target_loss=1.8)
-FIGURES = {
-  'quadratic': ('critical', 'critical_steps'), 'noise': ('noise',),
-  'sparse': ('sparse',), 'network': ('critical_network', 'critical_course'),
-  'rates': ('rates',)}
-
-
-def run(config, **options):
-  """Run the study; return the outcome and what it printed."""
-  with contextlib.redirect_stdout(io.StringIO()) as out:
-    outcome = study.run(Critical(), config, stop=signals.Stop(), **options)
-  return outcome, out.getvalue()
 
 
 @pytest.mark.slow
-class RunTest(absltest.TestCase):
+class RunTest(study_run.StudyRun, absltest.TestCase):
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.folder = pathlib.Path(
-      cls.enterClassContext(tempfile.TemporaryDirectory()))
-    cls.config = dataclasses.replace(
-      SMALL, workdir=str(cls.folder / 'run'), data_dir=str(cls.folder / 'data'))
-    cls.outcome, cls.printed = run(cls.config)
-
-  def records(self):
-    return {path: path.stat().st_mtime_ns
-            for path in (self.folder / 'run').rglob('*.json*')
-            if path.stem in (*critical_config.STUDIES, 'metrics')}
+  study = Critical()
+  small = SMALL
 
   def test_every_study_has_claims_and_all_are_printed(self):
     claims = self.outcome.claims
@@ -83,7 +59,8 @@ class RunTest(absltest.TestCase):
     self.assertEqual(reduced.rates['steps'].shape, (2, 2, 2, 3))
     self.assertEqual(reduced.sparse['dimension'].values.tolist(), [4, 8, 4])
     self.assertEqual(reduced.sparse['support'].values.tolist(), [1, 1, 2])
-    self.assertLen(self.records(), 4 + 4 + 1)
+    self.assertLen([path for path in self.records() if path.stem in (
+      *critical_config.STUDIES, 'metrics')], 4 + 4 + 1)
     edges = analysis.summarize(self.config, reduced)['edges']
     self.assertEqual({name: total for name, (_, total) in edges.items()}, {
       'quadratic': 18, 'noise': 8, 'network': 4,
@@ -98,25 +75,11 @@ class RunTest(absltest.TestCase):
       self.assertGreater(at(1, 16), 1.5 * at(1, 0))
       self.assertGreater(at(1, 0), 1.5 * at(16, 0))
 
-  def test_figures(self):
-    found = sorted(path.stem for path in (self.folder / 'run').glob('*.png'))
-    self.assertEqual(found, sorted(
-      ['claims', *(name for names in FIGURES.values() for name in names)]))
-    for path in (self.folder / 'run').glob('*.png'):
-      with Image.open(path) as image:
-        self.assertGreater(np.asarray(image.convert('L')).std(), 5)
-
-  def test_again_nothing_is_run(self):
-    stamps = self.records()
-    self.assertEqual(run(self.config)[0].claims, self.outcome.claims)
-    outcome, _ = run(self.config, report_only=True)
-    self.assertEqual(outcome.claims, self.outcome.claims)
-    self.assertEqual(self.records(), stamps)
-
   def test_another_target_loss_trains_no_cell_again(self):
     """Only the tracked run may need other rates."""
     stamps = self.records()
-    run(dataclasses.replace(self.config, target_loss=1.7))
+    study_run.run(
+      self.study, dataclasses.replace(self.config, target_loss=1.7))
     again = self.records()
     self.assertEqual(stamps, {path: again[path] for path in stamps})
     for path in again.keys() - stamps.keys():
@@ -124,15 +87,15 @@ class RunTest(absltest.TestCase):
 
   def test_one_study_alone_has_its_claims(self):
     config = dataclasses.replace(self.config, studies=('sparse',))
-    outcome, _ = run(config, report_only=True)
+    outcome, _ = study_run.run(self.study, config, report_only=True)
     self.assertEqual(outcome.claims, [
       claim for claim in self.outcome.claims
       if claim.key.startswith('sparse_')])
 
   def test_records_of_another_config_are_refused(self):
     with self.assertRaisesRegex(
-        trainer.OtherRunError, 'target: 0.01 there, 0.001 now'):
-      run(dataclasses.replace(self.config, target=1e-3))
+        trainer.OtherRunError, 'target: stored 0.01, now 0.001'):
+      study_run.run(self.study, dataclasses.replace(self.config, target=1e-3))
 
   def test_the_tracked_run_is_that_of_the_first_cell(self):
     """At its rates and seeds: split over workers, but with equal steps."""
@@ -157,7 +120,7 @@ class RoundingTest(absltest.TestCase):
       config = dataclasses.replace(
         SMALL, workdir=folder, studies=('rates',), roundings=2,
         batch_sizes=(1, 16), stalenesses=(0, 4))
-      outcome, _ = run(config)
+      outcome, _ = study_run.run(Critical(), config)
       path = pathlib.Path(folder)
       first, second = (
         json.loads((path / name / 'rates.json').read_text())
@@ -178,7 +141,7 @@ class BadInputTest(parameterized.TestCase):
   def test_a_bad_network_fails_before_any_study_runs(self, changed, message):
     with tempfile.TemporaryDirectory() as folder:
       with self.assertRaisesRegex(flags.UsageError, message):
-        run(dataclasses.replace(
+        study_run.run(Critical(), dataclasses.replace(
           SMALL, workdir=f'{folder}/run', data_dir=f'{folder}/data',
           **changed))
       self.assertEmpty(list(pathlib.Path(folder, 'run').rglob('*.json')))

@@ -79,6 +79,14 @@ class ExampleTest(FitCase):
 
 class FitTest(FitCase):
 
+  def test_a_longer_run_is_not_given_for_a_shorter_one(self):
+    schedule = lambda steps: engine.Schedule(steps, 2)
+    run(self.folder, steps=schedule(6))
+    with self.assertRaisesRegex(ValueError, 'a run of 6 steps already, more '
+                                'than steps=4: ask for as many'):
+      run(self.folder, steps=schedule(4))
+    self.assertIn('params', run(self.folder, steps=schedule(6)))
+
   def test_it_is_the_loop_that_one_would_write(self):
     state = run(self.folder / 'a', steps=3, every=1)
     first = records.read(self.folder / 'a/metrics.jsonl')[0]

@@ -71,12 +71,12 @@ class PlainTest(absltest.TestCase):
         '0 of 2 parts; 50% of 40 lane-steps, 0:20 left; a: 5 of 10 steps; '
         'b: 5 of 10 steps'])
 
-  def test_a_bar_alone(self):
+  def test_what_an_earlier_process_did_says_nothing_of_the_speed(self):
     with progress.bar('a', 100, done=50) as line:
       self.now += 10
       line.update(25)
     self.assertEqual(self.lines(), [
-      '75% of 100 lane-steps, 0:03 left; a: 75 of 100 steps'])
+      '75% of 100 lane-steps, 0:10 left; a: 75 of 100 steps'])
 
 
 if __name__ == '__main__':

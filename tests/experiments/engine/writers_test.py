@@ -41,6 +41,13 @@ class WritersTest(absltest.TestCase):
     self.assertEqual(set(seen.rows[24]), {'norm', 'batch_loss'})
     self.assertFalse(seen.is_open)
 
+  def test_one_that_cannot_be_closed_leaves_none_open(self):
+    broken, whole = Listener(), Listener()
+    broken.close = mock.Mock(side_effect=OSError('gone'))
+    with self.assertRaisesRegex(OSError, 'gone'):
+      writers.Several([broken, whole]).close()
+    self.assertFalse(whole.is_open)
+
   def test_tensorboard(self):
     if importlib.util.find_spec('tensorboardX') is None:
       self.skipTest('tensorboardX is not installed')

@@ -249,6 +249,13 @@ class ModelTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       models.build(arguments.pop('name'), **arguments)
 
+  def test_sizes_may_be_integers_of_numpy(self):
+    three = np.int64(3)
+    model = models.build('mlp', input_shape=(three,), num_classes=three,
+                         hidden=(three,))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    self.assertEqual(shapes['out']['kernel'].shape, (3, 3))
+
   @parameterized.parameters(('mlp', (3, 5)), ('mlp', (4,)), ('lstm', ()))
   def test_inputs_of_a_wrong_shape(self, name, shape):
     model, params, _ = tiny_model(name)

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 import jax
@@ -82,6 +84,15 @@ class OverheadTest(parameterized.TestCase):
   def test_bad_flags(self, flags, message):
     with self.assertRaisesRegex(ValueError, message):
       aggregation.Config(**flags)
+
+  def test_a_bad_flag_is_told_before_jax_is_imported(self):
+    code = ('import atexit, runpy, sys; sys.argv.append("--rounds=0"); '
+            'atexit.register(lambda: print("jax" in sys.modules)); '
+            'runpy.run_module("experiments.overhead", run_name="__main__")')
+    done = subprocess.run([sys.executable, '-c', code], text=True,
+                          capture_output=True, timeout=60)
+    self.assertEqual((done.returncode, done.stdout), (2, 'False\n'))
+    self.assertRegex(done.stderr, '^--rounds=0: must be at least 1\n$')
 
   def test_more_workers_than_devices(self):
     with self.assertRaisesRegex(ValueError, 'at most the 8 devices'):

@@ -38,7 +38,7 @@ class PairTest(parameterized.TestCase):
 
   @staticmethod
   def both_ways(g, _):
-    contribution = finite.exclude_non_finite(
+    contribution = finite.contribute(
       g, membership.Participants.of('workers'))
     return [products.gram_matrices_of_pair(contribution)[:3],
             products.gram_matrices(slices.all_to_all(contribution))]

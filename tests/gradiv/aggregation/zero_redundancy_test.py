@@ -52,7 +52,7 @@ class ZeroRedundancyTest(parameterized.TestCase):
 
   def test_slices_are_kept_only_if_leaves_travel_alone(self):
     def fn(g, _):
-      sent = slices.all_to_all(finite.exclude_non_finite(
+      sent = slices.all_to_all(finite.contribute(
         g, membership.Participants.of('workers')))
       return slices.as_leaf_slices(sent, [rows[0] for rows in sent.rows])
 

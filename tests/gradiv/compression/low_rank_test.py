@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from jax.sharding import Mesh, PartitionSpec as P
 
 import gradiv
 from gradiv import compression
@@ -62,8 +63,7 @@ class LowRankTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (dict(rank=0), 'rank'), (dict(key=3), 'key'),
-    (dict(layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups'),
-    (dict(layout=gradiv.Layout(sharded_over='model')), 'sharded_over'))
+    (dict(layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups'))
   def test_invalid_arguments(self, options, name):
     options = dict(rank=1, axis_name='workers', key=KEY) | options
     with self.assertRaisesRegex(ValueError, name):
@@ -87,6 +87,61 @@ class StateTest(parameterized.TestCase):
     params = {'w': jnp.ones((9, 8))}
     helpers.assert_same(
       tx.init(jax.eval_shape(lambda: params)), tx.init(params))
+
+
+class ShardedTest(parameterized.TestCase):
+  """Each shard is a matrix of its own; its worker is left out as a whole."""
+
+  @parameterized.product(check_vma=(True, False), bad=(False, True))
+  def test_shards_of_workers(self, check_vma, bad):
+    """Workers of two shards, with error feedback, as each shard by itself."""
+    layout = gradiv.Layout(
+      sharded_over='model', is_sharded=lambda path: path[-1].key == 'kernel')
+    make = lambda layout: compression.with_error_feedback(
+      compression.aggregate_by_low_rank(1, 'data', key=KEY, layout=layout),
+      layout=layout)
+    kernel = jnp.float32(RNG.normal(size=(2, 4, 9, 8)))  # [shard, worker, ...]
+    bias = jnp.float32(RNG.normal(size=(4, 5)))
+    if bad:
+      kernel = kernel.at[1, 2, 3, 3].set(jnp.nan)
+    own = {'kernel': kernel[0, 0], 'bias': bias[0]}
+    tx = make(layout)
+
+    def steps(grads):
+      state = jax.tree.map(
+        lambda x: gradiv.as_private(x, ('data', 'model')), tx.init(own))
+      for _ in range(2):
+        updates, state = tx.update(
+          {'kernel': grads['kernel'][0, 0], 'bias': grads['bias'][0]}, state)
+      return updates, state.error['kernel'][None, None]
+
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
+    updates, error = jax.jit(jax.shard_map(
+      steps, mesh=mesh,
+      in_specs=({'kernel': P('model', 'data'), 'bias': P('data')},),
+      out_specs=({'kernel': P('model'), 'bias': P('model')},
+                 P('model', 'data')),
+      check_vma=check_vma))({'kernel': kernel, 'bias': bias})
+    for shard in range(2):
+      expected, wanted = self.alone(
+        make(None), kernel[shard], bias, without=2 if bad else None)
+      rows = slice(9 * shard, 9 * shard + 9)
+      np.testing.assert_allclose(
+        updates['kernel'][rows], expected['kernel'], 1e-4, 1e-5)
+      np.testing.assert_allclose(
+        updates['bias'][5 * shard:5 * shard + 5], expected['bias'], 1e-4, 1e-5)
+      np.testing.assert_allclose(error[shard], wanted, 1e-4, 1e-5)
+
+  @staticmethod
+  def alone(tx, kernel, bias, without):
+    """Take two steps of one shard; a worker is left out, and keeps no error."""
+    if without is not None:
+      kernel = kernel.at[without].set(jnp.nan)
+    state = gradiv.replicate(tx.init({'kernel': kernel[0], 'bias': bias[0]}), 4)
+    step = gradiv.map_workers(lambda g, s: tx.update(g, s), 'data')
+    for _ in range(2):
+      updates, state = step({'kernel': kernel, 'bias': bias}, state)
+    return jax.tree.map(lambda x: x[0], updates), state.error['kernel']
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
 import gradiv
+from gradiv._common import early_sums
 from tests import helpers
 
 RNG = np.random.default_rng(1)
@@ -159,7 +160,7 @@ class WorkerMomentsTest(parameterized.TestCase):
       fn, 'workers', in_axes=(0, None), out_axes=None, backend='shard_map')
     text = jax.jit(mapped).lower(sample(8), ()).compile().as_text()
     reduces = [line.split('all-reduce(')[0] for line in text.splitlines()
-               if 'all-reduce(' in line]
+               if 'all-reduce(' in line and early_sums.AGAIN not in line]
     self.assertLen(reduces, 2, reduces)
     shapes = sorted(re.findall(r'f32\[([0-9,]*)\]', ' '.join(reduces)))
     # The gradient once, with how many are finite; then the deviation.
@@ -260,6 +261,47 @@ class MergeMomentsTest(parameterized.TestCase):
     a = gradiv.Moments(1., 1., 1e6, 0.)
     merged = gradiv.merge_moments(a, a, sq_distance=np.float32(4.0000005e6))
     self.assertEqual(float(merged.sq_norm_of_mean), 0.)
+
+
+class SameParametersTest(parameterized.TestCase):
+
+  @parameterized.product(check_vma=(True, False), is_dealt_out=(True, False))
+  def test_parts_of_a_mean_are_told_from_gradients(
+      self, check_vma, is_dealt_out):
+    """FSDP deals out parameters and gradients; the type does not show it."""
+    params = jnp.float32(RNG.normal(size=(16, 3)))
+    x = jnp.float32(RNG.normal(size=(8, 3)))
+    loss = lambda p, x: jnp.sum(jnp.square(p @ x[0]))
+
+    def fn(p, x):
+      if is_dealt_out:
+        whole = jax.lax.all_gather(p, 'workers', tiled=True)
+        grads = jax.lax.psum_scatter(
+          jax.grad(loss)(whole, x), 'workers', tiled=True) / 8
+      else:
+        grads = jax.grad(loss)(gradiv.as_private(p, 'workers'), x)
+      tx = gradiv.track_moments('workers', batch_size=1, same_params=True)
+      _, state = tx.update(grads, tx.init(p), p)
+      return state.num_skipped, gradiv.worker_moments(
+        grads, 'workers', params=p)
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ('workers',))
+    num_skipped, moments = jax.jit(jax.shard_map(
+      fn, mesh=mesh, in_specs=(P('workers') if is_dealt_out else P(),
+                               P('workers')),
+      out_specs=P(), check_vma=check_vma))(params, x)
+    self.assertEqual(num_skipped, is_dealt_out)
+    if is_dealt_out:
+      self.assertTrue(np.isnan(moments.mean_sq_deviation))
+    else:
+      grads = jax.vmap(jax.grad(loss), (None, 0))(params, x[:, None])
+      helpers.assert_close(moments, naive(grads), 1e-5)
+
+  def test_parameters_must_be_there_to_be_compared(self):
+    tx = gradiv.track_moments('workers', batch_size=1, same_params=True)
+    with self.assertRaisesRegex(ValueError, 'same_params.*params'):
+      jax.vmap(lambda g: tx.update(g, tx.init(g))[0], axis_name='workers')(
+        jnp.ones((4, 3)))
 
 
 if __name__ == '__main__':

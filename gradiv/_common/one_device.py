@@ -1,0 +1,75 @@
+"""Skip collectives where all workers lie on one device, under `vmap`.
+
+Under ``vmap(axis_name=...)`` the gradients of all workers are the rows of one
+array. A collective there copies: an all-to-all is a transpose, and slices are
+packed for nobody. `directly` names a second function for that case.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+
+def directly(
+  collective: Callable, of_rows: Callable, names: Sequence[str], *args: Any
+) -> Any:
+  """Compute ``collective(*args)``, or what equals it on the rows of `vmap`.
+
+  Jax does not tell a function how its axis came to be. But the index of a
+  worker is an array of indices under the `vmap` that names the axis, and one
+  index anywhere else; a batching rule sees the difference.
+
+  >>> mean = lambda x: lax.pmean(x, 'workers')
+  >>> own = lambda x: directly(
+  ...   mean, lambda rows: rows.mean(0), ('workers',), x)
+  >>> float(jax.vmap(own, axis_name='workers', out_axes=None)(jnp.arange(4.)))
+  1.5
+
+  Args:
+    collective: Function of `args` that uses the axis. All derivatives are
+      taken of it.
+    of_rows: The same function of arguments with a leading axis of workers. Its
+      results are common to all workers, and have no such axis.
+    names: Names of the workers' axes. With more than one, `collective` runs.
+    *args: Trees of arrays.
+  """
+  if len(names) != 1:
+    return collective(*args)
+  leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, args))
+  of_leaves = lambda *leaves: collective(*treedef.unflatten(leaves))
+  of_leaf_rows = lambda *leaves: of_rows(*treedef.unflatten(leaves))
+  return _mapped(of_leaves, of_leaf_rows)(lax.axis_index(names[0]), *leaves)
+
+
+def _mapped(collective, of_rows):
+  """Return a function of the worker's index and of leaves."""
+  @custom_vmap
+  def call(index, *leaves):
+    del index
+    return collective(*leaves)
+
+  @call.def_vmap
+  def rule(size, batched, index, *leaves):
+    is_worker_axis, *batched = batched
+    if is_worker_axis:
+      rows = [x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+              for x, is_batched in zip(leaves, batched)]
+      out = of_rows(*rows)
+      return out, jax.tree.map(lambda _: False, out)
+    # Another axis, such as one of seeds. That of the workers may follow.
+    axes = lambda k: [k if is_batched else None for is_batched in batched]
+    inner = _mapped(jax.vmap(collective, axes(0)), jax.vmap(of_rows, axes(1)))
+    out = inner(index, *leaves)
+    return out, jax.tree.map(lambda _: True, out)
+
+  differentiable = jax.custom_jvp(call)
+
+  @differentiable.defjvp
+  def jvp(primals, tangents):
+    return jax.jvp(collective, primals[1:], tangents[1:])
+
+  return differentiable

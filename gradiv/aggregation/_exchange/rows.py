@@ -1,0 +1,152 @@
+"""Gram matrices and weighted sums of gradients that lie on one device.
+
+Under `vmap` the gradients of n workers are the rows of one array. A rule then
+needs two passes over the rows, and no slices: `products` has the same two for
+workers on devices.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gradiv._common import trees
+from gradiv.aggregation._exchange import products
+
+# Columns of a block. On a CPU the rows of a block fit into a cache; another
+# device needs large blocks, so that it has enough to do.
+BLOCK, LARGE_BLOCK = 4096, 1 << 20
+# Smaller leaves are joined, as each has a loop of its own.
+SMALL_LEAF = 1 << 16
+
+
+def gram_matrices(
+  grads: optax.Updates, present: jax.Array, extra: Sequence[optax.Updates],
+  groups: Sequence[int], num_groups: int, *, centered: bool,
+) -> tuple[jax.Array, ...]:
+  """Compute the Gram matrix of each group, [n + k, n + k].
+
+  Args:
+    grads: Leaves of the gradients, each [n, ...].
+    present: Which workers take part, [n]. The rows and columns of the others
+      are zero.
+    extra: k trees, each leaf [...], which have the last rows.
+    groups: Group of each leaf.
+    num_groups: Number of groups.
+    centered: Subtract the mean of the workers that take part first.
+  """
+  size = len(present) + len(extra)
+  grams = [jnp.zeros((size, size), jnp.float32)] * num_groups
+  center = _mean(grads, present) if centered else None
+  for group, piece in _pieces(grads, extra, center, groups):
+    grams[group] += _gram(piece)
+  kept = jnp.concatenate([present, jnp.ones(len(extra), bool)])
+  both = kept[:, None] & kept[None, :]
+  return tuple(jnp.where(both, gram, 0) for gram in grams)
+
+
+def weighted_sum(
+  grads: optax.Updates, present: jax.Array, extra: Sequence[optax.Updates],
+  weights: Sequence[jax.Array] | jax.Array, groups: Sequence[int],
+) -> optax.Updates:
+  """Sum gradients, leaves [n, ...], with the weights of each leaf's group."""
+  n = len(present)
+  leaves, treedef = jax.tree.flatten(grads)
+  others = [jax.tree.leaves(tree) for tree in extra]
+  sums = []
+  for i, leaf in enumerate(leaves):
+    w = weights[groups[i]]
+    total = _weigh(w[:n], leaf, present)
+    for k, other in enumerate(others):
+      total += w[n + k] * trees.widen(other[i])
+    sums.append(total.astype(leaf.dtype))
+  return treedef.unflatten(sums)
+
+
+def _mean(grads, present):
+  """Average the rows that take part; any center near them will do."""
+  weights = present / jnp.maximum(present.sum(), 1)
+  return jax.tree.map(lambda g: _weigh(weights, g, present), grads)
+
+
+def _weigh(weights, rows, present):
+  """Sum rows with weights; rows that do not take part may be NaN."""
+  wide = trees.wide_dtype(rows.dtype)
+  product = lambda rows: jnp.tensordot(
+    weights.astype(wide), rows.astype(wide), axes=1,
+    precision=lax.Precision.HIGHEST)
+  shape = (len(rows),) + (1,) * (rows.ndim - 1)
+  return lax.cond(
+    present.all(), product,
+    lambda rows: product(jnp.where(present.reshape(shape), rows, 0)), rows)
+
+
+class _Piece(NamedTuple):
+  """Rows of one leaf, or of several that are small.
+
+  Attributes:
+    rows: Those of the workers, [n, d].
+    extra: Those of the extra trees, [k, d].
+    center: What is subtracted from all, [1, d], or None.
+  """
+
+  rows: jax.Array
+  extra: jax.Array
+  center: jax.Array | None
+
+  def block(self, first: jax.Array | int, size: int) -> jax.Array:
+    """Return some columns of all rows, [n + k, size]."""
+    cut = lambda x: lax.dynamic_slice_in_dim(x, first, size, axis=-1)
+    rows = cut(self.rows)
+    if self.center is not None:
+      rows = trees.widen(rows) - cut(self.center)
+    if not len(self.extra):
+      return rows
+    extra = cut(self.extra)
+    if self.center is not None:
+      extra = trees.widen(extra) - cut(self.center)
+    return jnp.concatenate([rows, extra])
+
+
+def _pieces(grads, extra, center, groups) -> Iterator[tuple[int, _Piece]]:
+  """Yield the group and the rows of each leaf, small ones joined."""
+  leaves = jax.tree.leaves(grads)
+  others = [jax.tree.leaves(tree) for tree in extra]
+  centers = [None] * len(leaves) if center is None else jax.tree.leaves(center)
+  small: dict = {}
+  for i, (leaf, group) in enumerate(zip(leaves, groups)):
+    flat = [other[i].ravel() for other in others]
+    piece = _Piece(
+      leaf.reshape(len(leaf), -1),
+      jnp.stack(flat) if flat else jnp.zeros((0, leaf[0].size), leaf.dtype),
+      None if center is None else centers[i].reshape(1, -1))
+    if piece.rows.shape[1] < SMALL_LEAF:
+      small.setdefault((group, leaf.dtype), []).append(piece)
+    else:
+      yield group, piece
+  for (group, _), pieces in small.items():
+    yield group, jax.tree.map(
+      lambda *parts: jnp.concatenate(parts, axis=-1), *pieces)
+
+
+def _gram(piece: _Piece) -> jax.Array:
+  """Compute the Gram matrix of a piece, block by block."""
+  side, width = len(piece.rows) + len(piece.extra), piece.rows.shape[1]
+
+  def by_blocks(size):
+    def gram(piece):
+      total = jnp.zeros((side, side), jnp.float32)
+      add = lambda first, size: products.inner_products(
+        *(piece.block(first, size),) * 2)
+      count, rest = divmod(width, size)
+      if count:
+        total = lax.fori_loop(
+          0, count, lambda i, total: total + add(i * size, size), total)
+      return total + add(count * size, rest) if rest else total
+    return gram
+
+  return lax.platform_dependent(
+    piece, cpu=by_blocks(BLOCK), default=by_blocks(LARGE_BLOCK))
