@@ -32,6 +32,8 @@ Decentralized    mix, mix_by_gossip (over a graph of gradiv.topology),
                  consensus_distance, local_sgd, diloco
 Stale            delay_updates
 Predict          critical_batch_size, critical_delay
+Act              scale_by_diversity (AdaScale), and in gradiv.scaling the
+                 controllers of the batch size
 
 The submodules hold more: aggregation, compression, decentralized, diversity,
 per_example, perturbations, scaling, staleness, topology, weightings.
@@ -114,6 +116,7 @@ from gradiv.perturbations import (
 from gradiv.scaling import (
   critical_batch_size as critical_batch_size,
   critical_delay as critical_delay,
+  scale_by_diversity as scale_by_diversity,
 )
 from gradiv.staleness import delay_updates as delay_updates
 from gradiv.workers import (

@@ -88,8 +88,8 @@ class ReadmeTest(absltest.TestCase):
     self.assertEmpty(public - listed - BUILDING_BLOCKS)
     others = {'vmap', 'pmap', 'shard_map', 'num_fragments', 'history', 'gradiv',
               'Moments', 'Layout', 'weightings', 'topology', 'staleness',
-              'scaling', 'decentralized', 'value_and_grad', 'ring', 'torus',
-              'hypercube', 'exponential'}
+              'scaling', 'controllers', 'decentralized', 'value_and_grad',
+              'ring', 'torus', 'hypercube', 'exponential'}
     self.assertEmpty(listed - public - others)
 
   def test_lines_of_prose_are_at_most_100_characters(self):

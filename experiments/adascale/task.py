@@ -1,8 +1,5 @@
 """The optimizer of `adascale`, its data, its network and its programs."""
 
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -11,43 +8,17 @@ from experiments import data, models
 from experiments.common import task
 
 
-class GainState(NamedTuple):
-  """The aggregation's state, the sum of gains, and the steps that it took."""
-
-  inner: Any
-  progress: jax.Array
-  taken: jax.Array
-
-
 def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
-  """Build SGD that steps with gain · rate, and along its schedule by the gain.
-
-  The gain is the lane's or, where that is 0, AdaScale's. It stands still when
-  the sum of the gains is `config.steps`; the last gain is cut to end there.
-  """
-  size, end = config.batch_size, config.steps
-  schedule = optax.cosine_decay_schedule(lane['rate'], end)
-  axis, decay = config.workers(scale).axis_name, 1 - scale / config.window
-  inner = optax.chain(
-    gradiv.track_moments(axis, batch_size=size, decay=max(decay, 0)),
-    gradiv.aggregate_by_mean(axis))
-
-  def init_fn(params):
-    zero = jnp.zeros((), jnp.float32)
-    return GainState(inner.init(params), zero, zero)
-
-  def update_fn(updates, state, params=None):
-    updates, kept = inner.update(updates, state.inner, params)
-    gain = jnp.where(lane['gain'] > 0, lane['gain'], gradiv.adascale_gain(
-      gradiv.read_moments(kept).average, batch_size=size, scale=scale))
-    left = end - state.progress
-    gain = jnp.minimum(gain, left)
-    step = -gain * schedule(state.progress)
-    progress = jnp.where(gain < left, state.progress + gain, end)
-    return jax.tree.map(lambda g: step * g, updates), GainState(
-      kept, progress, state.taken + (gain > 0))
-
-  return optax.GradientTransformation(init_fn, update_fn)
+  """Build SGD whose gain is the lane's or, where that is 0, AdaScale's."""
+  size, axis = config.batch_size, config.workers(scale).axis_name
+  return gradiv.scale_by_diversity(
+    gradiv.track_moments(
+      axis, batch_size=size, decay=max(1 - scale / config.window, 0)),
+    gradiv.aggregate_by_mean(axis), batch_size=size, scale=scale,
+    learning_rate=optax.cosine_decay_schedule(lane['rate'], config.steps),
+    min_gain=lane['gain'],
+    max_gain=jnp.where(lane['gain'] > 0, lane['gain'], scale),
+    end=config.steps, field='average')
 
 
 class Task:
@@ -73,7 +44,7 @@ class Task:
       make_optimizer=lambda lane: sgd_by_gain(lane, self.config, scale),
       batch=lambda arrays, lane, rows: task.pick(arrays['train'], rows),
       loss=self.loss, evaluate=self.evaluate,
-      read=lambda state: {'taken': state.taken})
+      read=lambda state: {'taken': state.num_steps})
 
   def evaluate(self, arrays, lane, params):
     """Compute the training loss, G and S of its gradient, the test accuracy."""

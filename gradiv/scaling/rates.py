@@ -1,4 +1,4 @@
-"""Learning rates of SGD for a batch size b and a delay τ.
+"""Learning rates for a batch size b and a delay τ: of SGD, and one of Adam.
 
 Two things limit the rate. Curvature and relative noise allow
 c/(L(τ + 1 + M/b)); absolute noise asks for a rate that falls with the length
@@ -113,6 +113,44 @@ def online_rate(
   noise = 1 - signal
   return (signal + noise / reference_batch_size) * reference_rate / (
     signal * (staleness + 1) + noise / batch_size)
+
+
+def square_root_rate(
+  reference_rate: Scalar, estimate: Estimate, *,
+  reference_batch_size: Scalar, batch_size: Scalar,
+) -> jax.Array:
+  """Compute Adam's rate for a batch from the noise tracked so far.
+
+  γ = γ_ref √(b/b_ref) (B + b_ref) / (B + b) with the noise scale B. It grows as
+  √b while b is far below B, is largest at b = B, and falls beyond. Use it in
+  place of `online_rate` for Adam and for methods that take signs. Where ‖∇F‖²
+  is not positive it is γ_ref √(b/b_ref).
+
+  Li et al., `Surge Phenomenon in Optimal Learning Rate and Batch Size Scaling
+  <https://arxiv.org/abs/2405.14578>`_, 2024: γ is proportional to
+  1 / (√(B/b) + √(b/B)).
+
+  >>> rate = lambda b: float(square_root_rate(
+  ...   1., Estimate(1., 16.), reference_batch_size=1, batch_size=b))
+  >>> round(rate(4), 2)  # √4 · 17/20: B = 16 is far
+  1.7
+  >>> rate(16) > max(rate(8), rate(32))
+  True
+
+  Args:
+    reference_rate: γ_ref, a rate that works for b_ref.
+    estimate: Averaged over steps, as `gradiv.read_moments` returns it. The law
+      is about the gradient as it is, not in Adam's metric.
+    reference_batch_size: b_ref, in examples.
+    batch_size: b, in examples.
+  """
+  checks.positive('reference_batch_size', reference_batch_size)
+  checks.positive('batch_size', batch_size)
+  signal = inverse_batch_size_bound(estimate)
+  noise = 1 - signal
+  growth = (batch_size / reference_batch_size) ** 0.5
+  return (noise + signal * reference_batch_size) * reference_rate * growth / (
+    noise + signal * batch_size)
 
 
 def _slowness(noise_ratio, batch_size, staleness):

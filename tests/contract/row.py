@@ -92,6 +92,14 @@ class Row:
       if name not in self.numbers and looks_injectable(value))
 
 
+def by_keywords(factory: Callable, names: tuple[str, ...]) -> Callable:
+  """Say the names of the keywords that a factory takes."""
+  keyword = inspect.Parameter.KEYWORD_ONLY
+  factory.__signature__ = inspect.Signature(
+    [inspect.Parameter(x, keyword) for x in names])
+  return factory
+
+
 def weighed(
   name: str, weighting: Callable, numbers: dict[str, float] | None = None, *,
   kwargs: dict[str, Any] | None = None, options: dict[str, Any] | None = None,
@@ -113,9 +121,7 @@ def weighed(
     return gradiv.aggregate_by_weights(
       weighting(**kwargs, **numbers), axis_name, **options)
 
-  keyword = inspect.Parameter.KEYWORD_ONLY
-  factory.__signature__ = inspect.Signature(
-    [inspect.Parameter(x, keyword) for x in ('axis_name', *numbers)])
-  return Row(name, factory, numbers=numbers,
+  return Row(name, by_keywords(factory, ('axis_name', *numbers)),
+             numbers=numbers,
              covers=(gradiv.aggregate_by_weights, weighting),
              **{'formula_only': True} | claims)

@@ -11,11 +11,12 @@ from gradiv import (
   decentralized,
   diversity,
   perturbations,
+  scaling,
   staleness,
   topology,
   weightings as w,
 )
-from tests.contract.row import Row, weighed
+from tests.contract.row import Row, by_keywords, weighed
 
 WORKERS = 8
 KEY = jax.random.key(7)
@@ -39,6 +40,20 @@ def agreed(name, numbers=None, **options):
 def mixes(name, *args, **kwargs):
   """Make a row of a decentralized step over the ring."""
   return Row(name, getattr(decentralized, name), *args, kind='own', **kwargs)
+
+
+def scaled(name, inner, *, options=None, groups=None, **claims):
+  """Make a row of `scale_by_diversity` for the gradients of workers."""
+  numbers = {'batch_size': 4.0, 'scale': 8.0, 'learning_rate': 0.1,
+             'min_gain': 1.0, 'max_gain': 6.0, 'end': 1e4, 'power': 0.5}
+
+  def factory(axis_name, **numbers):
+    return scaling.scale_by_diversity(
+      gradiv.track_moments(axis_name, batch_size=4, groups=groups),
+      inner(axis_name), groups=groups, **options or {}, **numbers)
+
+  return Row(name, by_keywords(factory, ('axis_name', *numbers)),
+             numbers=numbers, covers=(scaling.scale_by_diversity,), **claims)
 
 
 RULES = (
@@ -137,6 +152,8 @@ BEFORE_THE_WIRE = (
       kind='before'),
   Row('drop_updates', perturbations.drop_updates, {'key': KEY}, {'rate': 0.3},
       kind='before', permutes=False),
+  scaled('scale_by_diversity', lambda axis_name: optax.identity(),
+         kind='before'),
   Row('langevin_noise', perturbations.add_langevin_noise, {'key': KEY},
       {'stddev': 0.1}, kind='before', permutes=False),
   Row('quantize_updates', perturbations.quantize_updates,
@@ -155,6 +172,10 @@ OWN = (
         compression.aggregate_by_low_rank(1, axis_name, key=KEY)),
       kind='own', covers=(compression.with_error_feedback,
                           compression.aggregate_by_low_rank)),
+  scaled('scale_by_diversity_of_adam', lambda axis_name: optax.chain(
+    gradiv.aggregate_by_mean(axis_name), optax.scale_by_adam()),
+         options={'precondition': scaling.precondition_like_adam()},
+         groups=gradiv.by_layer, kind='own'),
   mixes('mix_by_gossip', {'mixing_matrix': RING, 'order': 'cta'}),
   mixes('mix_by_choco', {'mixing_matrix': RING, 'compressor': HALF},
         {'consensus_step': 0.5}),
@@ -206,6 +227,12 @@ ALONE = (
     'delay': staleness.delay_updates(2), 'inner': optax.chain(
       staleness.scale_by_staleness(staleness.divide_by_staleness),
       optax.adam(0.1))}, kind='alone'),
+  Row('scale_by_predicted_rate', scaling.scale_by_predicted_rate, {
+    'track': gradiv.track_moments(), 'inner': optax.trace(0.9),
+    'rule': lambda rate, estimate: scaling.online_rate(
+      rate, estimate, reference_batch_size=1, batch_size=4)},
+      {'learning_rate': 0.1}, kind='alone',
+      needs=lambda params: {'moments': gradiv.Moments(8., 1., 3., 9.)}),
   Row('keep_top_k', compression.keep_top_k, {'fraction': 0.5},
       fixed=('fraction',), kind='alone'),
   Row('keep_signs', compression.keep_signs, kind='alone'),

@@ -50,7 +50,7 @@ class OptimizerTest(parameterized.TestCase):
     schedule = optax.cosine_decay_schedule(0.5, 8)
     expected = [-schedule(i) * grads.mean(0) for i in range(8)]
     np.testing.assert_allclose(updates, expected, 1e-5, 1e-7)
-    self.assertEqual(float(states[-1].taken), 8)
+    self.assertEqual(float(states[-1].num_steps), 8)
 
   @parameterized.parameters((2, 4), (3, 3), (1.25, 7), (16, 1))
   def test_it_ends_when_the_gains_add_up(self, gain, taken):
@@ -61,7 +61,7 @@ class OptimizerTest(parameterized.TestCase):
     rates = [float(optax.cosine_decay_schedule(0.5, 8)(x)) for x in at]
     np.testing.assert_allclose(updates[:, 0], -gains * rates, 1e-4, 1e-6)
     self.assertEqual(float(states[-1].progress), 8)
-    self.assertEqual(float(states[-1].taken), taken)
+    self.assertEqual(float(states[-1].num_steps), taken)
 
   def test_the_gain_is_that_of_the_tracked_moments(self):
     grads = np.random.default_rng(0).normal(1, 1, (4, 50)).astype('f')
