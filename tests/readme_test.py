@@ -50,9 +50,8 @@ class ReadmeTest(absltest.TestCase):
     # The plain loop runs as well, for a few steps.
     run(plain.replace('300', '2'))
     printed, _ = run(changed)
-    low, high = map(int, re.findall(r'between (\d+) and (\d+)', printed)[0])
-    shown = map(int, re.findall(r'between (\d+) and (\d+)', README)[0])
-    for seen, promised in zip((low, high), shown, strict=True):
+    ends = lambda text: map(int, re.findall(r'\((\d+) to (\d+) over', text)[0])
+    for seen, promised in zip(ends(printed), ends(README), strict=True):
       # Rounding differs between processors, and grows along 300 steps.
       self.assertBetween(seen, 0.8 * promised, 1.25 * promised)
 

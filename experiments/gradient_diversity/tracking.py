@@ -11,7 +11,6 @@ import optax
 from jax import lax
 
 import gradiv
-from gradiv.diversity import intervals
 
 
 class Measured(NamedTuple):
@@ -74,30 +73,18 @@ def tracked_sgd(lane, config, axis_name) -> optax.GradientTransformation:
     plain_sgd(lane, axis_name))
 
 
-def read(opt_state, *, decay: float) -> dict:
+def read(opt_state) -> dict:
   """Flatten what is tracked into numbers to record.
 
-  The averages with the interval of 1/B_S now, and the estimates of the last
-  step alone.
+  The averages, and the estimates of the last step alone.
   """
   examples, workers = opt_state[:2]
   return {
-    **_flatten(workers.averages, decay),
-    'num_skipped': workers.num_skipped,
-    **{f'example_{name}': x
-       for name, x in _flatten(examples.averages, decay).items()},
-  }
+    **_flatten(workers), 'num_skipped': workers.num_skipped,
+    **{f'example_{name}': x for name, x in _flatten(examples).items()}}
 
 
-def _flatten(averages, decay):
-  # Not by `read_moments`, whose decay has been rounded to float32.
-  estimate = intervals.average(averages)
-  interval = intervals.interval(averages, decay)
-  return {
-    'sq_norm': estimate.sq_norm,
-    'variance': estimate.variance,
-    'step_sq_norm': averages.last[0, 0],
-    'step_variance': averages.last[0, 1],
-    'inverse_low': gradiv.inverse_batch_size_bound(interval.upper),
-    'inverse_high': gradiv.inverse_batch_size_bound(interval.lower),
-  }
+def _flatten(state):
+  reading = gradiv.read_moments(state)
+  step = zip(('step_sq_norm', 'step_variance'), reading.last)
+  return {**reading.average._asdict(), **dict(step)}

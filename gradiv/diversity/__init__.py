@@ -6,12 +6,18 @@ micro-steps (and `gradiv.example_moments` for those of the examples of a batch).
 `estimate` turns them into unbiased estimates, of which every metric, such as
 `batch_size_bound`, is a formula. `track_moments` averages the estimates over
 steps in the optimizer's state, and `read_moments` reads them there, with an
-`Interval` for each metric.
+`Interval` for each metric; `advise` says what other batch sizes would cost.
 """
 
 from gradiv.diversity.accumulating import (
   AccumulateMomentsState as AccumulateMomentsState,
   accumulate_moments as accumulate_moments,
+)
+from gradiv.diversity.advice import (
+  Advice as Advice,
+  Cost as Cost,
+  Factor as Factor,
+  advise as advise,
 )
 from gradiv.diversity.estimates import (
   Estimate as Estimate,

@@ -6,36 +6,40 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common import trees
-from gradiv.diversity import intervals, tracking
+from gradiv.diversity import averages, intervals, tracking, windows
 from gradiv.diversity.estimates import Estimate
 
 
 class Reading(NamedTuple):
-  """The statistics that `track_moments` keeps, at the present step.
+  """What `track_moments` knows at the present step.
 
-  Everything except `average` is about *now*: `estimate` is a line fitted to the
-  tracked steps and evaluated at the present one, and `interval` is the
-  confidence interval around it, so that the estimate of any ratio lies inside
-  its interval. `average` has less than half of the variance of `estimate`, but
-  it lags about 1/(1 − decay) steps behind. While G or S changes quickly, the
-  two disagree, and `average` can lie outside the interval: then
-  ``interval.is_trusted`` is False. Plot `average`; decide by `estimate` and
-  `interval`, once it is trusted.
+  B_S is that of a *window* of past steps, all of nearly equal weight. The
+  window is the shortest in which B_S is known to within a factor of two, so
+  that it is as near to the present as the noise allows; B_S of the last few
+  steps can differ from it by a factor of 1.5. If no window is long enough,
+  `window` is 0, and `batch_size_at_least` says what is known; it then is about
+  the longest window, of up to 2,048 steps. Pass the reading to `advise` to see
+  what another batch size would cost.
 
   With groups, every array has a leading axis [groups], in the order of `names`.
 
   Attributes:
-    estimate: Estimates of ‖∇F‖² and tr Σ at the present step; before the third
-      step, their averages; NaN before the first.
-    interval: Confidence interval for every ratio of the two, see
-      `Interval.of`.
-    window: int32, the number of steps that the reading averages over; 0 if B_S
-      is not known to within a factor of two.
-    batch_size_at_least: Lower confidence bound on B_S, at the `level` of
-      `track_moments` (95 %): the lower end of the interval if that is bounded,
-      and possibly informative if not. It rests on the same line as the
-      interval: while G falls along a curve, early in training, both can miss.
-    average: Averages of ‖∇F‖² and tr Σ over past steps; NaN before the first.
+    estimate: Estimates of ‖∇F‖² and tr Σ: in the ratio of the window, and with
+      the sum of `average`. Before the second step, the average; NaN before the
+      first.
+    interval: Confidence interval for every ratio of the two over the window,
+      see `Interval.of`. `Interval.is_trusted` says whether there is a window.
+    window: int32, the number of steps of the window; 0 if B_S is not known to
+      within a factor of two.
+    batch_size_at_least: Lower confidence bound on B_S, one-sided, at the
+      `level` of `track_moments` (95 %); 1 where nothing is known.
+    steps_until_known: Predicted number of further steps until B_S is known to
+      within a factor of two: 0 if it is; infinite if at this batch size no
+      window is long enough, so that only a larger batch can tell; NaN if that
+      cannot be predicted yet.
+    average: Averages of ‖∇F‖² and tr Σ over about 1/(1 − decay) steps, of which
+      larger gradients dominate; NaN before the first.
+    last: Estimates of the last step alone; NaN before the first.
     whole: With groups, the `Reading` of the whole gradient; otherwise None.
     encoded_names: Names of the groups, as an array; see `names`.
   """
@@ -44,7 +48,9 @@ class Reading(NamedTuple):
   interval: intervals.Interval
   window: jax.Array
   batch_size_at_least: jax.Array
+  steps_until_known: jax.Array
   average: Estimate
+  last: Estimate
   whole: 'Reading | None' = None
   encoded_names: jax.Array | tuple[()] = ()
 
@@ -72,15 +78,15 @@ def read_moments(opt_state: Any) -> Reading:
       latter case pass one of them, such as ``opt_state[0]`` of a chain.
 
   >>> import gradiv
-  >>> tx = gradiv.track_moments(decay=0.9)
+  >>> tx = gradiv.track_moments()
   >>> state = tx.init(())
-  >>> for deviation in (1., 1.2, .9, 1.1, .8, 1., 1.1, .9):
+  >>> for deviation in (1., 1.2, .9, 1.1, .8, 1., 1.1, .9, 1., 1.1, .9, 1.):
   ...   sample = gradiv.Moments(8., 1., 1., deviation)
   ...   _, state = tx.update((), state, moments=sample)
   >>> reading = read_moments(state)
   >>> low, high = reading.interval.of(gradiv.batch_size_bound)
-  >>> bool(low <= gradiv.batch_size_bound(reading.estimate) <= high)
-  True
+  >>> f'{low:.2f} to {high:.2f}, over the last {reading.window} steps'
+  '2.23 to 2.45, over the last 8 steps'
   """
   is_state = lambda x: isinstance(x, tracking.TrackMomentsState)
   found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_state)
@@ -94,21 +100,28 @@ def read_moments(opt_state: Any) -> Reading:
   state = jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]), state,
                        is_leaf=lambda x: not isinstance(x, tuple))
   if isinstance(state.encoded_names, tuple):
-    return _read(state.averages, state.decay, state.level)
-  rows = jax.vmap(_read, (0, None, None))(
-    state.averages, state.decay, state.level)
+    return _read(state.averages, state.windows, state.level)
+  rows = jax.vmap(_read, (0, 0, None))(
+    state.averages, state.windows, state.level)
   groups, whole = (jax.tree.map(lambda x: x[at], rows)
                    for at in (slice(-1), -1))
   return groups._replace(whole=whole, encoded_names=state.encoded_names)
 
 
-def _read(averages, decay, level):
-  average, present = intervals.average(averages), intervals.present(averages)
-  early = averages.count < 3
+@jax.jit  # one program, where each operation would be compiled by itself
+def _read(sums, sums_of_windows, level):
+  average = averages.average(sums)
+  known = windows.read(sums_of_windows, level=level)
+  total = average.sq_norm + average.variance
+  ratio = Estimate(known.fraction * total, (1 - known.fraction) * total)
+  end = lambda p: Estimate(p, 1 - p)
   return Reading(
-    estimate=trees.select(early, average, present),
-    interval=intervals.interval(averages, decay, level=level),
-    window=intervals.window(averages, decay, level=level),
-    batch_size_at_least=intervals.batch_size_at_least(
-      averages, decay, level=level),
-    average=average)
+    estimate=trees.select(jnp.isnan(known.fraction), average, ratio),
+    interval=intervals.Interval(
+      lower=end(known.most), upper=end(known.least),
+      is_trusted=known.window > 0),
+    window=known.window,
+    batch_size_at_least=known.batch_size_at_least,
+    steps_until_known=known.steps_until_known,
+    average=average,
+    last=averages.last(sums))

@@ -20,7 +20,12 @@ from gradiv._common import (
   layout as layouts,
   trees,
 )
-from gradiv.diversity import estimates, intervals, moments as moments_lib
+from gradiv.diversity import (
+  averages as averages_lib,
+  estimates,
+  moments as moments_lib,
+  windows as windows_lib,
+)
 
 Scalar = jax.typing.ArrayLike
 
@@ -33,15 +38,15 @@ class TrackMomentsState(NamedTuple):
       finite.
     averages: Running sums over the other steps. With groups, every array has a
       leading axis [groups + 1], whose last row is the whole gradient.
-    decay: float32, the decay β of the last step.
+    windows: Sums over windows of several lengths, for the intervals; likewise.
     level: float32, the level of the confidence intervals.
     encoded_names: uint8, the names of the groups. They are an array, because
       jit and checkpoints carry no strings; () without groups.
   """
 
   num_skipped: jax.Array
-  averages: intervals.Averages
-  decay: jax.Array
+  averages: averages_lib.Averages
+  windows: windows_lib.Windows
   level: jax.Array
   encoded_names: jax.Array | tuple[()]
 
@@ -62,9 +67,10 @@ def track_moments(
 
   Use it to follow the batch-size bound B_S during training. In each step, G
   and S are estimated without bias (see `estimate`); each is averaged over steps
-  by itself, Σ βʲ x_{t−j} / Σ βʲ, and negative estimates are kept. Pass the
-  state to `read_moments` for the present G and S, their averages, and a
-  confidence interval for every ratio of the two.
+  by itself, Σ βʲ x_{t−j} / Σ βʲ, and negative estimates are kept. Beside it,
+  both are averaged over windows of 16 to 2,048 steps, to tell B_S with an
+  interval. Pass the state to `read_moments` for both, and that reading to
+  `advise`. The windows are a hundred numbers, and need no communication.
 
   ``update`` accepts two extra arguments:
 
@@ -83,7 +89,8 @@ def track_moments(
       ``moments``.
     batch_size: Number of examples behind one worker's gradient. The estimates
       are per example, and therefore comparable between layouts.
-    decay: Decay β. The averages have the noise of about 1/(1 − β) steps.
+    decay: Decay β of `Reading.average`, which has the noise of about
+      1/(1 − β) steps. The windows do not depend on it.
     num_examples: Size of a finite data set from which the examples are drawn
       without replacement.
     reduction: 'mean' or 'sum', of the loss over its batch.
@@ -123,8 +130,8 @@ def track_moments(
     names = None if groups is None else groups_lib.group_names(params, groups)
     return TrackMomentsState(
       num_skipped=jnp.zeros((), jnp.int32),
-      averages=_init_rows(names),
-      decay=jnp.array(decay, jnp.float32),
+      averages=_init_rows(averages_lib.init(), names),
+      windows=_init_rows(windows_lib.init(), names),
       level=jnp.array(level, jnp.float32),
       encoded_names=() if names is None else _encode(names))
 
@@ -190,13 +197,12 @@ def _encode(names):
   return jnp.array(np.frombuffer(text.encode(), np.uint8))
 
 
-def _init_rows(names):
-  """Return empty averages, with a row for each group and one for the whole."""
-  averages = intervals.init()
+def _init_rows(empty, names):
+  """Return empty sums, with a row for each group and one for the whole."""
   if names is None:
-    return averages
-  return jax.tree.map(
-    lambda x: jnp.zeros((len(names) + 1, *x.shape), x.dtype), averages)
+    return empty
+  return jax.tree.map(lambda x: jnp.tile(
+    x, (len(names) + 1, *x.ndim * (1,))), empty)
 
 
 def _append_whole(moments, num_groups):
@@ -213,19 +219,21 @@ def _append_whole(moments, num_groups):
 
 
 def _add(state, sample, decay, level):
-  """Add a step to the averages unless it is not finite."""
+  """Add a step to the sums unless it is not finite."""
+  add = lambda averages, windows, sample: (
+    averages_lib.update(averages, sample, decay),
+    windows_lib.update(windows, sample))
   total = sample.sq_norm + sample.variance
-  update = intervals.update
   if total.ndim:
-    update = jax.vmap(update, (0, 0, None))
+    add = jax.vmap(add)
     total = total[-1]
   is_finite = jnp.isfinite(total)
   # A select, not a cond: workers must not part before a collective.
-  averages = trees.select(
-    is_finite, update(state.averages, sample, decay), state.averages)
+  old = state.averages, state.windows
+  averages, windows = trees.select(is_finite, add(*old, sample), old)
   skipped = counting.increment(state.num_skipped)
   return state._replace(
     num_skipped=jnp.where(is_finite, state.num_skipped, skipped),
     averages=averages,
-    decay=jnp.array(decay, jnp.float32),
+    windows=windows,
     level=jnp.array(level, jnp.float32))

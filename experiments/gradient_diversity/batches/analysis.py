@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import xarray as xr
 
+import gradiv
 from experiments.common import results, tuning
 from experiments.gradient_diversity.batches import windows
 
@@ -28,8 +29,8 @@ class Reduced:
       scale predicts them.
     tracked: What was measured along a training: [replication, seed, step],
       with the passes at each step.
-    bands: 1/B_S over windows: 'value', 'low' and 'high' [source, replication,
-      seed, step], from 'workers' and from 'examples'; with --exact, 'exact'.
+    bands: The fields of `windows.Band` [source, replication, seed, step], from
+      'workers' and from 'examples'; with --exact, the truth as 'exact'.
     distance: Between twin runs: [batch, seed, pass].
   """
 
@@ -56,7 +57,7 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    windowed(config, run), distances(config, done))
+    windowed(run), distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -181,51 +182,70 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
   return bounds
 
 
-def windowed(config, run: xr.Dataset) -> xr.Dataset:
-  """Average 1/B_S over windows, from the first full one on: see `Reduced`."""
+def windowed(run: xr.Dataset) -> xr.Dataset:
+  """Read 1/B_S over windows, from the shortest full one on: see `Reduced`.
+
+  Exact values are of the parameters after a step, estimates of those before:
+  where each step is recorded, the truth is that of the record before.
+  """
   later = run.isel(step=slice(1, None))
+  is_each = (np.diff(run['step']) == 1).all()
+  before = run.isel(step=slice(None, -1)) if is_each else later
   bands = {}
   for source, prefix in (('workers', ''), ('examples', 'example_')):
     signal, noise = (later[f'{prefix}step_{name}']
                      for name in ('sq_norm', 'variance'))
-    found = windows.band(signal.values, noise.values, config.window)
+    found = windows.band(signal.values, noise.values)
     bands[source] = xr.Dataset({
       name: signal.copy(data=x) for name, x in found._asdict().items()})
     if 'exact_variance' in run:
       bands[source]['exact'] = signal.copy(data=windows.exact(
-        later['exact_sq_norm'].values, later['exact_variance'].values,
-        windows.scale_before(noise.values), config.window))
+        *(before[f'exact_{name}'].values for name in ('sq_norm', 'variance')),
+        found))
   source = xr.DataArray(list(bands), dims='source', name='source')
   return xr.concat(list(bands.values()), source).isel(
-    step=slice(config.window - 1, None))
+    step=slice(min(16, later.sizes['step']) - 1, None))
 
 
-def covered(low, high, exact) -> xr.DataArray:
-  """Share of the records of each run at which an interval holds B_S: [seed]."""
-  inside = (low <= exact) & (exact <= high)
-  return inside.mean(('replication', 'step'))
+def covered(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the windows that know B_S whose interval holds it: [seed]."""
+  inside = (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
+  return inside.where(bands['window'] > 0).mean(('replication', 'step'))
 
 
-def covered_now(reduced: Reduced) -> xr.DataArray:
-  """Share at which `track_moments` holds B_S of the step itself: [seed]."""
-  run = reduced.tracked.sel(step=reduced.bands['step'])
-  exact = run['exact_sq_norm'] / (run['exact_sq_norm'] + run['exact_variance'])
-  return covered(run['inverse_low'], run['inverse_high'], exact)
+def bounded(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records at which the lower bound on B_S is right: [seed]."""
+  return (bands['exact'] <= bands['bound']).mean(('replication', 'step'))
 
 
-def narrow(bands: xr.Dataset) -> xr.DataArray:
-  """Share of the records at which B_S is known to a factor of 4: [seed]."""
-  known = bands['high'] < 4 * bands['low']
-  return known.mean(('replication', 'step'))
+def known(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records at which B_S is known to a factor of two: [seed]."""
+  return (bands['window'] > 0).mean(('replication', 'step'))
+
+
+def advice(config, bands: xr.Dataset) -> gradiv.diversity.Advice:
+  """Advise on the reference batch size at the last record of one run [step]."""
+  last = bands.isel(step=-1)
+  window = int(last['window'])
+  with np.errstate(divide='ignore'):
+    value, low, high, bound = (
+      float(1 / last[name]) for name in ('value', 'high', 'low', 'bound'))
+  return gradiv.diversity.Advice(
+    config.reference_batch_size,
+    gradiv.diversity.Factor(value, low, high) if window
+    else gradiv.diversity.Factor(np.nan, bound, high),
+    window, float(last['steps_until_known']))
 
 
 def band_ratio(bands: xr.Dataset) -> float:
   """Divide the width of the workers' bands of 1/B_S by the examples'.
 
-  The median over all records.
+  The median over all records at which both are of one window.
   """
-  wide = bands['high'] - bands['low']
-  return float(np.median(
+  one = bands['place'].sel(source='workers') == bands['place'].sel(
+    source='examples')
+  wide = (bands['high'] - bands['low']).where(one)
+  return float(np.nanmedian(
     (wide.sel(source='workers') / wide.sel(source='examples')).values))
 
 
@@ -260,6 +280,10 @@ def summarize(config, reduced: Reduced) -> dict:
       for layer, bound in layer_bounds(run).items()},
     'tracking': {source: _tracking(reduced.bands.sel(source=source))
                  for source in reduced.bands['source'].values},
+    'advice': {
+      f'{r:g}': str(advice(config, reduced.bands.sel(
+        source='workers').isel(replication=i, seed=0)))
+      for i, r in enumerate(config.replications)},
     # One worker alone tracks nothing.
     'band_ratio': None if config.num_workers == 1 else {
       'measured': results.known(band_ratio(reduced.bands)),
@@ -290,9 +314,9 @@ def predicted_counts(config, reduced: Reduced) -> xr.DataArray:
 
 
 def _tracking(bands):
-  """Summarize a source of bands: how often they are right, and narrow."""
-  return {
-    'covered': results.mean_and_error(covered(
-      bands['low'], bands['high'], bands['exact'])) if 'exact' in bands
-    else [None, None],
-    'narrow': results.mean_and_error(narrow(bands))}
+  """Summarize a source of bands: how often B_S is known, and how truly."""
+  found = {'known': known(bands)}
+  if 'exact' in bands:
+    found |= {'covered': covered(bands), 'bounded': bounded(bands)}
+  return {name: results.mean_and_error(found[name]) if name in found
+          else [None, None] for name in ('known', 'covered', 'bounded')}

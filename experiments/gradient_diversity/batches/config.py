@@ -1,7 +1,6 @@
 """The flags of `gradient_diversity --study=batches`."""
 
 import dataclasses
-import math
 
 from experiments.common import checks, flags
 from experiments.common.flags import flag
@@ -24,7 +23,6 @@ class Config(Shared):
   target_loss: float = flag(0.1, 'training loss to count the gradients to')
   decay: float = flag(0.95, 'of the averages in `track_moments`')
   looks: int = flag(8, 'records a pass of the run whose diversity is measured')
-  window: int = flag(64, 'records over which B_S is averaged')
   num_twins: int = flag(32, 'pairs of runs on sets that differ in one example')
   exact: bool = flag(True, 'also compute B_S over the whole set, at each '
                      'record: a forward and backward pass')
@@ -40,11 +38,3 @@ class Config(Shared):
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
     checks.at_least(self, 1, 'looks', 'num_twins')
-    check(self.window, 'window', f'from 2 to the {self.num_looks} records of '
-          'the run', lambda n: 2 <= n <= self.num_looks)
-
-  @property
-  def num_looks(self) -> int:
-    """Count the records of the run whose diversity is measured."""
-    steps = self.train_examples // self.reference_batch_size
-    return self.passes * math.gcd(steps, self.looks)

@@ -121,17 +121,22 @@ def diversity(config, reduced, claims):
   """Show B_S along the training: one run with its band, and all r."""
   figure, ((left, right),) = plots.panels(2, height=3.4, sharey=True)
   bands = reduced.bands.sel(source='workers')
-  passes, one = bands['passes'], 1 / bands.isel(replication=0, seed=0)
-  workers, color = f'{config.num_workers} workers', plots.COLORS[0]
+  passes, one = bands['passes'], bands.isel(replication=0, seed=0)
+  is_known, bounds = one['window'] > 0, 1 / one
+  known, color = bounds.where(is_known), plots.COLORS[0]
   left.fill_between(
-    passes, one['high'], one['low'].clip(max=4 * config.train_examples),
-    color=color, alpha=0.25, lw=0, label=f'{workers}: 95 % band')
-  left.plot(passes, one['value'], color=color, lw=1.4,
-            label=f'{workers}: estimate')
+    passes, known['high'], known['low'], color=color, alpha=0.25, lw=0,
+    label='known to a factor of 2: 95 %')
+  left.plot(passes, known['value'], color=color, lw=1.4,
+            label=f'{config.num_workers} workers: estimate')
+  left.plot(passes, bounds['bound'].where(~is_known), color='#888888', lw=1,
+            marker=6, markevery=max(1, len(passes) // 24),
+            label='else: at least')
   if 'exact' in bands:
-    left.plot(passes, one['exact'], color=marks.INK, lw=1.2,
+    left.plot(passes, bounds['exact'], color=marks.INK, lw=1.2,
               label='whole set: exact')
-  shown = bands['exact' if 'exact' in bands else 'value']
+  shown = (bands['exact'] if 'exact' in bands
+           else bands['value'].where(bands['window'] > 0))
   for r, style in _styles(config):
     right.plot(passes, 1 / shown.sel(replication=r).mean('seed'),
                color=style['color'], label=f'r = {r:g}')
@@ -142,8 +147,7 @@ def diversity(config, reduced, claims):
   marks.level(right, 0.97 * size, f'batch {size}', va='top', fontsize=8,
               color='#666666')
   plots.log_scale(left).yaxis.set_major_formatter('{x:g}')
-  left.set(ylabel='batch-size bound $B_S$ (examples),\n'
-           f'over {config.window} records',
+  left.set(ylabel='batch-size bound $B_S$ (examples),\nover the chosen window',
            title='What the workers track\n(one run, $r$ = 1)')
   right.set_title('$B_S$ grows along the training\n(mean of all runs)')
   left.legend()

@@ -66,7 +66,7 @@ class Batches(study.Study):
       optimizer=functools.partial(tracking.tracked_sgd, config=config),
       also=lambda: {
         'gradient': task.measured_gradient,
-        'read': functools.partial(tracking.read, decay=config.decay),
+        'read': tracking.read,
         'evaluate': task.evaluate_exactly if config.exact else task.evaluate})
     twins = tuple(range(config.seed, config.seed + config.num_twins))
     yield [tracked, *(part(

@@ -56,11 +56,14 @@ def _tracking(config, summary):
   names = {'workers': f'{config.num_workers} workers',
            'examples': f'{config.reference_batch_size} examples'}
   return [Table(
-    f'B_S over {config.window} records, by 95 % intervals, mean ± standard '
-    'error.\nThose of the workers are '
+    'B_S over the shortest window that knows it to a factor of two, mean ± '
+    'standard error.\nIntervals of the workers are '
     f'{ratio["measured"]:.2f} times as wide as those of the examples; '
     f'predicted: {ratio["predicted"]:.2f}',
-    ('gradients of', 'cover the exact one (%)', 'known to a factor of 4 (%)'),
+    ('gradients of', 'known (%)', 'then hold the exact one (%)',
+     'lower bound is right (%)'),
     [(names[source], *(plus_minus(*row[name], spec='.1f', scale=100)
-                       for name in ('covered', 'narrow')))
-     for source, row in summary['tracking'].items()])]
+                       for name in ('known', 'covered', 'bounded')))
+     for source, row in summary['tracking'].items()]),
+    Table('What `gradiv.advise` says at the end of the first run',
+          ('r', 'advice'), list(summary['advice'].items()), is_text=True)]

@@ -1,89 +1,78 @@
-"""B_S over a stretch of training, with an interval, from single steps.
-
-‖∇F‖² and tr Σ fall by orders of magnitude along a training, so that a plain
-average would be that of its oldest steps. Here each step is divided by a scale
-that was known before it, an average of tr Σ over the steps before: no step
-dominates, and nothing is biased. The target is the same average of the exact
-values, a harmonic mean of B_S over the window, so that drift is no error.
+"""B_S along recorded steps, by the windows of `track_moments`, with the truth.
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.signal
-import scipy.stats
 
-from experiments.common.intervals import LEVEL
-
-# Of the scale: an average over about ten steps.
-DECAY = 0.9
+import gradiv
+from gradiv.diversity import windows
 
 
 class Band(NamedTuple):
-  """1/B_S over the window before each step [..., step], with its interval."""
+  """1/B_S over the chosen window at each record: [..., step].
+
+  Attributes:
+    value: Estimate.
+    low: Lower end of the interval of 95 %.
+    high: Upper end.
+    bound: One-sided upper bound on 1/B_S, of 95 %.
+    window: Steps of the window; 0 if B_S is not known to a factor of two.
+    steps_until_known: As in `gradiv.Reading`.
+    scale: Each step is divided by it; NaN at the first, which is left out.
+    place: Place of the window in `windows.LENGTHS`.
+  """
 
   value: np.ndarray
   low: np.ndarray
   high: np.ndarray
+  bound: np.ndarray
+  window: np.ndarray
+  steps_until_known: np.ndarray
+  scale: np.ndarray
+  place: np.ndarray
 
 
-def scale_before(noise: np.ndarray) -> np.ndarray:
-  """Average tr Σ [..., step] over the steps before each; the first is its own.
-  """
-  first = noise[..., :1]
-  smooth, _ = scipy.signal.lfilter(
-    [1 - DECAY], [1, -DECAY], noise, zi=DECAY * first)
-  return np.concatenate([first, smooth[..., :-1]], -1)
-
-
-def exact(signal: np.ndarray, noise: np.ndarray, scale: np.ndarray, window: int
-          ) -> np.ndarray:
-  """Average exact ‖∇F‖² and tr Σ as `band` does; return 1/B_S [..., step]."""
-  x, y = (_summed(z / scale, 1 - 1 / window) for z in (signal, noise))
-  return x / (x + y)
-
-
-def band(signal: np.ndarray, noise: np.ndarray, window: int) -> Band:
-  """Estimate 1/B_S over about `window` steps, with an interval of 95 %.
-
-  The interval is Fieller's: all p for which the average of p·(G + S) − G is no
-  further from zero than Student's t allows. It takes the drift of the truth
-  for noise, and errs on the wide side.
+def band(signal: np.ndarray, noise: np.ndarray) -> Band:
+  """Read B_S at each step, from the steps up to it.
 
   Args:
     signal: Unbiased estimates of ‖∇F‖² from single steps: [..., step].
     noise: The same for tr Σ.
-    window: Weights fall by 1 − 1/window from step to step.
   """
-  decay, scale = 1 - 1 / window, scale_before(noise)
-  x, y = signal / scale, noise / scale
-  total = _summed(np.ones_like(x), decay)
-  mean_x, mean_y = _summed(x, decay) / total, _summed(y, decay) / total
-  squared = lambda z: _summed(z, decay**2)
-  weight = squared(np.ones_like(x))
-
-  def covariance(a, mean_a, b, mean_b):
-    products = (squared(a * b) - mean_a * squared(b) - mean_b * squared(a)
-                + mean_a * mean_b * weight)
-    return products / total**2
-
-  xx = covariance(x, mean_x, x, mean_x)
-  xy = covariance(x, mean_x, y, mean_y)
-  yy = covariance(y, mean_y, y, mean_y)
-  freedom = np.maximum(total**2 / weight - 1, 1)
-  t = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)
-  middle = mean_x + mean_y
-  a = middle**2 - t**2 * (xx + 2 * xy + yy)
-  b = middle * mean_x - t**2 * (xx + xy)
-  c = mean_x**2 - t**2 * xx
-  root = np.sqrt(np.maximum(b**2 - a * c, 0))
-  is_bounded = (a > 0) & (total**2 / weight > 2)
-  end = lambda p, otherwise: np.where(
-    is_bounded, np.clip(p / np.where(is_bounded, a, 1), 0, 1), otherwise)
-  return Band(np.clip(mean_x / middle, 0, 1), end(b - root, 0.),
-              end(b + root, 1.))
+  shape = signal.shape
+  steps = (np.float32(x).reshape(-1, shape[-1]).T for x in (signal, noise))
+  known, scale = _replay(gradiv.Estimate(*steps))
+  found = Band(known.fraction, known.least, known.most,
+               1 / known.batch_size_at_least, known.window,
+               known.steps_until_known, scale, known.place)
+  return Band(*(np.asarray(x).T.reshape(shape) for x in found))
 
 
-def _summed(x, decay):
-  """Sum over the past, with weights that fall by `decay` from step to step."""
-  return scipy.signal.lfilter([1.], [1., -decay], x)
+def exact(signal: np.ndarray, noise: np.ndarray, found: Band) -> np.ndarray:
+  """Average exact ‖∇F‖² and tr Σ as `band` did; return 1/B_S [..., step]."""
+  x, y = (np.nan_to_num(z / found.scale) for z in (signal, signal + noise))
+  with np.errstate(invalid='ignore'):  # nothing is counted at the first step
+    each = [_summed(x, k) / _summed(y, k) for k in windows.LENGTHS]
+  return np.take_along_axis(np.array(each), found.place[None], 0)[0]
+
+
+@jax.jit
+def _replay(steps):
+  """Track estimates [step, run]; return what is known and the scale."""
+  def step(state, sample):
+    new = jax.vmap(windows.update)(state, sample)
+    return new, (jax.vmap(windows.read)(new), jax.vmap(windows.scale)(state))
+
+  runs = steps.sq_norm.shape[1]
+  empty = jax.tree.map(
+    lambda x: jnp.zeros((runs, *x.shape), x.dtype), windows.init())
+  return jax.lax.scan(step, empty, steps)[1]
+
+
+def _summed(x, length):
+  """Sum over the past, with the weights of a window."""
+  return scipy.signal.lfilter([1.], [1., 1 / length - 1], x)

@@ -31,15 +31,15 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
       self.assertIn(cell['learning_rate'], self.config.learning_rates)
       self.assertGreater(cell['loss_ratio'][0], 0)
     for word in ('loss ratio', 'Distance of twin runs', 'B_S of each layer',
-                 '16 examples', 'figure: '):
+                 '16 examples', 'batch 16 ', 'figure: '):
       self.assertIn(word, self.printed)
 
   def test_claims_are_written(self):
     written = json.loads((self.folder / 'run/claims.json').read_text())
     keys = {claim['key'] for claim in written['claims']}
     self.assertLessEqual({
-      'order_1_2', 'waste_1', 'waste_2', 'prediction', 'coverage', 'width',
-      'coverage_now'}, keys)
+      'order_1_2', 'waste_1', 'waste_2', 'prediction', 'coverage', 'bound'},
+      keys)
 
   def test_another_target_is_another_look_at_the_same_records(self):
     outcome = self.look_again(target_loss=2.2)
@@ -91,7 +91,6 @@ class TwinsTest(absltest.TestCase):
 class FlagTest(parameterized.TestCase):
 
   @parameterized.parameters(
-    ({'window': 9}, '8 records'), ({'window': 1}, 'from 2'),
     ({'decay': 1.}, 'between 0 and 1'), ({'looks': 0}, 'at least 1'),
     ({'batch_sizes': (16, 48)}, '--batch_sizes=16,48: each size must divide'))
   def test_bad_values(self, changed, message):

@@ -1,4 +1,4 @@
-"""Estimates from samples: cases 28 to 34, 37 and 39 of gradient diversity.
+"""Estimates from samples: cases 28 to 37 and 39 of gradient diversity.
 
 Unbiased within 4 standard errors, on every backend.
 """
@@ -138,6 +138,37 @@ class EstimateTest(parameterized.TestCase):
     np.testing.assert_allclose(
       n * gradiv.gradient_diversity(one),
       np.sum(wide[0]**2) / n / np.sum(wide[0].mean(0)**2), 1e-5)
+
+  @parameterized.parameters(*BACKENDS)
+  def test_35_the_gain_of_summed_and_of_averaged_losses(self, backend):
+    """As micro-steps, and as workers whose losses are sums."""
+    n, b = 8, 4
+    grads = draw(n, b, 1, self.mu, self.chol)[0]
+    summed = helpers.on_workers(
+      lambda g, _: gradiv.worker_moments(
+        b * g, 'workers', batch_size=b, reduction='sum'), grads,
+      backend=backend)
+    tx = gradiv.accumulate_moments(n, batch_size=b)
+    state = tx.init(jnp.zeros(3))
+    for g in grads:
+      _, state = tx.update(jnp.asarray(g), state)
+    gains = [gradiv.adascale_gain(gradiv.estimate(m), batch_size=b, scale=n)
+             for m in (helpers.moments_of(grads, backend, b), summed,
+                       state.moments)]
+    np.testing.assert_allclose(gains[1:], gains[0], 1e-4)
+
+  @parameterized.parameters(.3, 1., 2.)
+  def test_36_the_norm_test_passes_at_its_batch_size(self, theta):
+    """E‖g_B − ∇F‖² = θ² ‖∇F‖², and of B_simple/θ² examples."""
+    exact = gradiv.Estimate(self.mu @ self.mu, np.trace(self.sigma))
+    size = float(gradiv.norm_test_batch_size(exact, theta))
+    np.testing.assert_allclose(
+      size, gradiv.noise_scale(exact) / theta**2, 1e-6)
+    batch = int(np.ceil(size))
+    grads = draw(1, batch, 20000, self.mu, self.chol)[:, 0]
+    helpers.assert_mean(
+      np.sum((grads - self.mu)**2, -1) / (self.mu @ self.mu),
+      theta**2 * size / batch)
 
   def test_37_variances(self):
     n, b = 8, 4

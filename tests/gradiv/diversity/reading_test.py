@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 import gradiv
-from gradiv.diversity import intervals, tracking
+from gradiv.diversity import tracking, windows
 from tests import helpers
 
 PARAMS = {'dense': {'kernel': jnp.zeros((4, 3)), 'bias': jnp.zeros(3)},
@@ -32,43 +32,47 @@ def follow(signals, noises, decay=0.95, **kwargs):
 
 class ReadingTest(parameterized.TestCase):
 
-  def test_the_estimate_lies_in_its_interval_also_under_drift(self):
-    """Where the signal falls, the average of the past does not."""
+  def test_ratio_of_the_window_and_sum_of_the_average(self):
     rng = np.random.default_rng(0)
-    t = np.arange(60)
-    for drift in (0, .02, .05, -.05):
-      state = follow(np.exp(-drift * t) * rng.normal(1, .05, 60),
-                     rng.normal(9, .2, 60))
-      reading = gradiv.read_moments(state)
-      inside = {}
-      for name in ('estimate', 'average'):
-        low, high = reading.interval.of(gradiv.batch_size_bound)
-        value = gradiv.batch_size_bound(getattr(reading, name))
-        inside[name] = bool(low <= value <= high)
-      self.assertTrue(inside['estimate'])
-      if abs(drift) > .04:
-        self.assertFalse(inside['average'])
-        self.assertFalse(bool(reading.interval.is_trusted))
+    t = np.arange(300)
+    fall = np.exp(-.02 * t)
+    state = follow(fall * rng.normal(1, .05, 300),
+                   fall * rng.normal(9, .2, 300))
+    reading = gradiv.read_moments(state)
+    known = windows.read(state.windows)
+    np.testing.assert_allclose(
+      gradiv.inverse_batch_size_bound(reading.estimate), known.fraction, 1e-5)
+    np.testing.assert_allclose(
+      sum(reading.estimate), sum(reading.average), 1e-5)
+    low, high = reading.interval.of(gradiv.batch_size_bound)
+    self.assertLess(low, 10)
+    self.assertLess(10, high)
+    self.assertTrue(reading.interval.is_trusted)
+    self.assertEqual(int(reading.window), 16)
+    self.assertEqual(float(reading.steps_until_known), 0)
+    self.assertLessEqual(float(reading.batch_size_at_least), 10)
+    np.testing.assert_array_equal(reading.last, state.averages.last)
 
-  def test_is_the_average_before_a_line_can_be_fitted(self):
+  def test_is_the_average_before_the_windows_begin(self):
     empty = gradiv.read_moments(follow([], []))
     self.assertTrue(np.isnan(empty.estimate.sq_norm))
     self.assertEqual(float(empty.batch_size_at_least), 1)
-    reading = gradiv.read_moments(follow([1., 3.], [4., 4.], decay=.5))
-    np.testing.assert_allclose(reading.estimate.sq_norm, 7 / 3, 1e-5)
+    self.assertTrue(np.isnan(empty.steps_until_known))
+    reading = gradiv.read_moments(follow([1.], [4.], decay=.5))
     helpers.assert_same(reading.estimate, reading.average)
     self.assertEqual(int(reading.window), 0)
 
-  def test_says_what_the_sums_say(self):
+  def test_level_is_that_of_the_state(self):
     rng = np.random.default_rng(1)
-    state = follow(rng.normal(1, .1, 50), rng.normal(9, 1, 50), level=.9)
-    reading = gradiv.read_moments(state)
+    draws = rng.normal(1, .1, 50), rng.normal(9, 1, 50)
+    wide, narrow = (gradiv.read_moments(follow(*draws, level=level))
+                    for level in (.99, .5))
     helpers.assert_close(
-      reading.interval, intervals.interval(state.averages, .95, level=.9),
-      1e-4)
-    self.assertEqual(int(reading.window), 18)  # (1 − .95⁵⁰)/(1 − .95)
-    low, _ = reading.interval.of(gradiv.batch_size_bound)
-    np.testing.assert_allclose(reading.batch_size_at_least, low, 1e-4)
+      narrow.interval.lower.sq_norm,
+      windows.read(follow(*draws).windows, level=.5).most, 1e-5)
+    self.assertGreater(
+      wide.interval.lower.sq_norm, narrow.interval.lower.sq_norm)
+    self.assertLess(wide.batch_size_at_least, narrow.batch_size_at_least)
 
   def test_inside_of_jit_and_of_vmap_over_runs(self):
     states = [follow([1., 2., 2., 1., 1.1], [s] * 5) for s in (3., 4.)]
@@ -97,13 +101,13 @@ class FindingTest(parameterized.TestCase):
         gradiv.read_moments(tx.init(PARAMS))
     gradiv.read_moments(optax.chain(track, track).init(PARAMS)[0])
 
-  def test_an_interval_at_infinity_knows_nothing(self):
-    """Where the signal is negative beyond doubt, both ends are infinite."""
+  def test_a_signal_below_zero_gives_a_bound_and_no_window(self):
     rng = np.random.default_rng(0)
     reading = gradiv.read_moments(follow(
-      rng.normal(-1, .01, 60), rng.normal(9, .01, 60)))
+      rng.normal(-1, 1, 60), rng.normal(9, .01, 60)))
     low, high = reading.interval.of(gradiv.batch_size_bound)
-    self.assertTrue(np.isinf([low, high]).all())
+    self.assertTrue(np.isinf(high))
+    self.assertBetween(float(low), 9 / .5, 9 / .2)  # 2.1 deviations of 1/√60
     self.assertEqual(reading.window, 0)
     self.assertFalse(reading.interval.is_trusted)
 

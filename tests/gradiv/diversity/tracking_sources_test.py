@@ -70,6 +70,34 @@ class SourcesTest(parameterized.TestCase):
     helpers.assert_close(gradiv.read_moments(grouped).whole,
                          gradiv.read_moments(state), 1e-5)
 
+  def test_all_three_sources_fill_the_windows_alike(self):
+    """Workers, the same as micro-steps, and moments that are handed in."""
+    rows = RNG.normal(.5, 1, (20, 4, 3)).astype('f')
+    of_workers = gradiv.track_moments('workers', batch_size=2)
+    of_moments = gradiv.track_moments()
+    steps = gradiv.accumulate_moments(4, of_moments, batch_size=2)
+
+    def workers(g, state):
+      return of_workers.update(g, state)[1], gradiv.worker_moments(
+        g, 'workers', batch_size=2)
+
+    def step(states, g):
+      one, other, third = states
+      one, moments = jax.vmap(
+        workers, (0, None), None, axis_name='workers')(g, one)
+      other = of_moments.update((), other, moments=moments)[1]
+      for x in g:
+        _, third = steps.update(x, third)
+      return (one, other, third), None
+
+    states, _ = jax.lax.scan(step, (
+      of_workers.init(rows[0, 0]), of_moments.init(()),
+      steps.init(rows[0, 0])), rows)
+    one, other, third = map(gradiv.read_moments, states)
+    self.assertGreater(float(one.batch_size_at_least), 1)
+    helpers.assert_close(other, one, 1e-5)
+    helpers.assert_close(third, one, 1e-3)
+
   def test_not_finite_moments_are_skipped(self):
     tx = gradiv.track_moments()
     nan = gradiv.Moments(*jnp.float32([4, 1, np.nan, 1]))

@@ -33,7 +33,7 @@ class LoopTest(parameterized.TestCase):
       state = step(jax.tree.map(lambda x: x[:, 0], gradients(1, 8)), state)
     reading = gradiv.read_moments(state)
     self.assertTrue(np.all(np.isfinite(reading.average.variance)))
-    self.assertEqual(float(state.inner_state.decay), np.float32(.95))
+    self.assertEqual(float(state.inner_state.level), np.float32(.95))
 
   def test_injected_numbers_act_as_given_ones(self):
     grads = gradients(6, 8)
@@ -56,6 +56,17 @@ class LoopTest(parameterized.TestCase):
       for tree in (shapes, templates):
         self.assertEqual(jax.tree.map(jnp.shape, tree),
                          jax.tree.map(jnp.shape, state))
+
+  def test_a_run_resumed_is_the_same_bit_by_bit(self):
+    grads = gradients(40, 4)
+    tx = gradiv.track_moments(
+      'workers', batch_size=2, groups=gradiv.by_layer)
+    whole, _ = run(tx, grads)
+    half, _ = run(tx, jax.tree.map(lambda g: g[:, :17], grads))
+    kept = jax.tree.map(np.asarray, half)
+    resumed, _ = run(tx, jax.tree.map(lambda g: g[:, 17:], grads),
+                     state=jax.tree.map(jnp.asarray, kept))
+    helpers.assert_same(resumed, whole)
 
 
 class WholeStepTest(parameterized.TestCase):

@@ -1,0 +1,210 @@
+"""What another batch size would cost, and save, in words and in numbers.
+
+With the noise scale ρ = B_S − 1, one step on B examples, with the best step
+size, makes 1/(1 + ρ/B) of the progress of a step on exact gradients
+(`steps_factor`). A stretch of training thus takes steps in proportion to
+1 + ρ/B, and gradients, B a step, in proportion to B + ρ. Both factors only
+rise or only fall with ρ, so an interval for B_S is one for them.
+
+McCandlish et al., `An Empirical Model of Large-Batch Training
+<https://arxiv.org/abs/1812.06162>`_, 2018, section 2.3.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gradiv._common import checks
+from gradiv.diversity import metrics
+from gradiv.diversity.reading import Reading
+
+# Batch sizes that are compared, as powers of two of the present one.
+_EXPONENTS = (-4, -3, -2, -1, 1, 2, 3, 4, 5, 6)
+
+
+class Factor(NamedTuple):
+  """A factor with its interval; NaN in place of a value that is not known."""
+
+  value: float
+  low: float
+  high: float
+
+
+class Cost(NamedTuple):
+  """What training on another batch size takes, over what it takes now.
+
+  Attributes:
+    batch_size: The other batch size, in examples.
+    steps: Factor on the number of steps.
+    gradients: Factor on the number of gradients, which is that of examples.
+  """
+
+  batch_size: float
+  steps: Factor
+  gradients: Factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+  """What is known of B_S beside a batch size; prints as a sentence.
+
+  Attributes:
+    batch_size: The present batch size, in examples.
+    bound: B_S over the window, with its interval. If no window knows it, the
+      value is NaN, the lower end the one-sided bound, and the upper end may be
+      infinite.
+    window: Number of steps that this is about; 0 if B_S is not known to within
+      a factor of two.
+    steps_until_known: See `Reading`.
+    costs: What other batch sizes would take: 1/16 to 64 times the present one.
+  """
+
+  batch_size: float
+  bound: Factor
+  window: int
+  steps_until_known: float
+  costs: tuple[Cost, ...] = ()
+
+  def cost(self, batch_size: float) -> Cost:
+    """Predict what any other batch size would take, with the best step size."""
+    checks.positive('batch_size', batch_size)
+    ends = (self.bound.value, self.bound.low, self.bound.high)
+    each = [_factors(self.batch_size, batch_size, bound - 1) for bound in ends]
+    return Cost(batch_size, *(
+      Factor(value, min(ends), max(ends)) for value, *ends in zip(*each)))
+
+  def __str__(self) -> str:
+    return f'{self._judgment()}{self._outlook()}'
+
+  def _judgment(self):
+    b, (_, low, high) = self.batch_size, self.bound
+    here = f'batch {_number(b)} is'
+    if low >= 2 * b:
+      other = self.cost(b * 2**math.floor(math.log2(low / b)))
+      far = 'far ' if low >= 4 * b else ''
+      return (f'{here} {far}below {self._bound()}: {_number(other.batch_size)} '
+              f'costs {_more(other.gradients)} gradients and saves '
+              f'{_less(other.steps)} of the steps')
+    if high <= b / 2:
+      other = self.cost(b / 2**math.floor(math.log2(b / high)))
+      far = 'far ' if high <= b / 4 else ''
+      return (f'{here} {far}above {self._bound()}: {_number(other.batch_size)} '
+              f'costs {_more(other.steps)} steps and saves '
+              f'{_less(other.gradients)} of the gradients')
+    if self.window:
+      double = self.cost(2 * b)
+      return (f'{here} near {self._bound()}: {_number(2 * b)} costs '
+              f'{_more(double.gradients)} gradients and saves '
+              f'{_less(double.steps)} of the steps')
+    return (f'batch {_number(b)} cannot be judged yet: B_S is at least '
+            f'{_number(low)}')
+
+  def _bound(self):
+    value, low, high = self.bound
+    if self.window:
+      return (f'B_S, {_number(value)} ({_number(low)} to {_number(high)} over '
+              f'the last {self.window:,} steps)')
+    if high <= self.batch_size / 2:
+      return f'B_S ({_number(low)} to {_number(high)})'
+    return f'B_S (at least {_number(low)})'
+
+  def _outlook(self):
+    more = self.steps_until_known
+    if self.window or math.isnan(more):
+      return ''
+    if math.isinf(more):
+      return '; to know B_S to a factor of two takes a larger batch'
+    return (f'; to know B_S to a factor of two takes about {_rough(more)} more '
+            'steps')
+
+
+def advise(reading: Reading, batch_size: float) -> Advice:
+  """Say what the present batch size wastes, and what others would cost.
+
+  Print the result, or take its numbers. If no window knows B_S, the sentence
+  rests on the lower bound alone, and says "at most" and "at least". The costs
+  hold for SGD with the best step size at every batch size, and as long as B_S
+  stays what it was over the window.
+
+  Args:
+    reading: What `gradiv.read_moments` returned, outside of `jit`. Of a reading
+      by groups the whole gradient is taken, because all layers share one batch.
+    batch_size: Number of examples behind one update: those of one worker times
+      the workers, times the micro-steps.
+
+  Raises:
+    ValueError: If `batch_size` is not positive, or if the reading is traced or
+      that of several runs.
+
+  >>> import textwrap
+  >>> import gradiv
+  >>> tx = gradiv.track_moments()
+  >>> state = tx.init(())
+  >>> for i in range(64):  # ‖∇F‖² is 1.2 ± 0.2, tr Σ is 192
+  ...   sample = gradiv.Moments(8., 2., 1.2 + .2 * (-1)**i + 12, 84.)
+  ...   _, state = tx.update((), state, moments=sample)
+  >>> advice = advise(gradiv.read_moments(state), batch_size=16)
+  >>> for line in textwrap.wrap(str(advice), 60):
+  ...   print(line)
+  batch 16 is far below B_S, 162 (152 to 175 over the last 16
+  steps): 128 costs 63 % more gradients and saves 80 % of the
+  steps
+  >>> round(advice.cost(64).gradients.value, 2)  # (64 + 160)/(16 + 160)
+  1.27
+  """
+  checks.positive('batch_size', batch_size)
+  batch_size = float(batch_size)
+  if reading.whole is not None:
+    reading = reading.whole
+  _check(reading)
+  window = int(reading.window)
+  low, high = map(float, reading.interval.of(metrics.batch_size_bound))
+  if window:
+    bound = Factor(float(metrics.batch_size_bound(reading.estimate)), low, high)
+  else:
+    bound = Factor(math.nan, float(reading.batch_size_at_least), high)
+  advice = Advice(batch_size, bound, window, float(reading.steps_until_known))
+  return dataclasses.replace(advice, costs=tuple(
+    advice.cost(batch_size * 2.**k) for k in _EXPONENTS
+    if batch_size * 2.**k >= 1))
+
+
+def _check(reading):
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(reading)):
+    raise ValueError('reading is traced: call advise outside of jit')
+  shape = np.shape(reading.window)
+  if shape:
+    raise ValueError(f'reading of shape {shape}: must be of one run')
+
+
+def _factors(now: float, other: float, noise: float) -> tuple[float, float]:
+  """Compute the factors on steps and on gradients, at one noise scale."""
+  ratio = other / now
+  gradients = 1. if math.isinf(noise) else (other + noise) / (now + noise)
+  return gradients / ratio, gradients
+
+
+def _more(factor: Factor) -> str:
+  return _share(factor.value - 1, factor.high - 1, 'at most', ' more')
+
+
+def _less(factor: Factor) -> str:
+  return _share(1 - factor.value, 1 - factor.high, 'at least', '')
+
+
+def _share(value, worst, word, more):
+  if math.isnan(value):
+    return f'{word} {100 * worst:.0f} %{more}'
+  return f'{100 * value:.0f} %{more}'
+
+
+def _number(x: float) -> str:
+  return f'{x:.0f}' if x < 1e4 else f'{x:,.0f}'
+
+
+def _rough(x: float) -> str:
+  digits = -max(0, math.floor(math.log10(max(x, 1.))) - 1)
+  return f'{round(x, digits):,.0f}'
