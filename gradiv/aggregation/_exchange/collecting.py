@@ -81,15 +81,15 @@ def collect_all(
     return _collect_slices(contribution, extra, centered)
   tree = contribution.grads
   plan = buckets.plan(tree, participants)
-  groups = participants.group_of_leaves(tree)
+  groups = participants.group_of_leaves(tree).tolist()
   num_groups = participants.num_groups(tree)
   own = lambda grads, is_finite, num_left_out: dataclasses.replace(
     contribution, grads=grads, is_finite=is_finite, num_left_out=num_left_out)
 
   def exchange(grads, is_finite, num_left_out, extra):
-    slices, *result = _exchange(
+    slices, grams, present, num_left_out = _exchange(
       own(grads, is_finite, num_left_out), extra, centered)
-    return *result, slices.rows, slices.extra
+    return grams, present, num_left_out, slices.rows, slices.extra
 
   def exchange_rows(grads, is_finite, num_left_out, extra):
     grams = rows_lib.gram_matrices(
@@ -98,13 +98,14 @@ def collect_all(
     return grams, is_finite, left_out, *_no_slices(
       plan, _one_of(grads), len(is_finite), len(extra))
 
-  grams, present, num_left_out, *sliced = one_device.directly(
+  grams, present, num_left_out, rows, known = one_device.directly(
     exchange, exchange_rows, participants.names, tree, contribution.is_finite,
     contribution.num_left_out, tuple(extra))
 
   def weigh(grads, sliced, present, extra, weights):
     del grads, present
-    slices = slices_lib.Slices(contribution, plan, *sliced, len(extra))
+    rows, known = sliced
+    slices = slices_lib.Slices(contribution, plan, rows, known, len(extra))
     return slices_lib.all_gather(
       slices, products.weighted_sums(slices, weights))
 
@@ -116,7 +117,7 @@ def collect_all(
   return Collected(
     grams, present, num_left_out,
     lambda weights: one_device.directly(
-      weigh, weigh_rows, participants.names, tree, sliced, present,
+      weigh, weigh_rows, participants.names, tree, (rows, known), present,
       tuple(extra), weights))
 
 
@@ -151,11 +152,13 @@ def _exchange(contribution, extra, centered, leaf_by_leaf=False):
 
 
 def _collect_slices(contribution, extra, centered, *, stay_sliced=False):
-  slices, *result = _exchange(contribution, extra, centered, stay_sliced)
+  slices, grams, present, num_left_out = _exchange(
+    contribution, extra, centered, stay_sliced)
   assemble = (slices_lib.as_leaf_slices if stay_sliced
               else slices_lib.all_gather)
-  return Collected(*result, lambda weights: assemble(
-    slices, products.weighted_sums(slices, weights)))
+  return Collected(
+    grams, present, num_left_out,
+    lambda weights: assemble(slices, products.weighted_sums(slices, weights)))
 
 
 def _collect_sum(contribution):

@@ -6,7 +6,7 @@ workers on devices.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,8 @@ def _pieces(grads, extra, center, groups) -> Iterator[tuple[int, _Piece]]:
   """Yield the group and the rows of each leaf, small ones joined."""
   leaves = jax.tree.leaves(grads)
   others = [jax.tree.leaves(tree) for tree in extra]
-  centers = [None] * len(leaves) if center is None else jax.tree.leaves(center)
+  centers: list[Any] = (
+    [None] * len(leaves) if center is None else jax.tree.leaves(center))
   small: dict = {}
   for i, (leaf, group) in enumerate(zip(leaves, groups)):
     flat = [other[i].ravel() for other in others]
