@@ -149,5 +149,8 @@ def _gram(piece: _Piece) -> jax.Array:
       return total + add(count * size, rest) if rest else total
     return gram
 
+  # A center, or more rows, are put beside the rows one block at a time.
+  is_plain = piece.center is None and not len(piece.extra)
   return lax.platform_dependent(
-    piece, cpu=by_blocks(BLOCK), default=by_blocks(LARGE_BLOCK))
+    piece, cpu=by_blocks(BLOCK),
+    default=by_blocks(max(width, 1) if is_plain else LARGE_BLOCK))

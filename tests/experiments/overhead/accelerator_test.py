@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments.overhead.accelerator import networks, tables
+from experiments.overhead.accelerator import networks, page, tables
 
 
 @pytest.mark.slow
@@ -30,3 +30,10 @@ def test_the_norms_of_each_way_are_those_of_the_examples():
   for way in ('gradiv_norms', 'vmap', 'gradiv_gram'):
     assert result['ways'][way]['norm_error'] < 1e-5
     assert result['ways'][way]['grad_error'] < 1e-5
+
+
+def test_the_page_shows_the_record():
+  text = pathlib.Path('docs/performance.md').read_text(encoding='utf-8')
+  record = pathlib.Path('docs/results/accelerator_h200.jsonl')
+  for table in page.tables(record):
+    assert table in text
