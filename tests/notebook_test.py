@@ -41,7 +41,7 @@ class NotebookTest(absltest.TestCase):
           continue
         code = code.replace('FAST = False', 'FAST = True')
         exec(compile(code, PATH.name, 'exec'), names)
-    for word in ('by hand 0.6111', 'batch-size bound B_S: between',
+    for word in ('by hand 0.6111', 'batch 128 is ',
                  '(the wrong label is at 0)', 'examples that agree:'):
       self.assertIn(word, out.getvalue())
     # Larger batches take more gradients, by about as much as predicted.

@@ -73,7 +73,7 @@ def aggregate_by_trimmed_mean(
       raise ValueError(f'num_trimmed={num_trimmed}: must be below half of the '
                        f'{len(rows)} workers')
     count, places = present.sum(), jnp.arange(len(rows))
-    low = jnp.minimum(num_trimmed, (count - 1) // 2)
+    low = jnp.clip((count - 1) // 2, 0, num_trimmed)
     inside = (places >= low) & (places < count - low)
     total = _sorting.weighted_sum_of_sorted(
       rows, present, inside.astype(rows.dtype))

@@ -24,6 +24,7 @@ def test_every_table_has_a_row(tmp_path):
              for way in row.get('ways', {}).values() if 'failed' not in way)
 
 
+@pytest.mark.slow
 def test_the_norms_of_each_way_are_those_of_the_examples():
   row = networks.SMALL['mlp']
   (result,) = tables.per_example({'mlp': row})

@@ -1,5 +1,7 @@
 """Gradients that are not reduced yet, read as the gradients of workers."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,10 +124,9 @@ class UnreducedTest(absltest.TestCase):
 class OldTest(absltest.TestCase):
 
   def test_an_error_names_the_version(self):
-    if not IS_OLD:
-      self.skipTest('jax has the type')
-    with self.assertRaisesRegex(ValueError, 'jax 0.10'):
-      meshes.moments(jnp.zeros(3))
+    with mock.patch.object(jax, '__version_info__', (0, 9, 2)):
+      with self.assertRaisesRegex(ValueError, 'jax 0.10'):
+        meshes.moments(jnp.zeros(3))
 
 
 if __name__ == '__main__':
