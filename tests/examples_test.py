@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -15,8 +16,15 @@ SCRIPTS = (('explicit_mesh', 0.4), ('fsdp', 1.0), ('nnx_on_mesh', 0.65))
 
 class ExamplesTest(parameterized.TestCase):
 
-  @parameterized.parameters(*SCRIPTS)
+  def test_the_first_trains_on_eight_devices(self):
+    self.train(*SCRIPTS[0])
+
+  @parameterized.parameters(*SCRIPTS[1:])
+  @pytest.mark.slow
   def test_trains_on_eight_devices(self, name, reached):
+    self.train(name, reached)
+
+  def train(self, name, reached):
     if name == 'explicit_mesh' and jax.__version_info__[:2] < (0, 10):
       self.skipTest('jax has no unreduced gradients')
     code = ('import jax, runpy; jax.config.update("jax_num_cpu_devices", 8);'

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -49,6 +50,7 @@ class ResizeWorkersTest(parameterized.TestCase):
     self.assertIs(resized['common'], state['common'])
     self.assertEqual(resized['n'], 3)
 
+  @pytest.mark.slow
   def test_delayed_gradients_still_arrive(self):
     """The mean over the workers of what is on its way does not change."""
     delay = gradiv.delay_updates(2)

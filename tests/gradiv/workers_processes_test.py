@@ -73,6 +73,7 @@ print('found', json.dumps(found), flush=True)
 
 class ProcessesTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_two_processes_of_two_workers(self):
     self.check(2, 2)
 

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -107,6 +108,7 @@ class CostTest(parameterized.TestCase):
 
 class ReadingTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_by_layer_the_whole_gradient_counts(self):
     """All layers share one batch."""
     params = {'a': jnp.zeros(3), 'b': jnp.zeros(2)}

@@ -185,6 +185,7 @@ class SumsTest(parameterized.TestCase):
     self.assertEqual(float(nothing.batch_size_at_least), 1)
     self.assertEqual(int(nothing.window), 0)
 
+  @pytest.mark.slow
   def test_a_leap_starts_anew_and_fills_no_window(self):
     rng = np.random.default_rng(2)
     g, s = rng.normal(1, .1, 80), rng.gamma(9, 1, 80)
@@ -212,6 +213,7 @@ class ChoiceTest(parameterized.TestCase):
     self.assertLess(at, len(windows.LENGTHS) - 1)
     self.assertLess(1 / float(known.most), float(known.batch_size_at_least))
 
+  @pytest.mark.slow
   def test_predicts_how_long_it_takes(self):
     """(1.91 + 2·2.17)² = 39 times 16 steps, for G = 1 ± 4 without chance."""
     def first(n):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec as P
@@ -93,6 +94,7 @@ class FsdpTest(parameterized.TestCase):
     helpers.assert_close(gram, expected, of_largest=1e-6)
     helpers.assert_close(grads, mean, of_largest=1e-5)
 
+  @pytest.mark.slow
   def test_a_rule_by_leaf(self):
     step = gathered(fsdp.gather_by(RULE), (N,), lambda g, weights: (
       g, jax.tree.map(lambda x: lax.pmean(x, 'data'), weights)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -103,6 +104,7 @@ class OnMeshTest(parameterized.TestCase):
     np.testing.assert_allclose(grads, 3 * means)
     np.testing.assert_allclose(sums, 2 * means)
 
+  @pytest.mark.slow
   def test_extra_arguments(self):
     mesh = ways.mesh_of(AUTO)
     chain = lambda axis: optax.chain(
@@ -121,6 +123,7 @@ class OnMeshTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'batch_size'):
       meshes.on_mesh(chain('data'), mesh, 'data').init(jnp.zeros(1))
 
+  @pytest.mark.slow
   def test_an_optimizer_of_nnx(self):
     mesh = ways.mesh_of(AUTO)
     chain = lambda axis: optax.chain(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
@@ -103,6 +104,7 @@ class UnreducedTest(absltest.TestCase):
     for leaf in jax.tree.leaves(run(fake)[0]):
       self.assertTrue(np.all(np.isnan(leaf)))
 
+  @pytest.mark.slow
   def test_a_chain(self):
     chain = lambda axis: chains.CHAINS['agreement'].make(axis, 8, None)
     tx = meshes.on_mesh(chain('data'), MESH, 'data')
