@@ -37,9 +37,10 @@ from 5 to 60, from 20 to 300 or from 30 to 2,000, without jitter or with one of
 Where no window is long enough for B_S (300 for good, on 16 gradients), 5 % of
 the looks seem to know it, by chance, and 84 % of these are right: 0.8 % of all
 looks are wrong. At a B_S below 6 and heavy tails, 91 to 93 % of the windows are
-right. A network that fits its training set is harder than all of these: a few
-examples then carry ‖∇F‖², and until a small batch has drawn two of them at
-once, estimates are too small and the bound on B_S too large.
+right. A network that fits its training set is harder than all of these: in
+three runs on digits at batch 16, far below B_S, the bound was right in 83 % of
+the looks. We suspect the few examples that then carry ‖∇F‖²: until a small
+batch has drawn two of them at once, estimates are too small.
 """
 
 from typing import NamedTuple
