@@ -75,15 +75,16 @@ def by_shard_map(chain, check_vma, shards=1, steps=10):
 
 
 def by_on_mesh(
-    chain, types, shards=1, per_device=1, steps=10, unreduced=False):
+    chain, types, shards=1, per_device=1, steps=10, unreduced=False,
+    devices=8):
   """Train under plain `jit`, with donation, by `on_mesh`.
 
   Gradients are taken for each worker, or, if `unreduced`, of parameters that
   are of type `reduced`.
   """
-  n = 8 // shards * per_device
+  n = devices // shards * per_device
   names = ('data', 'model') if shards > 1 else ('data',)
-  mesh = mesh_of(types, (8 // shards, shards)[:len(names)], names)
+  mesh = mesh_of(types, (devices // shards, shards)[:len(names)], names)
   axis = ('data', 'each') if per_device > 1 else 'data'
   specs = chains.SPECS if shards > 1 else P()
   own = chain.private == 'all'
