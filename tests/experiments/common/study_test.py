@@ -10,6 +10,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments.common import flags, showing, study
@@ -191,6 +192,7 @@ class OrderTest(Case):
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertEqual(self.stamps(), {})
 
+  @pytest.mark.slow
   def test_two_roundings_are_one_claim(self):
     self.go(self.config(roundings=2))
     claim, = self.outcome.claims

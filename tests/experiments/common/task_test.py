@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import data, models
@@ -68,6 +69,7 @@ class ModelTest(absltest.TestCase):
         flags.UsageError, "--model='cnn' with --model_options='{}': "):
       task.build_model(flags.Config(model='cnn'), (8,), 10)
 
+  @pytest.mark.slow
   def test_scores_over_any_number_of_examples(self):
     config = flags.Config(model='logistic')
     model = task.build_model(config, (2, 1, 1), 3)

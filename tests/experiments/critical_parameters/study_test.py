@@ -115,6 +115,7 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
 
 class RoundingTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_two_roundings_are_two_runs_that_agree(self):
     with tempfile.TemporaryDirectory() as folder:
       config = dataclasses.replace(

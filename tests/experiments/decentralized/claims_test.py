@@ -130,6 +130,7 @@ class ClaimsTest(parameterized.TestCase):
 
 class ShownTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_tables_and_figures_of_every_batch_and_graph(self):
     of_paper = paper.Decentralized()
     done = records(SMALL)

@@ -6,6 +6,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from experiments.decentralized import arms as decentralized_arms, task
@@ -14,6 +15,7 @@ from tests.experiments.decentralized.small import SMALL, find
 
 class TextTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_predicts_the_next_character(self):
     with tempfile.TemporaryDirectory() as folder:
       config = dataclasses.replace(SMALL, data_dir=folder, domains=('text',))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
 
 import gradiv
@@ -133,6 +134,7 @@ class OutputsTest(absltest.TestCase):
   def folder(self):
     return pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
 
+  @pytest.mark.slow
   def test_times_are_apart_from_metrics(self):
     a, b = self.folder(), self.folder()
     small.train(a)
@@ -154,6 +156,7 @@ class OutputsTest(absltest.TestCase):
         row['flops_per_second'] / row['steps_per_second'],
         2 * 2 * (2 * 3 * small.BATCH), 1e-4)
 
+  @pytest.mark.slow
   def test_a_trace_of_some_steps(self):
     folder = self.folder()
     small.train(folder, options={'profile': (8, 10)})

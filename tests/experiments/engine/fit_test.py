@@ -87,6 +87,7 @@ class FitTest(FitCase):
       run(self.folder, steps=schedule(4))
     self.assertIn('params', run(self.folder, steps=schedule(6)))
 
+  @pytest.mark.slow
   def test_it_is_the_loop_that_one_would_write(self):
     state = run(self.folder / 'a', steps=3, every=1)
     first = records.read(self.folder / 'a/metrics.jsonl')[0]

@@ -6,6 +6,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from experiments.engine import compiled, records, trainer
@@ -56,6 +57,7 @@ class GradientsTest(parameterized.TestCase):
       self.train('a', loss=lambda *args: (small.loss(*args),
                                           {'batch_loss': 0.}))
 
+  @pytest.mark.slow
   def test_the_state_of_a_model(self):
     """Averaged over workers, evaluated, saved, and resumed."""
     plain, _ = self.train('a')

@@ -100,6 +100,7 @@ class ModelTest(parameterized.TestCase):
     x = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
     self.assertEqual(jax.eval_shape(model.apply, params, x).shape, (2, 10))
 
+  @pytest.mark.slow
   def test_last_stage_of_resnet_at_one_pixel_is_not_constant(self):
     model, params, _ = tiny_model('resnet18')
     x, _ = batch_of('resnet18', (8, 8, 3), 3)

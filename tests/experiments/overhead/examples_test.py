@@ -72,6 +72,7 @@ class OverheadExamplesTest(parameterized.TestCase):
       lambda g, p: self.assertEqual((g.shape, g.dtype), (p.shape, p.dtype)),
       got[1], problem.params)
 
+  @pytest.mark.slow
   def test_one_after_the_other(self):
     problem = tiny('lstm')
     loss, mean, sq_norms = examples.one_by_one(problem)

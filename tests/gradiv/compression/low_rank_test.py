@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -93,6 +94,7 @@ class ShardedTest(parameterized.TestCase):
   """Each shard is a matrix of its own; its worker is left out as a whole."""
 
   @parameterized.product(check_vma=(True, False), bad=(False, True))
+  @pytest.mark.slow
   def test_shards_of_workers(self, check_vma, bad):
     """Workers of two shards, with error feedback, as each shard by itself."""
     layout = gradiv.Layout(

@@ -225,6 +225,7 @@ class LayoutTest(parameterized.TestCase):
     self.assertTrue(np.all(np.isnan(moments.mean_sq_deviation)))
 
   @parameterized.parameters(None, 'data')
+  @pytest.mark.slow
   def test_mean_over_makes_one_worker_of_several(self, private):
     grads = RNG.normal(1, 2, (4, 2, 5)).astype('f')
     sizes = RNG.integers(1, 5, (4, 2)).astype('f')

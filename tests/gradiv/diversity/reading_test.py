@@ -62,6 +62,7 @@ class ReadingTest(parameterized.TestCase):
     helpers.assert_same(reading.estimate, reading.average)
     self.assertEqual(int(reading.window), 0)
 
+  @pytest.mark.slow
   def test_level_is_that_of_the_state(self):
     rng = np.random.default_rng(1)
     draws = rng.normal(1, .1, 50), rng.normal(9, 1, 50)

@@ -119,6 +119,7 @@ class SourcesTest(parameterized.TestCase):
                 moments=gradiv.Moments(*jnp.ones((4, 3))))
 
   @parameterized.parameters(False, True)
+  @pytest.mark.slow
   def test_shards_of_workers(self, check_vma):
     """Tensor parallelism: 4 workers x 2 shards, the state common to all."""
     grads = {'a': RNG.normal(.5, 1, (3, 4, 6)).astype('f'),

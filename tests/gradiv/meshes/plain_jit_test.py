@@ -31,6 +31,7 @@ def collectives(compiled):
 class OnMeshTest(parameterized.TestCase):
 
   @parameterized.parameters(AUTO, EXPLICIT)
+  @pytest.mark.slow
   def test_several_workers_on_a_device(self, types):
     chain = chains.CHAINS['delay']
     helpers.assert_close(

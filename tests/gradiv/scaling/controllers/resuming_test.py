@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -104,6 +105,7 @@ class TrainingTest(absltest.TestCase):
       sizes.append(size)
     return (params, tracked, state), sizes
 
+  @pytest.mark.slow
   def test_grows_along_the_ladder_and_resumes_bit_for_bit(self):
     start = jnp.ones(16), self.tracker.init(()), self.control.init()
     end, sizes = self.train(start, range(40))
