@@ -58,6 +58,9 @@ def connect(coordinator_address: str | None = None,
   # It would take SIGTERM from us, see `signals`.
   if hasattr(jax.config, 'jax_enable_preemption_service'):
     jax.config.update('jax_enable_preemption_service', False)
+  # On a CPU, two programs at once may take each other's messages; elsewhere
+  # programs run in the order in which they are started.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
   known = inspect.signature(jax.distributed.initialize).parameters
   timeouts = {name: HEARTBEAT_SECONDS for name in (
     'heartbeat_timeout_seconds', 'shutdown_timeout_seconds') if name in known}
