@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradiv._common import backends, checks, compat
+from gradiv._common import backends, checks, compat, placing
 
 AxisName = str | tuple[str, ...]
 BACKENDS = tuple(backends.BUILDERS)
@@ -195,8 +195,8 @@ def map_workers(
     if backend == 'shard_map' and mesh is None and devices is None:
       used = backends.context_mesh(names)
     num_devices = None if backend == 'vmap' else (
-      backends.devices_of_processes(names, devices if used is None else used))
-    workers = backends.count_workers(in_axes, args, num_devices)
+      placing.devices_of_processes(names, devices if used is None else used))
+    workers = placing.count_workers(in_axes, args, num_devices)
     return compiled(workers, used)(*args)
 
   return mapped

@@ -16,7 +16,8 @@ from gradiv._common import compat, trees
 
 # Collectives under this name run only if a gradient is not finite.
 AGAIN = 'sum_again_without_what_is_not_finite'
-# Elements. A condition costs more to start than so many to copy.
+# Elements of a part, at least: a condition costs more to start than to copy
+# fewer.
 _LEAST = 2**18
 
 

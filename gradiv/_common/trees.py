@@ -111,3 +111,9 @@ def per_leaf(tree: Any, make: Any) -> Any:
   if not leaves:
     return jnp.zeros((), bool)
   return tuple(make(path, leaf) for path, leaf in leaves)
+
+
+def times(factor: jax.Array, x: jax.Array) -> jax.Array:
+  """Multiply in at least float32, and round once to the dtype of `x`."""
+  wide = wide_dtype(x.dtype)
+  return (factor.astype(wide) * x.astype(wide)).astype(x.dtype)

@@ -1,7 +1,7 @@
 """Windows of several lengths over the tracked steps, in which B_S is known.
 
 A single step says little about ‖∇F‖²: on a batch far below B_S, hundreds of
-steps must be averaged. Over so many, G = ‖∇F‖² and S = tr Σ fall by orders of
+steps must be averaged. Meanwhile G = ‖∇F‖² and S = tr Σ fall by orders of
 magnitude, and a plain average would be that of its oldest steps. So each step
 is divided by a scale c_t that was known before it, an average of Ĝ + Ŝ over
 about ten steps *before* t. As c_t does not depend on step t, nothing is biased,

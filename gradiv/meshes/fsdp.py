@@ -28,7 +28,38 @@ from gradiv._common import layout as layouts, trees
 from gradiv.diversity import moments as moments_lib
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _tap(backward: Callable) -> Callable:
+  """Make a gather with a backward pass of one's own.
+
+  Args:
+    backward: Function of this worker's gradient of the whole parameter, the
+      axis and `dim`, to the gradients in the shard and in the probe.
+  """
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+  def tapped(shard, probe, axis, dim=0):
+    del probe
+    return lax.all_gather(shard, axis, axis=dim, tiled=True)
+
+  tapped.defvjp(
+    lambda shard, probe, axis, dim: (tapped(shard, probe, axis, dim), None),
+    lambda axis, dim, _, g: backward(g, axis, dim))
+  return tapped
+
+
+@_tap
+def _gather(g, axis, dim):
+  total = lax.psum_scatter(g, axis, scatter_dimension=dim, tiled=True)
+  square = trees.sq_norm(g).astype(jnp.float32)
+  return total / workers_lib.num_workers(axis), square
+
+
+@_tap
+def _gather_gram(g, axis, dim):
+  rows = _rows(g, axis, dim)
+  mean = jnp.mean(trees.widen(rows), 0).astype(g.dtype)
+  return jnp.moveaxis(mean, 0, dim), _gram(rows)
+
+
 def gather(
   shard: jax.Array, probe: jax.Array, axis: workers_lib.AxisName, dim: int = 0
 ) -> jax.Array:
@@ -45,24 +76,9 @@ def gather(
     axis: Axis, or axes, of the workers.
     dim: Axis of the parameter that is cut up.
   """
-  del probe
-  return lax.all_gather(shard, axis, axis=dim, tiled=True)
+  return _gather(shard, probe, axis, dim)
 
 
-def _gather_fwd(shard, probe, axis, dim):
-  return gather(shard, probe, axis, dim), None
-
-
-def _gather_bwd(axis, dim, _, g):
-  total = lax.psum_scatter(g, axis, scatter_dimension=dim, tiled=True)
-  square = trees.sq_norm(g).astype(jnp.float32)
-  return total / workers_lib.num_workers(axis), square
-
-
-gather.defvjp(_gather_fwd, _gather_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gather_gram(
   shard: jax.Array, probe: jax.Array, axis: workers_lib.AxisName, dim: int = 0
 ) -> jax.Array:
@@ -72,21 +88,7 @@ def gather_gram(
   as much. The gradient in `probe`, [n, n] float32, is this worker's part of
   G_ij = ⟨g_i, g_j⟩: add it up over the leaves, and over the workers by a psum.
   """
-  del probe
-  return lax.all_gather(shard, axis, axis=dim, tiled=True)
-
-
-def _gram_fwd(shard, probe, axis, dim):
-  return gather_gram(shard, probe, axis, dim), None
-
-
-def _gram_bwd(axis, dim, _, g):
-  rows = _rows(g, axis, dim)
-  mean = jnp.mean(trees.widen(rows), 0).astype(g.dtype)
-  return jnp.moveaxis(mean, 0, dim), _gram(rows)
-
-
-gather_gram.defvjp(_gram_fwd, _gram_bwd)
+  return _gather_gram(shard, probe, axis, dim)
 
 
 def gather_by(rule: Callable[[jax.Array], jax.Array]) -> Callable:
@@ -103,15 +105,8 @@ def gather_by(rule: Callable[[jax.Array], jax.Array]) -> Callable:
     A function like `gather`. The gradient in its probe, [n] float32, is the
     weights.
   """
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-  def gather_ruled(shard, probe, axis, dim=0):
-    del probe
-    return lax.all_gather(shard, axis, axis=dim, tiled=True)
-
-  def forward(shard, probe, axis, dim):
-    return gather_ruled(shard, probe, axis, dim), None
-
-  def backward(axis, dim, _, g):
+  @_tap
+  def gather_ruled(g, axis, dim):
     rows = _rows(g, axis, dim)
     weights = rule(lax.psum(_gram(rows), axis))
     total = jnp.tensordot(
@@ -119,7 +114,6 @@ def gather_by(rule: Callable[[jax.Array], jax.Array]) -> Callable:
     return (jnp.moveaxis(total.astype(g.dtype), 0, dim),
             workers_lib.as_private(weights, axis))
 
-  gather_ruled.defvjp(forward, backward)
   return gather_ruled
 
 

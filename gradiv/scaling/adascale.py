@@ -195,11 +195,7 @@ def _factor(gain, power, learning_rate, progress):
 
 
 def _multiply(updates, factor, groups):
-  def times(g, by):
-    wide = trees.wide_dtype(g.dtype)
-    return (by.astype(wide) * g.astype(wide)).astype(g.dtype)
-
   leaves, treedef = jax.tree.flatten(updates)
   factors = [factor] * len(leaves) if groups is None else [
     factor[k] for k in groups_lib.members(updates, groups)]
-  return treedef.unflatten(map(times, leaves, factors))
+  return treedef.unflatten(map(trees.times, factors, leaves))

@@ -112,14 +112,10 @@ def scale_by_predicted_rate(
     used = given
     if follows:
       used = jnp.where(jnp.isnan(predicted), given, predicted)
-    return jax.tree.map(lambda g: _times(-used, g), updates), (
+    return jax.tree.map(lambda g: trees.times(-used, g), updates), (
       ScaleByPredictedRateState(
         count=counting.increment(state.count), predicted=predicted,
         used=used, moments=moments, inner=inner_state))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-
-def _times(factor, g):
-  wide = trees.wide_dtype(g.dtype)
-  return (factor.astype(wide) * g.astype(wide)).astype(g.dtype)

@@ -44,7 +44,7 @@ class FixedRamp(controller.Controller):
     return tuple(zip(self.starts, self.ladder.sizes))
 
   def update(self, state: Any, num_examples: int) -> tuple[Any, int]:
-    """Return the next state and batch size, after so many examples."""
+    """Return the next state and batch size, after a number of examples."""
     size = float(self.ladder.sizes[
       bisect.bisect_right(self.starts, num_examples) - 1])
     return self.moved(state, controller.Target(size, size, size))

@@ -75,7 +75,7 @@ class Seesaw(controller.Controller):
   def update(
     self, state: SeesawState, num_examples: float
   ) -> tuple[SeesawState, int]:
-    """Return the next state and batch size, after so many examples."""
+    """Return the next state and batch size, after a number of examples."""
     planned = float(self.schedule(num_examples))
     peak, halvings = state.peak, state.num_halvings
     if planned >= peak:
