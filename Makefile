@@ -54,7 +54,7 @@ results: $(VENV)/ready
 	$(RUN) -m experiments.common.results_page
 
 test: $(VENV)/ready
-	@echo '== the tests (under eight minutes on two cores)'
+	@echo '== the tests (nine minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
