@@ -116,8 +116,9 @@ def _default_config(root: pathlib.Path) -> str | None:
   # TFDS notes the default of a set with several configurations here.
   try:
     noted = json.loads((root / '.config' / 'metadata.json').read_text())
-    return noted['default_config_name']
-  except (OSError, ValueError, KeyError):
+    return _NAME.fullmatch(f'{root.name}/{noted["default_config_name"]}')[
+        'config']
+  except (OSError, ValueError, KeyError, TypeError):
     configs = [path.name for path in _folders(root) if _newest(path, None)]
     return configs[0] if len(configs) == 1 else None
 

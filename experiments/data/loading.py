@@ -1,5 +1,6 @@
 """One `load` for every data set: images or text, in memory or streamed."""
 
+import json
 import os
 import pathlib
 
@@ -8,6 +9,7 @@ from experiments.data import (
   folders,
   preparing,
   readers,
+  sources,
   streams,
   text,
   tfrecord,
@@ -84,11 +86,27 @@ def _open(folder: pathlib.Path):
   # Here, as it takes most of a second that nothing but load should pay.
   import tensorflow_datasets as tfds
   try:
+    _check_features(json.loads((folder / 'features.json').read_text()))
     return tfds.builder_from_directory(folder)
   except Exception as error:  # A broken json raises one of many kinds.
     raise folders.DataUnavailableError(
         f'The description of {folder.parent.name} cannot be read: {error}.',
         folder, 'delete the folder and load again.') from error
+
+
+def _check_features(features) -> None:
+  """Refuse classes of others: TFDS would import, and so run, their modules."""
+  if isinstance(features, list):
+    for one in features:
+      _check_features(one)
+  if isinstance(features, dict):
+    _check_features(list(features.values()))
+    for key in ('pythonClassName', 'type'):
+      kind = features.get(key, '')
+      if isinstance(kind, str) and '.' in kind and not kind.startswith(
+          'tensorflow_datasets.'):
+        raise ValueError(f'features.json names {kind!r}, which is no class of '
+                         'tensorflow_datasets')
 
 
 def _reader(builder, split: str, image_size: int | None, label_key: str):
@@ -114,8 +132,10 @@ def _reader(builder, split: str, image_size: int | None, label_key: str):
   shape, fit = _image_shape(builder.name, image.shape, image_size)
   decoders = {images[0]: tfds.decode.SkipDecoding()}
   source = _source(builder, split, decoders)
-  reader = readers.ImageReader(source, images[0], label_key, shape, fit=fit)
-  return reader, features[label_key].num_classes
+  num_classes = features[label_key].num_classes
+  reader = readers.ImageReader(
+      source, images[0], label_key, shape, num_classes, fit=fit)
+  return reader, num_classes
 
 
 def _label_key(labels: list[str], label_key: str) -> str | None:
@@ -161,7 +181,7 @@ def _source(builder, split: str, decoders: dict):
   file_format = getattr(builder.info.file_format, 'value', None)
   if file_format == 'array_record':
     source = builder.as_data_source(split, decoders=decoders)
-    return _ArrayRecordSource(source, folder)
+    return sources.ArrayRecordSource(source, info.file_instructions)
   if file_format != 'tfrecord':
     # TFDS 4.9.10 writes only some of the rows of a parquet file, silently.
     raise folders.DataUnavailableError(
@@ -171,24 +191,3 @@ def _source(builder, split: str, decoders: dict):
   return tfrecord.TfRecordSource(
       info.file_instructions,
       lambda record: deserialize(record, decoders=decoders))
-
-
-class _ArrayRecordSource:
-  """A data source of TFDS that names the folder when a record is broken."""
-
-  def __init__(self, source, folder: os.PathLike):
-    self._source = source
-    self._folder = folder
-    # A file that was cut off says so at its last record.
-    self.__getitems__([0, len(source) - 1])
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitems__(self, indices):
-    try:
-      return self._source.__getitems__(indices)
-    except Exception as error:  # The reader raises one of many kinds.
-      raise folders.DataUnavailableError(
-          f'The records in {self._folder} cannot be read: {error}.',
-          self._folder, 'delete the folder and load again.') from error

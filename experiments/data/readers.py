@@ -22,17 +22,20 @@ _LARGE_IMAGE = 2 ** 14
 class ImageReader:
   """Reads {'image': uint8 [n, h, w, c], 'label': int32 [n]} by index."""
 
-  def __init__(self, source, image_key, label_key, shape, *, fit: bool):
+  def __init__(self, source, image_key, label_key, shape, num_classes, *,
+               fit: bool):
     """Set up.
 
     Args:
-      source: a TFDS data source whose images are left encoded.
+      source: one of `sources` whose images are left encoded.
       shape: of each image, height, width and channels.
+      num_classes: of the labels; others are an error.
       fit: whether images of other sizes are scaled and cropped to it.
     """
     self._source = source
     self._keys = image_key, label_key
     self._shape = shape
+    self._num_classes = num_classes
     self._fit = fit
 
   def __len__(self) -> int:
@@ -47,11 +50,23 @@ class ImageReader:
     images = np.empty((len(examples), *self._shape), np.uint8)
 
     def decode(row):
-      images[row] = self._decode(examples[row][image_key])
+      try:
+        images[row] = self._decode(examples[row][image_key])
+      except Exception as error:  # Pillow raises one of many kinds.
+        raise self._source.places.broken(
+            indices[row], f'cannot be decoded ({error})') from error
 
     _for_each(decode, len(examples), math.prod(self._shape) >= _LARGE_IMAGE)
     labels = np.array([example[label_key] for example in examples], np.int32)
+    self._check_labels(labels, indices)
     return {'image': images, 'label': labels}
+
+  def _check_labels(self, labels, indices) -> None:
+    is_wrong = (labels < 0) | (labels >= self._num_classes)
+    for row in np.flatnonzero(is_wrong)[:1]:
+      raise self._source.places.broken(
+          indices[row], f'has label {labels[row]}, and there are '
+          f'{self._num_classes} classes, from 0 on')
 
   def _decode(self, encoded: bytes) -> np.ndarray:
     from PIL import Image, ImageOps

@@ -55,7 +55,7 @@ class ReadingTest(fakes.Folder):
     for content, count, what in (
         (whole[:-1], 3, 'cut off'), (whole[:45], 3, 'cut off'),
         (whole[:21], 3, 'holds 1'), (whole, 4, 'holds 3'), (b'', 3, 'holds 0'),
-        (bytes(flipped), 3, 'corrupt at record 0')):
+        (bytes(flipped), 3, 'record 0 is corrupt')):
       path.write_bytes(content)
       with self.assertRaisesRegex(data.DataUnavailableError, what) as caught:
         tfrecord.index_file(path, count)
