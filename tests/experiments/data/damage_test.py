@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl.testing import absltest, parameterized
 
 from experiments import data
