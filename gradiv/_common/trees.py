@@ -73,9 +73,11 @@ def check_floating(
   """Raise ValueError if a leaf is not a floating-point (or complex) array."""
   allowed = jnp.inexact if or_complex else jnp.floating
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not jnp.issubdtype(leaf.dtype, allowed):
-      raise ValueError(f'{what}{jax.tree_util.keystr(path)} has dtype '
-                       f'{leaf.dtype}: must be floating'
+    dtype = getattr(leaf, 'dtype', None)
+    if dtype is None or not jnp.issubdtype(dtype, allowed):
+      found = f'is {leaf!r}' if dtype is None else f'has dtype {dtype}'
+      raise ValueError(f'{what}{jax.tree_util.keystr(path)} {found}: must be '
+                       'an array of dtype floating'
                        + or_complex * ' or complex')
 
 

@@ -96,6 +96,7 @@ def accumulate_by_agreement(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
+    trees.check_floating(updates)
     limit = (max_cosine_distance(state.count) if callable(max_cosine_distance)
              else max_cosine_distance)
     state = _clear_if_first(state)

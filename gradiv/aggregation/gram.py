@@ -85,8 +85,9 @@ def combine(
     axis_name: Axis, or axes, of the workers.
 
   Raises:
-    ValueError: While tracing, if there is not one weight per worker, or if
-      the gradient has already been reduced over the axis.
+    ValueError: While tracing, if there is not one weight per worker, if the
+      gradient has already been reduced over the axis, or if a leaf is neither
+      floating nor complex.
 
   >>> weigh = lambda g: combine(g, jnp.array([0., 2.]), 'workers')
   >>> jax.vmap(weigh, axis_name='workers', out_axes=None)(
@@ -94,6 +95,7 @@ def combine(
   [6.0]
   """
   workers.check_private(grads, axis_name)
+  trees.check_floating(grads, or_complex=True)
   n = workers.num_workers(axis_name)
   if weights.shape != (n,):
     raise ValueError(f'weights of shape {weights.shape}: must be one for each '

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import counting, early_sums, layout as layouts
+from gradiv._common import counting, early_sums, layout as layouts, trees
 from gradiv.aggregation._exchange import membership
 
 
@@ -58,6 +58,7 @@ def aggregate_by_mean(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     workers.check_private(updates, axis_name)
+    trees.check_floating(updates, or_complex=True)
     is_finite = layouts.is_finite(updates, participants.layout)
     total = early_sums.sum_at_once(updates, is_finite, axis_name)
     count = lax.psum(is_finite.astype(jnp.float32), axis_name)

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradiv._common import trees
 from gradiv.decentralized import topology
 
 
-def check_given(params: Any) -> None:
-  """Raise ValueError if `update` was called without the parameters."""
+def check_given(params: Any, updates: Any) -> None:
+  """Raise ValueError if `update` lacks parameters, or if they are integers."""
   if params is None:
     raise ValueError('params=None: must be passed to update, which mixes them')
+  trees.check_floating(params, 'params', or_complex=True)
+  trees.check_floating(updates, 'update', or_complex=True)
 
 
 def constant_matrix(mixing_matrix: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def mix_by_choco(
                            compressor.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     x = jax.tree.map(
       lambda x, u: trees.widen(x) + u, params, updates)
     gap = jax.tree.map(

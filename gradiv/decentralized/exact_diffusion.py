@@ -157,7 +157,7 @@ def _corrected(step, axis_name, schedule):
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     c = _updates.rescale(state.correction, schedule, state.count)
     moved, c = step(params, updates, c)
     return jax.tree.map(jnp.subtract, moved, params), MixByCorrectionState(

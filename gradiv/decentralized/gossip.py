@@ -89,7 +89,7 @@ def mix_by_gossip(
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     if order == 'awc':
       result = jax.tree.map(
         lambda p, u, d: (u + d).astype(p.dtype), params, updates,

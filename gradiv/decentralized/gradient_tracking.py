@@ -75,6 +75,7 @@ def mix_by_gradient_tracking(
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     # At least float32, in the messages too: rounding errors of y accumulate.
+    trees.check_floating(updates)
     tracked = _updates.add(trees.widen(updates), state.offset)
     offset = _updates.add(state.offset, pull(tracked, state.count))
     return optax.tree.cast_like(tracked, updates), MixByGradientTrackingState(

@@ -87,7 +87,7 @@ def mix_by_quasi_global_momentum(
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     m = _updates.rescale(state.momentum, schedule, state.count)
     heavy = jax.tree.map(lambda u, m: u + momentum * m, updates, m)
     if nesterov:
@@ -146,7 +146,7 @@ def mix_by_decentlam(
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     moved = _updates.step_and_pull(
       params, updates, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(

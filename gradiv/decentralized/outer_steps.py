@@ -112,7 +112,7 @@ def mix_by_outer_step(
       jnp.zeros((), jnp.int32), anchor, pending, states)
 
   def update_fn(updates, state, params=None, **extra_args):
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     count = counting.increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
     join = lambda parts: _fragments.join(params, owners, parts)

@@ -82,7 +82,7 @@ def mix_by_push_sum(
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     # At least float32: one message with the weight, and v z is not stored.
     pushed = jax.tree.map(
       lambda z, u: state.weight * trees.widen(z) + u, params, updates)

@@ -79,7 +79,7 @@ def mix_by_relay(
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
-    _updates.check_given(params)
+    _updates.check_given(params, updates)
     if workers.num_workers(axis_name) != n:
       raise ValueError(f'tree has {n} workers: must have '
                        f'{workers.num_workers(axis_name)}')

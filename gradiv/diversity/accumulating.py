@@ -102,6 +102,7 @@ def accumulate_moments(
 
   def update_fn(updates, state, params=None, *, batch_size=batch_size,
                 **extra_args):
+    trees.check_floating(updates, or_complex=True)
     is_first = state.micro_step == 0
     running, mean = trees.keep_if(~is_first, (state.running, state.mean))
     (running, mean), is_finite = _add(running, mean, updates, batch_size)

@@ -132,6 +132,7 @@ def scale_by_diversity(
       inner=inner.init(params))
 
   def update_fn(updates, state, params=None, *, scale=scale, **extra_args):
+    trees.check_floating(updates, or_complex=True)
     seen = updates
     if precondition is not None:
       seen = precondition(state.inner, updates)

@@ -98,6 +98,7 @@ def scale_by_predicted_rate(
       inner=inner.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
+    trees.check_floating(updates, or_complex=True)
     _, moments = track.update(updates, state.moments, params, **extra_args)
     updates, inner_state = inner.update(
       updates, state.inner, params, **extra_args)

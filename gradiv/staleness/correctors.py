@@ -87,6 +87,7 @@ def compensate_delay(
     del extra_args
     if params is None or stale_params is None:
       raise ValueError('params and stale_params: both must be passed')
+    trees.check_floating(updates, or_complex=True)
     wide = trees.widen(updates)
     averages = []
     if curvature != 'squared':

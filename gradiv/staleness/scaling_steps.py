@@ -40,6 +40,7 @@ def scale_by_staleness(
     if staleness is None:
       raise ValueError('staleness=None: must be passed to update, for example '
                        'by gradiv.staleness.with_staleness')
+    trees.check_floating(updates, 'update', or_complex=True)
     one = lambda g, s: (trees.widen(g) * rule(jnp.asarray(s))).astype(g.dtype)
     return map_with_staleness(one, staleness, updates), state
 
