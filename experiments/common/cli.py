@@ -14,6 +14,7 @@ import sys
 
 from absl import flags as absl_flags
 
+from experiments import holding
 from experiments.common import cluster, description, flags, parsing
 
 # Errors of data and of disks, by the modules that define them.
@@ -36,8 +37,7 @@ def main(cls: type[flags.Config], study: str) -> None:
     study: 'package.module:Name' of a `study.Study`, imported when the flags
       have been checked.
   """
-  with exit_codes():
-    config = _begin(cls)
+  with exit_codes(), _begun(cls, study) as config:
     if config.report:
       gc.disable()  # a report is short, and frees little
     else:
@@ -48,7 +48,7 @@ def main(cls: type[flags.Config], study: str) -> None:
     if not config.report:
       _keep_compiled(config)
     study_lib.run(made, config, report_only=config.report,
-                  begin=lambda: _describe(config))
+                  begin=lambda: _describe(config, study))
 
 
 def run(cls: type, work: str) -> None:
@@ -59,25 +59,30 @@ def run(cls: type, work: str) -> None:
     work: 'package.module:function' of the flags, imported when these have been
       checked.
   """
-  with exit_codes():
-    config = _begin(cls)
+  with exit_codes(), _begun(cls, work) as config:
     pkgutil.resolve_name(work)(config)
-    _describe(config)
+    _describe(config, work)
 
 
-def _begin(cls):
-  """Parse the flags, and check the folder."""
+@contextlib.contextmanager
+def _begun(cls, program):
+  """Parse the flags, check the folder, and hold it while the block runs."""
   config = parsing.parse(cls, sys.argv)
   folder = parsing.folder(cls, config.workdir)
   config = dataclasses.replace(config, workdir=str(folder))
-  if not getattr(config, 'report', False):
-    _connect(config)
-    _by_first(description.check_folder, folder)
-  elif not (folder / 'config.json').exists():
-    raise description.WorkdirError(
-      f'--workdir={config.workdir!r} holds no run, as config.json is missing: '
-      'run without --report')
-  return config
+  if getattr(config, 'report', False):
+    if not (folder / 'config.json').exists():
+      raise description.WorkdirError(
+        f'--workdir={config.workdir!r} holds no run, as config.json is '
+        'missing: run without --report')
+    description.check_program(folder, program)
+    yield config
+    return
+  _connect(config)
+  with contextlib.ExitStack() as stack:
+    _by_first(description.check_folder, folder, program)
+    _by_first(lambda: stack.enter_context(holding.hold(folder)))
+    yield config
 
 
 def _connect(config):
@@ -106,12 +111,12 @@ def _keep_compiled(config):
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def _describe(config):
+def _describe(config, program):
   """Write `config.json`."""
   import jax
   folder = pathlib.Path(config.workdir)
   _by_first(
-    description.write, folder, config, sys.argv,
+    description.write, folder, program, config, sys.argv,
     [f'{x.platform}: {x.device_kind}' for x in jax.devices()])
   if not (folder / 'config.json').exists():
     raise description.WorkdirError(
@@ -119,9 +124,36 @@ def _describe(config):
       'folder that all processes share')
 
 
+class Bearing:
+  """A stream of messages that bears a full disk and a closed terminal."""
+
+  def __init__(self, stream):
+    """Wrap a stream, or None where there is none."""
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    """Write, or lose the message and go on."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    """Flush, or go on."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      self._stream.flush()
+
+  def isatty(self) -> bool:
+    """Say whether it is a terminal."""
+    return self._stream is not None and self._stream.isatty()
+
+
 @contextlib.contextmanager
 def exit_codes():
   """Turn errors that a user can mend into a message and an exit code."""
+  sys.stderr = Bearing(sys.stderr)
   try:
     yield
   except (absl_flags.Error, flags.UsageError) as error:

@@ -55,7 +55,12 @@ class Computed:
           watch: Mapping[str, Any] | None = None) -> None:
     """Compute what is not there."""
     if self.missing(workdir, allow_changed):
-      result = self.compute(stop)  # alike in all processes
+      try:
+        result = self.compute(stop)  # alike in all processes
+      except signals.Interrupted as stopped:
+        raise signals.Interrupted(
+          stopped.signum, f'what was finished is saved, and {self.name} begins '
+          'anew') from None
       processes.by_first(records.write_whole, workdir / f'{self.name}.json', {
         'defined_by': self._definition, 'result': result})
 

@@ -1,4 +1,4 @@
-"""`config.json`: the flags, the command, the versions and the devices of a run.
+"""`config.json`: program, flags, command, versions and devices of a run.
 
 A folder that cannot be written is refused before anything is imported. The file
 is written when all flags, data and shapes have been checked, just before the
@@ -26,16 +26,33 @@ class WorkdirError(Exception):
   """The folder of a run cannot be made, written or read."""
 
 
-def check_folder(workdir: pathlib.Path) -> None:
+def check_folder(workdir: pathlib.Path, program: str) -> None:
   """Make the folder of a run where it is missing, and try to write there.
 
+  Args:
+    workdir: The folder.
+    program: Who asks: the name of what runs.
+
   Raises:
-    WorkdirError: Where it cannot be made or written.
+    WorkdirError: Where it cannot be made or written, or holds the run of
+      another program.
   """
+  check_program(workdir, program)
   with _writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
+
+
+def check_program(workdir: pathlib.Path, program: str) -> None:
+  """Raise WorkdirError where the folder holds the run of another program."""
+  try:
+    stored = json.loads((workdir / 'config.json').read_text())['program']
+  except (OSError, ValueError, KeyError, TypeError):
+    return  # none, or one that does not say
+  if stored != program:
+    raise WorkdirError(f'--workdir={str(workdir)!r} holds a run of {stored}: '
+                       'must be a folder of its own')
 
 
 @contextlib.contextmanager
@@ -48,12 +65,13 @@ def _writing(workdir):
                        f'written: {error.strerror}') from error
 
 
-def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
-          devices: Sequence[str]) -> None:
+def write(workdir: pathlib.Path, program: str, config: Any,
+          argv: Sequence[str], devices: Sequence[str]) -> None:
   """Write `config.json`, whole or not at all.
 
   Args:
     workdir: The folder of the run.
+    program: The name of what runs.
     config: The dataclass of flags.
     argv: The command.
     devices: What computes.
@@ -62,6 +80,7 @@ def write(workdir: pathlib.Path, config: Any, argv: Sequence[str],
     WorkdirError: Where the folder cannot be written.
   """
   text = json.dumps({
+    'program': program,
     'command': list(argv),
     'flags': {f.name: getattr(config, f.name)
               for f in dataclasses.fields(config) if 'help' in f.metadata},

@@ -9,14 +9,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-  """A signal asked the run to stop, and everything has been saved.
+  """A signal asked the run to stop.
 
   Attributes:
+    signum: The signal.
     exit_code: 130 after Ctrl-C, 143 after SIGTERM.
   """
 
-  def __init__(self, signum: int):
-    super().__init__(f'stopped by {signal.Signals(signum).name}; all is saved')
+  def __init__(self, signum: int, kept: str = 'all is saved'):
+    """Say which signal it was, and what is kept of the work so far."""
+    super().__init__(f'stopped by {signal.Signals(signum).name}; {kept}')
+    self.signum = signum
     self.exit_code = 128 + signum
 
 
@@ -50,9 +53,11 @@ class Stop:
       os._exit(128 + signum)
     self._signum = signum
     name = signal.Signals(signum).name
-    # Not print: a handler must not re-enter a buffered stream.
-    os.write(sys.__stderr__.fileno(), f'\n{name}: finishing the scan and '
-             'saving; once more leaves at once\n'.encode())
+    # A full disk or a closed terminal must not keep the run from saving.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      # Not print: a handler must not re-enter a buffered stream.
+      os.write(sys.__stderr__.fileno(), f'\n{name}: finishing the scan and '
+               'saving; once more leaves at once\n'.encode())
 
 
 @contextlib.contextmanager

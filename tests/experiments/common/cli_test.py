@@ -10,6 +10,8 @@ import tempfile
 import pytest
 from absl.testing import absltest, parameterized
 
+from experiments import holding
+
 ROOT = pathlib.Path(__file__).parents[3]
 # Says at exit which of these have been imported.
 WATCHED = ('jax', 'flax', 'xarray', 'tensorflow_datasets',
@@ -96,6 +98,33 @@ class BadInputTest(Case):
     self.assertLen(self.errors, 1)
     self.assertRegex(self.errors[0], f"^--workdir='{name}' is no folder that")
     self.assertEqual(self.imported, [])
+
+  def test_a_folder_of_another_program(self):
+    (self.folder / 'config.json').write_text('{"program": "experiments.other"}')
+    for more in ((), ('--report',)):
+      self.assertEqual(self.go('--workdir=.', *more), 1)
+      self.assertEqual(self.errors, [
+        "--workdir='.' holds a run of experiments.other: must be a folder of "
+        'its own'])
+      self.assertEqual(self.imported, [])
+    self.assertLen(list(self.folder.iterdir()), 1)
+
+  def test_a_folder_that_is_in_use(self):
+    with holding.hold(self.folder):
+      self.assertEqual(self.go('--workdir=.'), 1)
+    self.assertLen(self.errors, 1)
+    self.assertRegex(self.errors[0], f'in use by process {os.getpid()} on')
+    self.assertEqual(self.imported, [])
+
+  @parameterized.parameters('full', 'closed')
+  def test_without_a_place_for_messages_the_exit_code_stays(self, kind):
+    command = [sys.executable, '-m', 'experiments.agreement_filtering',
+               '--num_records=7']
+    redirected = {'full': '2>/dev/full', 'closed': '2>&-'}[kind]
+    code = subprocess.run(
+      [*'sh -c'.split(), f'"$@" {redirected}', 'sh', *command], cwd=ROOT,
+      timeout=60).returncode
+    self.assertEqual(code, 2)
 
   def test_a_report_of_nothing(self):
     self.assertEqual(self.go('--report', '--workdir=none'), 1)
