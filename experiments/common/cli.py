@@ -21,6 +21,7 @@ from experiments.common import cluster, description, flags, parsing
 _ERRORS = (('experiments.data', 'DataUnavailableError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
            ('experiments.engine.processes', 'ProcessLostError'),
+           ('experiments.engine.sealing', 'LogDamagedError'),
            ('experiments.engine.trainer', 'OtherRunError'))
 _SIGNAL = ('experiments.engine.signals', 'Interrupted')
 

@@ -3,12 +3,13 @@
 One record a line, `{"step": 7, "loss": 0.25}`, and nothing in it that differs
 between two equal runs: no clock, floats as the shortest decimal that names the
 float32. A resumed run cuts the file back to the step that it restored, so that
-the whole file reads as if nothing had happened. A full disk costs records, in
-the end, and never the training.
+the whole file reads as if nothing had happened. On a full disk records wait in
+memory; no checkpoint is saved while they do (see `sealing`).
 """
 
 import collections
 import errno
+import hashlib
 import json
 import math
 import operator
@@ -17,6 +18,8 @@ import sys
 from typing import Any
 
 import numpy as np
+
+from experiments.engine import sealing
 
 # Out of space, over a quota, past the largest file: all may pass by waiting.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -42,23 +45,31 @@ class Records:
   """
 
   def __init__(self, path: str | os.PathLike, *,
-               keep_through: int | None = None):
+               keep_through: int | None = None,
+               mark: sealing.Mark | None = None):
     """Open the log, and cut it back to what a resumed run shall keep.
 
     Args:
       path: of the file; its folder is made where it is missing.
       keep_through: drop each record of a later step; -1 drops all of them,
         None keeps all. A last line that was cut off is dropped in any case.
+      mark: drop all behind it, whatever it is; in place of keep_through. See
+        `sealing.check`.
     """
     self._path = os.fspath(path)
     self._waiting = collections.deque()
     self._num_lost = 0
     self._has_complained = False
     os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
-    _cut_back(self._path, keep_through)
+    sealing.seal_of(self._path).unlink(missing_ok=True)
+    if mark is None:
+      _cut_back(self._path, keep_through)
+    else:
+      os.truncate(self._path, mark.size)
     self._file = os.open(
-        self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     self._size = os.fstat(self._file).st_size
+    self._hash = hashlib.sha256(os.pread(self._file, self._size, 0))
 
   def write(self, step: int, **values: Any) -> None:
     """Append the record of a step.
@@ -83,6 +94,17 @@ class Records:
       os.fsync(self._file)
     except OSError as error:
       self._tolerate(error)
+
+  def mark(self) -> sealing.Mark | None:
+    """Return what the file holds, or None if a record is not in it."""
+    if self._waiting or self._num_lost:
+      return None
+    return sealing.Mark(self._size, self._hash.hexdigest())
+
+  def seal(self) -> None:
+    """Say that the log is finished; see `sealing`."""
+    if mark := self.mark():
+      sealing.write_seal(self._path, mark)
 
   def close(self) -> None:
     """Write what still waits and close the file."""
@@ -124,6 +146,7 @@ class Records:
       os.ftruncate(self._file, self._size)
       raise
     self._size += len(line)
+    self._hash.update(line)
 
   def _tolerate(self, error: OSError) -> None:
     """Say once that the disk is full; raise whatever else went wrong."""
@@ -150,8 +173,10 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Return the records of a file, in its order.
 
   "inf" and "-inf" become floats again and null stays None. A last line that
-  was cut off is left out; any other bad line is a ValueError.
+  was cut off is left out; any other bad line is a ValueError. A finished log
+  that was changed is a `sealing.LogDamagedError`.
   """
+  sealing.check_seal(path)
   with open(path, 'rb') as file:
     return [record for record, _ in _parse(path, file.read())]
 

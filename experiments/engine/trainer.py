@@ -32,6 +32,7 @@ from experiments.engine import (
   profiling,
   progress,
   recording,
+  sealing,
   signals,
   writers as writers_lib,
 )
@@ -96,6 +97,9 @@ def train(
       devices and `workers.allow_reshape` is not set.
     ValueError: Where it stands at a step between two scans of this schedule,
       or beyond its end.
+    LogDamagedError: Where `metrics.jsonl` is not what it was when the
+      checkpoint was saved.
+    CheckpointError: Where the disk is full.
     signals.Interrupted: After a signal, when all has been saved.
     processes.ProcessLostError: Where another process is gone.
   """
@@ -117,6 +121,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       f'workdir={str(workdir)!r} holds a run of {start.step} steps already, '
       f'more than steps={schedule.steps}: ask for as many, or use another '
       'workdir')
+  mark = _checked_log(store, schedule, start)
   if start.step == schedule.steps:
     return _final(program, compiled, start.state)
   if start.step % schedule.scan:
@@ -126,7 +131,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     traced = enter(profiling.Profile(workdir, profile))
-    log = enter(writers_lib.build(writers, workdir, start.step, config))
+    log = enter(writers_lib.build(
+      writers, workdir, start.step, mark, config))
     clock = enter(clock_lib.Clock(
       workdir / 'timing.jsonl' if processes.is_first() else None, start.step))
     bar = enter(progress.bar(title, schedule.steps, start.step))
@@ -144,6 +150,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
               f'{schedule.steps} no lane is finite any more: not trained '
               'further', file=sys.stderr, flush=True)
     processes.check(stop)
+    if log.lines:
+      log.lines.seal()
   return _final(program, compiled, state)
 
 
@@ -228,10 +236,40 @@ def _begin(program, compiled, store, config, workers, allow_changed
   return restored._replace(state=compiled.place(state))
 
 
+def _checked_log(store, schedule, start) -> sealing.Mark | None:
+  """Check that the log is what it was at the checkpoint; return its mark."""
+  log = store.directory.parent / 'metrics.jsonl'
+
+  def check_beginning():
+    if log.exists() and not store.directory.exists():
+      raise sealing.LogDamagedError(
+        f'{log} has records, and {store.directory} is missing: put it back, or '
+        f'delete {log.parent} to begin anew')
+    store.directory.mkdir(parents=True, exist_ok=True)
+
+  if not start.step:
+    processes.by_first(check_beginning)
+    return None
+  mark = sealing.Mark(*start.meta['log'])
+  processes.by_first(sealing.check, log, mark, start.step, range(
+    0, start.step + 1, schedule.record_every))
+  return mark
+
+
 def _save(store, compiled, step, state, config, workers, recorded, log):
   """Save a checkpoint, when the records before it are safe."""
   log.sync()
-  meta = {'config': config, 'layout': workers.layout}
+  mark = log.lines and log.lines.mark()
+
+  def check():
+    if mark is None:
+      raise checkpoints.CheckpointError(
+        f'{store.directory}: step {step} is not saved, as records before it '
+        'are not: make room, and the same command goes on from an older '
+        'checkpoint')
+
+  processes.by_first(check)
+  meta = {'config': config, 'layout': workers.layout, 'log': mark}
   if window := recorded.window():
     meta['window'] = window
   store.save(step, state, meta, finite=bool(compiled.is_finite(state)))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.engine import processes, records
+from experiments.engine import processes, records, sealing
 
 NAMES = ('tensorboard', 'wandb')
 
@@ -29,15 +29,22 @@ class Writer(Protocol):
 class JsonLines:
   """Writes `metrics.jsonl`, which all analyses read."""
 
-  def __init__(self, path: pathlib.Path, first: int):
-    """Open the file and cut it back to the step that was restored."""
-    self._records = records.Records(path, keep_through=first if first else -1)
+  def __init__(self, path: pathlib.Path, mark: sealing.Mark | None):
+    """Open the file and cut it back to what was there at the checkpoint."""
+    self._records = (records.Records(path, keep_through=-1) if mark is None
+                     else records.Records(path, mark=mark))
 
   def write_scalars(self, step, scalars):
     self._records.write(step, **scalars)
 
   def sync(self):
     self._records.sync()
+
+  def mark(self):
+    return self._records.mark()
+
+  def seal(self):
+    self._records.seal()
 
   def close(self):
     self._records.close()
@@ -86,10 +93,15 @@ class WeightsAndBiases:
 
 
 class Several:
-  """Hands each record to several writers."""
+  """Hands each record to several writers.
 
-  def __init__(self, writers: Sequence[Writer]):
-    self._writers = list(writers)
+  Attributes:
+    lines: The first of them, `JsonLines`; None but in process 0.
+  """
+
+  def __init__(self, lines: JsonLines | None, writers: Sequence[Writer] = ()):
+    self.lines = lines
+    self._writers = [*filter(None, [lines]), *writers]
 
   def write_scalars(self, step, scalars):
     for writer in self._writers:
@@ -125,21 +137,22 @@ def check(names: Sequence[str | Writer]) -> None:
 
 
 def build(names: Sequence[str | Writer], workdir: pathlib.Path, first: int,
-          config: dict[str, Any]) -> Several:
+          mark: sealing.Mark | None, config: dict[str, Any]) -> Several:
   """Open `metrics.jsonl` and the writers that were asked for, in process 0.
 
   Args:
     names: Among `NAMES`, or objects of one's own.
     workdir: Of the run.
     first: The step that was restored; later records are of a run that ended.
+    mark: Of `metrics.jsonl` at that step; None before the first.
     config: Of the run.
   """
   if not processes.is_first():
-    return Several([])
+    return Several(None)
   make = {'tensorboard': lambda: TensorBoard(workdir, first),
           'wandb': lambda: WeightsAndBiases(workdir, config)}
-  return Several([JsonLines(workdir / 'metrics.jsonl', first), *(
-    make[name]() if isinstance(name, str) else name for name in names)])
+  return Several(JsonLines(workdir / 'metrics.jsonl', mark), [
+    make[name]() if isinstance(name, str) else name for name in names])
 
 
 def flat(scalars: dict[str, Any]) -> Iterator[tuple[str, float]]:

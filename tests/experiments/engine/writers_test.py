@@ -45,7 +45,7 @@ class WritersTest(absltest.TestCase):
     broken, whole = Listener(), Listener()
     broken.close = mock.Mock(side_effect=OSError('gone'))
     with self.assertRaisesRegex(OSError, 'gone'):
-      writers.Several([broken, whole]).close()
+      writers.Several(broken, [whole]).close()
     self.assertFalse(whole.is_open)
 
   def test_tensorboard(self):
