@@ -10,16 +10,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import platform
-import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
-PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
-            'orbax-checkpoint', 'tensorflow-datasets')
-ROOT = pathlib.Path(__file__).parents[2]
+from experiments import versions
 
 
 class WorkdirError(Exception):
@@ -84,34 +79,11 @@ def write(workdir: pathlib.Path, program: str, config: Any,
     'command': list(argv),
     'flags': {f.name: getattr(config, f.name)
               for f in dataclasses.fields(config) if 'help' in f.metadata},
-    'commit': _commit(),
-    'versions': _versions(),
+    'commit': versions.commit(),
+    'versions': versions.packages(),
     'devices': devices}, indent=1)
   path = workdir / 'config.json'
   partial = path.with_name('.config.json.partial')
   with _writing(workdir):
     partial.write_text(text)
     os.replace(partial, path)
-
-
-def _versions() -> dict[str, str | None]:
-  found: dict[str, str | None] = {'python': platform.python_version()}
-  for name in PACKAGES:
-    try:
-      found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      found[name] = None
-  return found
-
-
-def _commit() -> str | None:
-  """Return the git commit of this code, '-dirty' where files differ from it."""
-  if not (ROOT / '.git').exists():
-    return None
-  try:
-    return subprocess.run(
-      ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-      cwd=ROOT, capture_output=True, text=True, check=True, timeout=5
-    ).stdout.strip()
-  except (OSError, subprocess.SubprocessError):
-    return None

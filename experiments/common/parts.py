@@ -111,7 +111,7 @@ class Trained:
     wanted = {blocks.name(at): at for at in self.lanes}
     for block in self._blocks(workdir, allow_changed):
       if not block.is_done:
-        self._train(block, stop, watch)
+        self._train(block, stop, allow_changed, watch)
       for at in block.lanes:
         wanted.pop(blocks.name(at), None)
     if wanted:
@@ -122,7 +122,7 @@ class Trained:
         folder / free, list(wanted.values()), self._definition)
       processes.by_first(records.write_whole, block.folder / 'lanes.json', {
         'defined_by': block.defined_by, 'lanes': block.lanes})
-      self._train(block, stop, watch)
+      self._train(block, stop, allow_changed, watch)
 
   def _blocks(self, workdir, allow_changed) -> list[blocks.Block]:
     """Find the blocks that hold wanted lanes."""
@@ -137,12 +137,12 @@ class Trained:
       **self.defined_by, **schedule,
       'num_workers': self.workers.num_workers}))
 
-  def _train(self, block, stop, watch):
+  def _train(self, block, stop, allow_changed, watch):
     columns = _columns(block.lanes)
     state = trainer.train(
       self.program(columns), self.schedule, block.folder, workers=self.workers,
       stop=stop, config=block.defined_by, title=self.name,
-      **watch or {})
+      allow_changed=allow_changed, **watch or {})
     final = {} if self.finish is None else self.finish(state, columns)
     processes.by_first(records.write_whole, block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})

@@ -1,8 +1,16 @@
 """What a run is: the configuration that a folder belongs to."""
 
 import json
+import os
 import pathlib
 from collections.abc import Collection
+
+import jax
+
+from experiments import versions
+
+# These change how many devices there are, or what is written down.
+_HARMLESS = ('--xla_force_host_platform_device_count', '--xla_dump')
 
 
 class OtherRunError(ValueError):
@@ -48,3 +56,39 @@ def check_config(stored: dict, wanted: dict, workdir: pathlib.Path,
       f'configuration ({"; ".join(changed)}): pass the same flags to go on '
       'with it, or another --workdir'
     )
+
+
+def numerics() -> dict[str, str | None]:
+  """Return what the last bits of a run depend on, besides its configuration."""
+  installed = versions.packages()
+  flags = sorted(flag for flag in os.environ.get('XLA_FLAGS', '').split()
+                 if not flag.startswith(_HARMLESS))
+  return {
+    'commit': versions.commit(),
+    **{name: installed[name] for name in ('jax', 'jaxlib', 'optax', 'flax')},
+    'device': jax.devices()[0].device_kind,
+    'x64': str(jax.config.jax_enable_x64),
+    'matmul_precision': str(jax.config.jax_default_matmul_precision),
+    'xla_flags': ' '.join(flags)}
+
+
+def check_numerics(stored: dict, workdir: pathlib.Path,
+                   allow_changed: Collection[str] = ()) -> None:
+  """Raise OtherRunError where a run would not go on to the last bit.
+
+  Args:
+    stored: `numerics` of the run in `workdir`.
+    workdir: For the message.
+    allow_changed: Names whose values may differ.
+  """
+  now = numerics()
+  changed = [name for name in now
+             if stored.get(name) != now[name] and name not in allow_changed]
+  if changed:
+    lines = [f'  {name}: stored {stored.get(name)!r}, now {now[name]!r}'
+             for name in changed]
+    raise OtherRunError('\n'.join([
+      f'workdir={str(workdir)!r} holds a run that was begun otherwise, and '
+      'numbers may differ:', *lines,
+      'begin anew in another --workdir, or go on all the same by '
+      f'--allow_changed={",".join(changed)}']))

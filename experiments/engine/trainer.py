@@ -124,6 +124,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   mark = _checked_log(store, schedule, start)
   if start.step == schedule.steps:
     return _final(program, compiled, start.state)
+  if start.step:
+    identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
   if start.step % schedule.scan:
     raise ValueError(
       f'workdir={str(workdir)!r} stands at step {start.step}, which is no '
@@ -269,7 +271,8 @@ def _save(store, compiled, step, state, config, workers, recorded, log):
         'checkpoint')
 
   processes.by_first(check)
-  meta = {'config': config, 'layout': workers.layout, 'log': mark}
+  meta = {'config': config, 'numerics': identity.numerics(),
+          'layout': workers.layout, 'log': mark}
   if window := recorded.window():
     meta['window'] = window
   store.save(step, state, meta, finite=bool(compiled.is_finite(state)))

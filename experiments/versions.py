@@ -1,0 +1,36 @@
+"""Which code runs: the commit, and the packages that it uses."""
+
+import functools
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+
+PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
+            'orbax-checkpoint', 'tensorflow-datasets')
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def packages() -> dict[str, str | None]:
+  """Return the versions of Python and of the packages; None: not installed."""
+  found: dict[str, str | None] = {'python': platform.python_version()}
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+@functools.cache
+def commit() -> str | None:
+  """Return the git commit of this code, '-dirty' where files differ from it."""
+  if not (ROOT / '.git').exists():
+    return None
+  try:
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+      cwd=ROOT, capture_output=True, text=True, check=True, timeout=5
+    ).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
