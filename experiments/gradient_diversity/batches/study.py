@@ -14,6 +14,7 @@ from experiments.gradient_diversity.batches import (
   analysis,
   claims,
   figures,
+  summary,
   tables,
 )
 
@@ -45,7 +46,7 @@ class Batches(study.Study):
 
   task = 'experiments.gradient_diversity.task:Problem'
   reduce = staticmethod(analysis.reduce)
-  summarize = staticmethod(analysis.summarize)
+  summarize = staticmethod(summary.summarize)
   claims = staticmethod(claims.claims)
   tables = staticmethod(tables.tables)
 
