@@ -1,7 +1,6 @@
 """The study of `adascale`: its parts, and what becomes of them."""
 
 from experiments.adascale import analysis, figures
-from experiments.adascale.task import Task
 from experiments.common import study
 from experiments.common.parts import Trained
 
@@ -19,7 +18,7 @@ class AdaScale(study.Study):
            'not read the paper, and quote none of its numbers.')
   pictures = {'scaling': 'The loss and the steps of AdaScale and its controls'}
   figures = {'scaling': figures.scaling}
-  prepare = staticmethod(Task)
+  task = 'experiments.adascale.task:Task'
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(analysis.claims)
 

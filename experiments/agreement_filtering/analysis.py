@@ -29,9 +29,11 @@ class Reduced:
   tuned: dict[str, xr.Dataset]
   best: dict[str, xr.DataArray]
 
-  def at_best(self, arm: str) -> xr.Dataset:
-    """Return an arm at its rates and thresholds chosen: [noise, seed, step]."""
-    return self.tuned[arm].isel(threshold=self.best[arm]).drop_vars('threshold')
+  def test_at_best(self, arm: str) -> xr.DataArray:
+    """Return test accuracies at the rates and thresholds chosen: [noise, seed].
+    """
+    return self.tuned[arm]['test'].isel(
+      threshold=self.best[arm]).drop_vars('threshold')
 
   def at_one_rate(self, arm: str, threshold: float) -> xr.Dataset:
     """Return an arm at the largest rate: [noise, seed, step].
@@ -96,13 +98,16 @@ def summarize(config, reduced: Reduced) -> dict:
       'skipped': sizes.isel(count=0) / config.steps,
       'let_through': sizes @ counts / config.num_workers / config.steps,
       'memorized': final(tuned, 'memorized')}
+    shown = {name: x.transpose('noise', 'threshold', 'seed').values
+             for name, x in shown.items()}
+    rates = tuned['rate'].transpose('noise', 'threshold').values
     for i, noise in enumerate(config.noise_rates):
       for j, tau in enumerate(arm.thresholds):
-        at = {'noise': i, 'threshold': j}
         cells.append({
           'arm': arm.name, 'noise': noise, 'threshold': tau,
-          'learning_rate': float(tuned['rate'][at]),
-          **{name: results.mean_and_error(x[at]) for name, x in shown.items()}})
+          'learning_rate': float(rates[i, j]), **{
+            name: results.mean_and_error(x[i, j])
+            for name, x in shown.items()}})
   best = {arm.name: [arm.thresholds[int(j)] for j in reduced.best[arm.name]]
           for arm in list_arms(config)}
   return {'cells': cells, 'best_threshold': best,

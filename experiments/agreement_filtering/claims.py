@@ -26,7 +26,7 @@ def gain(config, reduced, other: str, noise: float, *, is_tuned: bool = False):
   accuracy; with `is_tuned`, each at its own rate and threshold, by the test
   accuracy.
   """
-  found = lambda arm: reduced.at_best(arm)['test'] if is_tuned else (
+  found = lambda arm: reduced.test_at_best(arm) if is_tuned else (
     analysis.final(reduced.at_one_rate(arm, config.control_threshold)))
   return (found(FILTER) - found(other)).sel(noise=noise).values
 

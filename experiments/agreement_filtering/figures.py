@@ -54,7 +54,7 @@ def accuracy(config, reduced, claims):
   noises = 100 * np.array(config.noise_rates)
   for ax, names in ((left, rules), (right, CONTROLS)):
     for k, name in enumerate(names):
-      gains = (reduced.at_best(name)['test'] - reduced.at_best('mean')['test'])
+      gains = reduced.test_at_best(name) - reduced.test_at_best('mean')
       _points(ax, noises + 2 * k - len(names) + 1, gains, name, config)
     _compared(ax)
     ax.set(xlabel='wrong labels (%)', xticks=noises)

@@ -8,7 +8,7 @@ from experiments.agreement_filtering import (
   tables,
 )
 from experiments.agreement_filtering.config import FILTER
-from experiments.common import study
+from experiments.common import results, study
 from experiments.common.parts import Trained
 
 
@@ -35,22 +35,19 @@ class Filtering(study.Study):
   figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,
              'distances': figures.distances, 'thresholds': figures.thresholds}
 
+  task = 'experiments.agreement_filtering.task:Task'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)
   tables = staticmethod(tables.tables)
 
-  def prepare(self, config):
-    """Load the data and build the network."""
-    # Here: --report needs neither.
-    from experiments.agreement_filtering.task import Task
-    return Task(config)
-
   def stages(self, config, task, done):
     """Yield the arms that stand alone; then those that copy the filter."""
     every = arms.list_arms(config)
     yield [self.part(config, task, arm) for arm in every if not arm.partner]
-    sizes = analysis.let_through(done[FILTER], config.control_threshold)
+    sizes = results.lookup(
+      analysis.let_through(done[FILTER], config.control_threshold),
+      'noise', 'rate', 'seed', rest=('stage', 'count'))
     yield [self.part(config, task, arm, sizes)
            for arm in every if arm.partner]
 
@@ -59,9 +56,8 @@ class Filtering(study.Study):
     def copied(at):
       if sizes is None:
         return {}
-      found = sizes.sel({name: at[name] for name in ('noise', 'rate', 'seed')})
-      return {'sizes': found.transpose('stage', 'count').values.astype(int)
-              .tolist()}
+      found = sizes[at['noise'], at['rate'], at['seed']]
+      return {'sizes': found.astype(int).tolist()}
 
     return Trained(
       arm.name,

@@ -5,9 +5,8 @@ from experiments.agreement_filtering.arms import list_arms
 from experiments.common.tables import Table, plus_minus
 
 
-def tables(config, reduced) -> list[Table]:
+def tables(config, reduced, summary) -> list[Table]:
   """Lay out accuracy, what is memorized and what is skipped, by noise."""
-  summary = analysis.summarize(config, reduced)
   every = [(arm, tau) for arm in list_arms(config) for tau in arm.thresholds]
   tuned = [(arm, None) for arm in list_arms(config) if arm.name != 'mean']
   skipping = [(arm, tau) for arm, tau in every

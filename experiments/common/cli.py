@@ -46,8 +46,7 @@ def main(cls: type[flags.Config], study: str) -> None:
       inputs.check_data(config)
     made = pkgutil.resolve_name(study)()
     from experiments.common import study as study_lib
-    if not config.report:
-      _keep_compiled(config)
+    _keep_compiled(config)
     study_lib.run(made, config, report_only=config.report,
                   begin=lambda: _describe(config, study))
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.common import tables
@@ -180,8 +181,9 @@ def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
   partial = path.with_name(f'.{path.name}.partial')
   figure.dpi = plt.rcParams['savefig.dpi']
   _lay_out(figure)
-  figure.set_layout_engine('none')  # or savefig would draw once more for it
-  figure.savefig(partial, format='png')
+  figure.set_layout_engine('none')
+  # Figure.savefig would draw twice more, the first time only to lay it out.
+  FigureCanvasAgg(figure).print_png(partial)
   os.replace(partial, path)
   plt.close(figure)
   return path

@@ -1,9 +1,12 @@
 """Small statistics of labeled results, as JSON can hold them."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 
 def mean_and_error(runs: Any) -> list[float | None]:
@@ -17,6 +20,22 @@ def mean_and_error(runs: Any) -> list[float | None]:
     return [None, None]
   error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else None
   return [float(x.mean()), None if error is None else float(error)]
+
+
+def lookup(x: xr.DataArray, *dims: str, rest: Sequence[str] = ()
+           ) -> dict[tuple, np.ndarray]:
+  """Make a dictionary of x [*dims, *rest]: coordinates of dims -> [*rest].
+
+  Thousands of lanes look up what they depend on; `x.sel` takes as many
+  milliseconds.
+
+  >>> x = xr.DataArray([5., 7.], {'seed': [0, 1]}, 'seed')
+  >>> {at: float(found) for at, found in lookup(x, 'seed').items()}
+  {(0,): 5.0, (1,): 7.0}
+  """
+  values = x.transpose(*dims, *rest).values
+  places = itertools.product(*(x[dim].values.tolist() for dim in dims))
+  return dict(zip(places, values.reshape(-1, *values.shape[len(dims):])))
 
 
 def known(x: float) -> float | None:

@@ -17,7 +17,7 @@ def show(study: Any, config: Any, outcome: Any) -> None:
   story |= {'pictures': dict(study.pictures), 'num_seeds': config.num_seeds,
             'roundings': config.roundings}
   claims_lib.write(workdir / 'claims.json', story, outcome.claims)
-  for table in study.tables(config, outcome.reduced):
+  for table in study.tables(config, outcome.reduced, summary):
     print(f'\n{table.text()}')
   draw = dict(study.figures)
   if outcome.claims:

@@ -8,6 +8,7 @@ With `report_only` it does all of that but the training.
 import abc
 import dataclasses
 import pathlib
+import pkgutil
 import sys
 import time
 import traceback
@@ -67,6 +68,8 @@ class Study(abc.ABC):
     command: What reproduces it, such as 'make demo'.
     sentence: What the reproduction found, in one sentence.
     setup: What is trained, on which data: a paragraph for docs/papers.md.
+    task: 'package.module:Name' of what `prepare` makes of the flags. It is
+      imported then, as a report needs neither data nor a network.
     pictures: The captions of the figures that docs/papers.md shows.
     figures: By file name, functions of (config, reduced, claims), which return
       None where there is nothing to draw.
@@ -78,12 +81,13 @@ class Study(abc.ABC):
   command: str = ''
   sentence: str = ''
   setup: str = ''
+  task: str = ''
   pictures: Mapping[str, str] = {}
   figures: Mapping[str, Callable[..., Any]] = {}
 
   def prepare(self, config: Any) -> Any:
     """Load the data and build the network; raises UsageError on bad flags."""
-    return None
+    return pkgutil.resolve_name(self.task)(config) if self.task else None
 
   @abc.abstractmethod
   def stages(self, config: Any, task: Any, done: Done
@@ -108,8 +112,12 @@ class Study(abc.ABC):
   def claims(self, config: Any, reduced: Any) -> Iterable[claims_lib.Claim]:
     """Judge the claims."""
 
-  def tables(self, config: Any, reduced: Any) -> Iterable[tables.Table]:
-    """Lay the results out; the table of claims is added by `run`."""
+  def tables(self, config: Any, reduced: Any, summary: Any
+             ) -> Iterable[tables.Table]:
+    """Lay the results out; the table of claims is added by `run`.
+
+    `summary` is what `summarize` returned.
+    """
     return ()
 
 

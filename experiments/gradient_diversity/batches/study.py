@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import study
+from experiments.common import results, study
 from experiments.common.parts import Trained
 from experiments.gradient_diversity import tracking
 from experiments.gradient_diversity.batches import (
   analysis,
   claims,
   figures,
+  summary,
   tables,
 )
-from experiments.gradient_diversity.task import Problem
 
 
 class Batches(study.Study):
@@ -44,9 +44,9 @@ class Batches(study.Study):
     'collapse': figures.collapse, 'loss_ratio': figures.loss_ratio,
     'diversity': figures.diversity, 'stability': figures.stability}
 
-  prepare = staticmethod(Problem)
+  task = 'experiments.gradient_diversity.task:Problem'
   reduce = staticmethod(analysis.reduce)
-  summarize = staticmethod(analysis.summarize)
+  summarize = staticmethod(summary.summarize)
   claims = staticmethod(claims.claims)
   tables = staticmethod(tables.tables)
 
@@ -56,9 +56,10 @@ class Batches(study.Study):
     yield [part(config, task, 'sweep', size, {
       'replication': rs, 'rate': config.learning_rates, 'seed': seeds})
       for size in config.batch_sizes]
-    rates = analysis.tuned_rates(config, done)
-    tuned = lambda at, size: {'rate': float(rates.sel(
-      replication=at.get('replication', 1), batch=size))}
+    rates = results.lookup(
+      analysis.tuned_rates(config, done), 'replication', 'batch')
+    tuned = lambda at, size: {
+      'rate': float(rates[at.get('replication', 1), size])}
     tracked = part(
       config, task, 'diversity', config.reference_batch_size,
       {'replication': rs, 'seed': seeds}, tuned, looks=config.looks,

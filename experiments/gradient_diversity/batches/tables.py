@@ -1,12 +1,10 @@
 """The tables of `gradient_diversity --study=batches`."""
 
 from experiments.common.tables import Table, number, plus_minus
-from experiments.gradient_diversity.batches import analysis
 
 
-def tables(config, reduced) -> list[Table]:
+def tables(config, reduced, summary) -> list[Table]:
   """Lay out the cells, the distances, B_S by layer and what was tracked."""
-  summary = analysis.summarize(config, reduced)
   return [_cells(config, summary), _distances(config, summary),
           *_layers(config, summary), *_tracking(config, summary)]
 

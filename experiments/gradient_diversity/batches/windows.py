@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.signal
 
 import gradiv
 from gradiv.diversity import windows
@@ -56,8 +55,8 @@ def exact(signal: np.ndarray, noise: np.ndarray, found: Band) -> np.ndarray:
   """Average exact ‖∇F‖² and tr Σ as `band` did; return 1/B_S [..., step]."""
   x, y = (np.nan_to_num(z / found.scale) for z in (signal, signal + noise))
   with np.errstate(invalid='ignore'):  # nothing is counted at the first step
-    each = [_summed(x, k) / _summed(y, k) for k in windows.LENGTHS]
-  return np.take_along_axis(np.array(each), found.place[None], 0)[0]
+    each = _summed(x) / _summed(y)
+  return np.take_along_axis(each, found.place[None], 0)[0]
 
 
 @jax.jit
@@ -73,6 +72,11 @@ def _replay(steps):
   return jax.lax.scan(step, empty, steps)[1]
 
 
-def _summed(x, length):
-  """Sum over the past, with the weights of a window."""
-  return scipy.signal.lfilter([1.], [1., 1 / length - 1], x)
+def _summed(x):
+  """Sum x [..., step] over the past, as each window does: [window, ..., step].
+  """
+  decay = 1 - 1 / np.array(windows.LENGTHS).reshape(-1, *(1,) * (x.ndim - 1))
+  sums, total = np.empty((len(decay), *x.shape)), 0.
+  for step in range(x.shape[-1]):
+    sums[..., step] = total = x[..., step] + decay * total
+  return sums

@@ -138,14 +138,14 @@ def enlargement(config, prices, plain: xr.DataArray, other: xr.DataArray
   if not prices or not one.size or not two.size:
     return intervals.UNKNOWN
   price = np.array(prices, float)[:, None]
+  own, others = one['batch'].values, two['batch'].values
 
   def mean_log(steps, sizes):  # the mean over the prices, of steps [seed, size]
     times = steps.mean(0) * (price + sizes / config.num_workers)
     return np.log2(sizes[times.argmin(-1)]).mean()
 
   return intervals.resampled(
-    lambda x, y: 2**(mean_log(y, two['batch'].values)
-                     - mean_log(x, one['batch'].values)),
+    lambda x, y: 2**(mean_log(y, others) - mean_log(x, own)),
     one.values, two.values)
 
 

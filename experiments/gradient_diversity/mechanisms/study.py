@@ -19,7 +19,6 @@ from experiments.gradient_diversity.mechanisms import (
   measuring,
   tables,
 )
-from experiments.gradient_diversity.task import Problem
 
 
 class Mechanisms(study.Study):
@@ -46,7 +45,7 @@ class Mechanisms(study.Study):
   figures = {'bounds': figures.bounds, 'rounds': figures.rounds,
              'bits': figures.bits}
 
-  prepare = staticmethod(Problem)
+  task = 'experiments.gradient_diversity.task:Problem'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)

@@ -7,12 +7,11 @@ from experiments.common.tables import (
   plus_minus,
   with_interval,
 )
-from experiments.gradient_diversity.mechanisms import analysis, arms
+from experiments.gradient_diversity.mechanisms import arms
 
 
-def tables(config, reduced) -> list[Table]:
+def tables(config, reduced, summary) -> list[Table]:
   """Lay out B_S, steps, modeled times and wires."""
-  summary = analysis.summarize(config, reduced)
   return [_bounds(config, reduced), _steps(config, reduced),
           *_times(config, summary), _wires(config, summary)]
 

@@ -158,7 +158,7 @@ class TablesTest(absltest.TestCase):
   def test_the_steps_of_every_cell_are_shown(self):
     reduced = analysis.reduce(
       SMALL, {'quadratic': grid(lambda d, b, tau: tau + 1)})
-    first, second, critical, edges = tables.tables(SMALL, reduced)
+    first, second, critical, edges = tables.tables(SMALL, reduced, None)
     self.assertIn('M = 5', first.title)
     self.assertIn('M = 13', second.title)
     self.assertEqual([row[1] for row in first.rows], ['10', '50', '170'])

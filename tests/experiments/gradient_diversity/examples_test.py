@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 import gradiv
 from experiments.gradient_diversity import task, tracking
-from experiments.gradient_diversity.batches import analysis
+from experiments.gradient_diversity.batches import coverage
 from tests.experiments.gradient_diversity.small import SMALL
 
 
@@ -98,7 +98,7 @@ class ExampleTest(parameterized.TestCase):
       error = np.std(ratio, ddof=1) / np.sqrt(20)
       self.assertLess(error, 0.02)
       self.assertLess(abs(
-        np.mean(ratio) - analysis.predicted_band_ratio(config)),
+        np.mean(ratio) - coverage.predicted_band_ratio(config)),
         4 * error)
 
 
