@@ -107,7 +107,7 @@ class Tiny(study.Study):
     return [Claim('shrinks', 'runs shrink', 'the final norm',
                   intervals.of_mean(reduced['norm']), (0, 100))]
 
-  def tables(self, config, reduced):
+  def tables(self, config, reduced, summary):
     """Show the steps."""
     return [tables.Table('Steps', ('rate', 'steps'), [
       (f'{rate:g}', f'{x.mean():.1f}')
