@@ -17,6 +17,7 @@ Measure          worker_moments, accumulate_moments, merge_moments, estimate,
                  inverse_batch_size_bound, steps_factor, adascale_gain,
                  norm_test_batch_size, worker_gram, pairwise_cosine
   over steps     track_moments, read_moments, advise
+  for Adam       adam_metric
   per example    example_moments, example_sq_norms, example_gram,
                  as_value_and_grad, explain
 Combine          aggregate_by_mean, aggregate_by_weights (with a rule of
@@ -86,6 +87,7 @@ from gradiv.diversity import (
   Moments as Moments,
   Reading as Reading,
   accumulate_moments as accumulate_moments,
+  adam_metric as adam_metric,
   adascale_gain as adascale_gain,
   advise as advise,
   batch_size_bound as batch_size_bound,

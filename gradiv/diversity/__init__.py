@@ -13,6 +13,7 @@ from gradiv.diversity.accumulating import (
   AccumulateMomentsState as AccumulateMomentsState,
   accumulate_moments as accumulate_moments,
 )
+from gradiv.diversity.adam import adam_metric as adam_metric
 from gradiv.diversity.advice import (
   Advice as Advice,
   Cost as Cost,
