@@ -7,6 +7,10 @@ micro-steps (and `gradiv.example_moments` for those of the examples of a batch).
 `batch_size_bound`, is a formula. `track_moments` averages the estimates over
 steps in the optimizer's state, and `read_moments` reads them there, with an
 `Interval` for each metric; `advise` says what other batch sizes would cost.
+
+All of this is the noise of SGD. With `adam_metric` it is that of Adam, and
+`worker_dual_norms` has that of sign descent and of Muon. `nested_moments` tells
+how much of the noise lies within clusters, such as the rollouts of a prompt.
 """
 
 from gradiv.diversity.accumulating import (
@@ -19,6 +23,10 @@ from gradiv.diversity.advice import (
   Cost as Cost,
   Factor as Factor,
   advise as advise,
+)
+from gradiv.diversity.dual_norms import (
+  DualNorms as DualNorms,
+  worker_dual_norms as worker_dual_norms,
 )
 from gradiv.diversity.estimates import (
   Estimate as Estimate,
@@ -41,6 +49,16 @@ from gradiv.diversity.moments import (
   Moments as Moments,
   merge_moments as merge_moments,
   worker_moments as worker_moments,
+)
+from gradiv.diversity.nested import (
+  NestedEstimate as NestedEstimate,
+  NestedMoments as NestedMoments,
+  nested_estimate as nested_estimate,
+  nested_intervals as nested_intervals,
+  nested_moments as nested_moments,
+)
+from gradiv.diversity.nested_workers import (
+  worker_nested_moments as worker_nested_moments,
 )
 from gradiv.diversity.reading import (
   Reading as Reading,

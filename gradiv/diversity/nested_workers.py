@@ -23,7 +23,7 @@ def worker_nested_moments(
   Use it to tell whether hosts, domains or prompts differ more than the workers
   within them do: give the axis of the clusters and that of their members. It
   communicates the gradient twice, within clusters and between them, and some
-  scalars. All values are NaN if the gradient of any worker is not finite.
+  scalars. No estimate is finite if the gradient of any worker is not.
 
   Args:
     grads: Gradient of this worker, a mean over its examples; a tree of

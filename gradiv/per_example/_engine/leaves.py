@@ -104,10 +104,12 @@ class Leaf:
     if self.kind == 'products':
       return self._sums_of_products(data, scale, shared, metric)
 
+    weight = None if metric is None else metric[None]
+
     def part(rows):
       own = rows if shared is None else rows + shared[None]
       return add_up(rows) * scale, jnp.sum(
-        _squared(own, metric).reshape(len(own), -1), -1)
+        _squared(own, weight).reshape(len(own), -1), -1)
 
     return self._in_chunks(part, data)
 

@@ -144,7 +144,7 @@ class LikeTerms:
     def written_out(data):
       products: Any = sum(factors.product(u, v, self.precision)
                           for u, v in self.pairs(data))
-      return (), jnp.sum(jnp.square(products) * block, (1, 2, 3))
+      return (), jnp.sum(jnp.square(products) * block[None], (1, 2, 3))
 
     if self.way.name == 'outer':
       return in_chunks(of_squares, data, max(self.num_extra, 1))[1]
