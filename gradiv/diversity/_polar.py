@@ -2,12 +2,12 @@
 
 A matrix M = U s Vᵀ is scaled so that s ≤ 1, and each step replaces s by an odd
 polynomial of it, a s + b s³ + c s⁵, with products of matrices alone. With
-(15, −10, 3)/8, small values grow by 15/8 a step, all stay below 1, and the error
-of those near 1 is cubed, so M becomes its polar factor U Vᵀ. The nuclear norm
-⟨M, U Vᵀ⟩ = Σ s then lacks at most Σ s (1 − p(s/‖M‖)), which after 20 steps is
-below 1e-5 ‖M‖ times the number of values. Muon takes five steps of a polynomial
-that grows small values faster, and does not converge. Both have only to be
-positive and never above a small multiple of 1.
+(15, −10, 3)/8, small values grow by 15/8 a step, all stay below 1, and the
+error of those near 1 is cubed, so M becomes its polar factor U Vᵀ. The nuclear
+norm ⟨M, U Vᵀ⟩ = Σ s then lacks Σ s (1 − p(s/‖M‖)), which after 20 steps is
+below 1e-5 ‖M‖ times the number of values: only those under 1e-5 ‖M‖ are lost.
+Muon takes five steps of a polynomial in which small values grow faster, and
+which does not converge: large ones end between 0.68 and 1.21.
 
 Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024; the
 coefficients are the defaults of `optax.contrib.muon`.

@@ -65,9 +65,9 @@ def accumulate_moments(
   are, its mean is zero and its moments are NaN. As in `worker_moments`, the
   deviation is summed around the mean, without cancellation.
 
-  ``update`` accepts ``metric`` as an extra argument, the weights of a norm as in
-  `worker_moments`; they must not change within a round. Those of `adam_metric`
-  do not: the Adam in `inner` takes a step only at the end of a round.
+  ``update`` accepts ``metric`` as an extra argument, the weights of a norm as
+  in `worker_moments`; they must not change within a round. Those of
+  `adam_metric` do not: the Adam in `inner` only steps at the end of a round.
 
   Args:
     num_micro_steps: Number of gradients in a round.

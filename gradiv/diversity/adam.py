@@ -88,11 +88,7 @@ def adam_metric(
   if not states:
     raise ValueError('opt_state holds no state of optax.scale_by_adam: must '
                      'hold one')
-  is_hole = lambda x: isinstance(x, optax.MaskedNode)
-  trees_of = [jax.tree.map(
-    lambda nu, count=jax.tree.leaves(s.count)[0]: nu if is_hole(nu) else weight(nu, count),
-    s.nu, is_leaf=is_hole) for s in states]
-  return _joined(trees_of, is_hole)
+  return _joined([_weights_of(state, weight) for state in states])
 
 
 def find_states(opt_state: Any) -> list[optax.ScaleByAdamState]:
@@ -102,14 +98,26 @@ def find_states(opt_state: Any) -> list[optax.ScaleByAdamState]:
           if is_adam(x)]
 
 
-def _joined(parts, is_hole):
+def _is_hole(x):
+  return isinstance(x, optax.MaskedNode)
+
+
+def _weights_of(state, weight):
+  """Compute the weights of the parameters that one Adam updates."""
+  (count,) = jax.tree.leaves(state.count)  # nnx wraps it in a variable
+  return jax.tree.map(
+    lambda nu: nu if _is_hole(nu) else weight(nu, count), state.nu,
+    is_leaf=_is_hole)
+
+
+def _joined(parts):
   """Join trees with holes, of which exactly one has each leaf."""
   def join(path, *leaves):
-    there = [x for x in leaves if not is_hole(x)]
+    there = [x for x in leaves if not _is_hole(x)]
     if len(there) != 1:
       raise ValueError(
         f'opt_state holds {len(there)} states of optax.scale_by_adam for the '
         f'parameter {jax.tree_util.keystr(path)}: must hold one')
     return there[0]
 
-  return jax.tree_util.tree_map_with_path(join, *parts, is_leaf=is_hole)
+  return jax.tree_util.tree_map_with_path(join, *parts, is_leaf=_is_hole)

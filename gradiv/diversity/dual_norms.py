@@ -2,9 +2,9 @@
 
 Sign descent (signSGD, Lion, roughly Adam) steps by at most the rate in every
 coordinate, Muon by at most the rate in the spectral norm of every matrix. What
-such a step gains is measured in the dual norm ‖·‖_*: the ℓ1 norm and the nuclear
-norm (the sum of the singular values), added up over leaves. Naganuma et al.
-define the noise scale as ‖σ‖_*² / ‖∇F‖_*², with
+such a step gains is measured in the dual norm ‖·‖_*: the ℓ1 norm, and the
+nuclear norm (the sum of the singular values), added up over leaves. Naganuma et
+al. define the noise scale as ‖σ‖_*² / ‖∇F‖_*², with
 
   ‖σ‖_* = Σ_j √Σ_jj                                       for sign descent,
   ‖σ‖_* = tr C^½,  C = E (G − ∇F)(G − ∇F)ᵀ, of each matrix  for Muon,
@@ -16,8 +16,8 @@ smaller matrix, and the better known.
 **The noise** is estimated from n gradients ḡ_i of b examples. √ is concave, so
 the root of an unbiased variance is too small. In a coordinate of a Gaussian it
 is c σ, with c = √(2/(n−1)) Γ(n/2)/Γ((n−1)/2) ≈ 1 − 1/(4n), and is divided by c:
-unbiased then, for any correlation of coordinates. For C with eigenvalues λ_j, to
-second order, and ν = n − 1 times the number of independent columns,
+unbiased then, for any correlation of coordinates. For C with eigenvalues λ_j,
+to second order, and ν = n − 1 times the number of independent columns,
 
   E tr Ĉ^½ − tr C^½ = −1/(4ν) Σ_jk √(λ_j λ_k)/(√λ_j + √λ_k) (1 + δ_jk).
 
@@ -106,8 +106,8 @@ def worker_dual_norms(
 
   Beyond the mean gradient, it communicates the variance of each coordinate, or
   the smaller square matrix of each leaf. Look every hundred steps or so: for
-  the noise of Muon each worker takes two eigenvalue decompositions per leaf. The
-  results are not finite if the gradient of any worker is not.
+  the noise of Muon each worker takes two eigenvalue decompositions per leaf.
+  The results are not finite if the gradient of any worker is not.
 
   Args:
     grads: Gradient of this worker, whole, a mean over `batch_size` examples; a
@@ -121,8 +121,8 @@ def worker_dual_norms(
     batch_size: Number of examples behind each worker's gradient, equal for all.
 
   Raises:
-    ValueError: At a leaf that is no matrix, for Muon; while tracing, if there is
-      one worker, or if the gradient has been reduced over the axis.
+    ValueError: While tracing, at a leaf that is no matrix, for Muon; if there
+      is one worker; or if the gradient has been reduced over the axis.
 
   >>> g = jnp.array([[3., 1.], [1., 1.], [2., 4.]])
   >>> norms = jax.vmap(

@@ -74,7 +74,8 @@ def worker_nested_moments(
   # As a sum, because its type then says that it is common to all workers.
   table = jnp.zeros((workers.num_workers(outer), len(row)), row.dtype)
   table = workers.as_private(table, outer).at[lax.axis_index(outer)].set(row)
-  return NestedMoments(*total_of(table, outer).T, of_mean)
+  members, weight, within, deviation, along = total_of(table, outer).T
+  return NestedMoments(members, weight, within, deviation, along, of_mean)
 
 
 def _sq_distance(a, b):

@@ -115,8 +115,8 @@ def example_moments(
   (Σ w)²/Σ w² and ``batch_size`` by 1 in the moments, and the estimate is
   unbiased, per example. Weights of zero leave an example out, like `mask`.
 
-  Norms and inner products of single examples have no weights: `example_sq_norms`
-  and `example_gram` leave them to `combine`.
+  Norms and inner products of single examples have no weights:
+  `example_sq_norms` and `example_gram` leave them to `combine`.
   """
   _arguments.check_options(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)

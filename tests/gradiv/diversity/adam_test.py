@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -37,6 +38,7 @@ class WeightsTest(parameterized.TestCase):
     np.testing.assert_allclose(read(), update / grads, 1e-5)
     np.testing.assert_allclose(read(power=2), (update / grads)**2, 1e-5)
 
+  @pytest.mark.slow
   def test_are_found_in_any_state(self):
     params = {'w': jnp.zeros((2, 3)), 'b': jnp.zeros(3)}
     tx = optax.chain(
@@ -83,6 +85,7 @@ class MomentsTest(parameterized.TestCase):
       lambda g, d: g * np.sqrt(d), self.grads, self.metric)
 
   @parameterized.parameters(*gradiv.workers.BACKENDS)
+  @pytest.mark.slow
   def test_of_workers_are_those_of_whitened_gradients(self, backend):
     axes = ('devices', 'virtual')
     for kwargs in ({}, {'groups': gradiv.by_layer}):

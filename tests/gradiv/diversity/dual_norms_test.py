@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -48,6 +49,7 @@ SIGNAL = {'sign': np.abs(MEAN).sum(), 'spectral': nuclear(MEAN)}
 class ClosedFormTest(parameterized.TestCase):
 
   @parameterized.product(norm=('sign', 'spectral'), workers=(4, 8))
+  @pytest.mark.slow
   def test_noise(self, norm, workers):
     found = measured(draw(3000, workers), norm)
     helpers.assert_mean(found.noise, NOISE[norm])
@@ -62,6 +64,7 @@ class ClosedFormTest(parameterized.TestCase):
     for end in diversity.DualNorms(*map(np.mean, found)).noise_scale():
       np.testing.assert_allclose(end, exact**2, .03)
 
+  @pytest.mark.slow
   def test_plain_roots_are_too_small(self):
     """By the factor c for signs; and by the second order for matrices."""
     grads = draw(3000, 4).astype(float)
@@ -90,6 +93,7 @@ class ClosedFormTest(parameterized.TestCase):
       found.least, np.sum(MEAN * erf(at((workers - 1) * BATCH))))
     self.assertBetween(SIGNAL['sign'], found.least.mean(), found.most.mean())
 
+  @pytest.mark.slow
   def test_signal_of_muon_is_bracketed(self):
     previous = np.inf
     for batch in (4, 64, 4096):
@@ -99,6 +103,7 @@ class ClosedFormTest(parameterized.TestCase):
       self.assertLess(most - least, previous / 2)
       previous = most - least
 
+  @pytest.mark.slow
   def test_the_plug_in_of_pure_noise_follows_the_batch(self):
     """The noise scale is infinite, and the plug-in says πB/2."""
     examples = 8 * BATCH
@@ -108,6 +113,7 @@ class ClosedFormTest(parameterized.TestCase):
     np.testing.assert_allclose(plug_in, math.pi * examples / 2, .05)
     self.assertGreater(bound, 100 * examples)
 
+  @pytest.mark.slow
   def test_case_40_in_one_dimension_all_norms_are_equal(self):
     grads = RNG.normal(2, 1, (8, 1, 1)).astype('f')
     sign, spectral = (measured(grads[None], norm) for norm in (
@@ -124,6 +130,7 @@ class WorkersTest(parameterized.TestCase):
 
   @parameterized.product(
     norm=('sign', 'muon'), backend=gradiv.workers.BACKENDS)
+  @pytest.mark.slow
   def test_are_the_same_on_every_backend(self, norm, backend):
     grads = {'a': RNG.normal(size=(8, 2, 3, 4)).astype('f'),
              'b': RNG.normal(size=(8, 5, 2)).astype('f')}
@@ -136,6 +143,7 @@ class WorkersTest(parameterized.TestCase):
     # Norms of leaves, and of matrices along leading axes, add up.
     helpers.assert_close(found, jax.tree.map(lambda *x: sum(x), *parts), 1e-4)
 
+  @pytest.mark.slow
   def test_what_is_not_finite_shows(self):
     grads = np.ones((4, 2, 2), 'f')
     grads[1, 0, 0] = np.nan

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -62,6 +63,7 @@ class OracleTest(parameterized.TestCase):
       # The largest cluster, with a quarter of the units, widens that of G.
       self.assertBetween(coverage, .91, .985)
 
+  @pytest.mark.slow
   def test_ignoring_the_clusters_takes_too_little_noise_for_granted(self):
     """The plain estimate of ‖∇F‖² is too large by about S_b C/W − S_b/W."""
     grads = draw(2000, np.ones_like(WEIGHTS)).astype(float)
@@ -80,6 +82,7 @@ class MomentsTest(parameterized.TestCase):
     found = gradiv.nested_moments(g @ g.T, CLUSTERS, weights=WEIGHTS)
     helpers.assert_close(found, naive(g, CLUSTERS, WEIGHTS), 1e-4, 1e-5)
 
+  @pytest.mark.slow
   def test_intervals_leave_out_one_cluster_at_a_time(self):
     g, num = draw(1, WEIGHTS)[0], len(SIZES)
     moments = gradiv.nested_moments(g @ g.T, CLUSTERS, weights=WEIGHTS)
@@ -106,6 +109,7 @@ class MomentsTest(parameterized.TestCase):
       helpers.assert_close(
         gradiv.nested_estimate(found), expected, 1e-4, 1e-5)
 
+  @pytest.mark.slow
   def test_groups_and_traced_clusters(self):
     g = draw(2, WEIGHTS)
     gram = np.einsum('rid,rjd->rij', g, g)
@@ -119,6 +123,7 @@ class MomentsTest(parameterized.TestCase):
       helpers.assert_close(
         jax.tree.map(lambda x, k=k: x[k], ends[0]), ends[1], 1e-4, 1e-5)
 
+  @pytest.mark.slow
   def test_what_cannot_be_known_is_nan(self):
     gram = jnp.eye(4)
     alone = gradiv.nested_estimate(gradiv.nested_moments(gram, np.arange(4)))
@@ -148,6 +153,7 @@ class MomentsTest(parameterized.TestCase):
 class WorkersTest(parameterized.TestCase):
 
   @parameterized.parameters('pmap', 'shard_map')
+  @pytest.mark.slow
   def test_equal_those_of_the_inner_products(self, backend):
     """Eight clusters of two workers, with batches of their own."""
     grads, sizes = draw(1, WEIGHTS)[0][:16], WEIGHTS[:16]
@@ -158,6 +164,7 @@ class WorkersTest(parameterized.TestCase):
       fn, (grads, sizes), axis_name=axes, backend=backend)
     helpers.assert_close(found, naive(grads, clusters, sizes), 1e-4, 1e-5)
 
+  @pytest.mark.slow
   def test_of_gradients_that_are_not_finite_are_unknown(self):
     grads = np.ones((4, 2, 3), 'f')
     grads[3, 1, 0] = np.inf

@@ -1,14 +1,16 @@
 """Weights of examples and diagonal metrics, against ``vmap(grad)``."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
-from jax.sharding import PartitionSpec as P
 
 import gradiv
+from gradiv.per_example._engine import costs
 from tests import helpers
 from tests.gradiv.per_example import reference
 
@@ -75,18 +77,17 @@ def check(results, weights=None, metric=None, tolerance=2e-5):
 
 class EngineTest(parameterized.TestCase):
 
-  @parameterized.product(is_small=(True, False), weighted=(False, True))
-  def test_equals_the_definition(self, is_small, weighted):
-    """In every way to a norm: outer, one-hot rows, and written out."""
+  @parameterized.product(way=('gram', 'direct'), weighted=(False, True))
+  @pytest.mark.slow
+  def test_equals_the_definition(self, way, weighted):
+    """From one position, from one-hot rows, and written out."""
     weights = WEIGHTS if weighted else None
     fn = gradiv.example_moments(loss_fn)
-    run = lambda: reference.quick_jit(lambda w: fn(
-      PARAMS, BATCH, weights=w, metric=METRIC))(weights)
-    if is_small:
-      check(run(), weights, METRIC)
-      return
-    with reference.little_room():
-      check(run(), weights, METRIC)
+    pick = lambda ways: next((x for x in ways if x.name == way), ways[0])
+    with (mock.patch.object(costs, 'best', pick),
+          mock.patch.object(costs, 'WHOLE', 0)):
+      check(reference.quick_jit(lambda w: fn(
+        PARAMS, BATCH, weights=w, metric=METRIC))(weights), weights, METRIC)
 
   def test_microbatches_groups_and_a_mask(self):
     mask = np.array([1, 1, 1, 0, 1, 0, 1, 1], bool)
@@ -99,6 +100,7 @@ class EngineTest(parameterized.TestCase):
                            *(jnp.sum(x) for x in moments[2:]))
     check((loss, grads, whole), np.where(mask, WEIGHTS, 0), METRIC, 1e-4)
 
+  @pytest.mark.slow
   def test_over_workers(self):
     fn = gradiv.example_moments(loss_fn, axis_name='workers')
     rows = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]),
@@ -109,6 +111,7 @@ class EngineTest(parameterized.TestCase):
       rows, (PARAMS, METRIC), backend='shard_map',
       devices=jax.devices()[:4]), WEIGHTS, METRIC)
 
+  @pytest.mark.slow
   def test_auxiliary_output_is_not_weighed(self):
     fn = gradiv.example_moments(
       lambda w, x: (jnp.dot(w, x), x[0]), has_aux=True)
@@ -121,6 +124,7 @@ class EngineTest(parameterized.TestCase):
 
 class WeightsTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_of_zero_and_one_are_a_mask(self):
     mask = WEIGHTS > 1
     fn = gradiv.example_moments(loss_fn)
@@ -192,6 +196,7 @@ class MetricTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'metric with leaves of shapes'):
       fn(jnp.ones(2), jnp.ones((3, 2)), metric=jnp.ones(3))
 
+  @pytest.mark.slow
   def test_of_ones_changes_nothing(self):
     fn = reference.quick_jit(
       lambda metric: gradiv.example_moments(loss_fn)(
