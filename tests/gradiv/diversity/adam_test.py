@@ -49,6 +49,7 @@ class WeightsTest(parameterized.TestCase):
     helpers.assert_same(nested, own)
     self.assertEqual(jax.tree.structure(nested), jax.tree.structure(params))
 
+  @pytest.mark.slow
   def test_of_several_states_are_joined(self):
     params = {'w': jnp.zeros((2, 3)), 'b': jnp.zeros(3)}
     both = {'slow': optax.adam(.1), 'fast': optax.adam(1.)}
@@ -96,6 +97,7 @@ class MomentsTest(parameterized.TestCase):
         for args in ((self.grads, self.metric), (self.whitened, None)))
       helpers.assert_close(found, expected, 1e-5)
 
+  @pytest.mark.slow
   def test_cost_no_further_collective(self):
     def count(metric):
       step = gradiv.map_workers(

@@ -176,6 +176,7 @@ class PolarTest(parameterized.TestCase):
       np.sum(x * _polar.exact(x)), nuclear(x), 1e-5)
     self.assertEqual(float(jnp.sum(_polar.exact(0 * x))), 0)
 
+  @pytest.mark.slow
   def test_that_of_muon_is_what_muon_takes(self):
     """Up to the sign and the scale, which depends on the shape alone."""
     x = RNG.normal(size=(5, 5)).astype('f')

@@ -77,6 +77,7 @@ class OracleTest(parameterized.TestCase):
 
 class MomentsTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_equal_sums_over_clusters(self):
     g = draw(1, WEIGHTS)[0]
     found = gradiv.nested_moments(g @ g.T, CLUSTERS, weights=WEIGHTS)

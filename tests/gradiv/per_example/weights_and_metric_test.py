@@ -89,6 +89,7 @@ class EngineTest(parameterized.TestCase):
       check(reference.quick_jit(lambda w: fn(
         PARAMS, BATCH, weights=w, metric=METRIC))(weights), weights, METRIC)
 
+  @pytest.mark.slow
   def test_microbatches_groups_and_a_mask(self):
     mask = np.array([1, 1, 1, 0, 1, 0, 1, 1], bool)
     padded = np.where(mask, WEIGHTS, np.nan)
@@ -152,6 +153,7 @@ class WeightsTest(parameterized.TestCase):
     helpers.assert_mean(found.variance, 1. + 4 + 9)
     helpers.assert_mean(found.sq_norm, mean @ mean)
 
+  @pytest.mark.slow
   def test_mean_over_tokens_of_a_masked_language_model(self):
     """The loss of all masked tokens together has this very gradient."""
     rng = np.random.default_rng(0)
