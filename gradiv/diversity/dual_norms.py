@@ -1,17 +1,17 @@
 """The noise scale of sign descent and of Muon, whose norms are not quadratic.
 
-Sign descent (signSGD, Lion, roughly Adam) steps by at most the rate in every
-coordinate, Muon by at most the rate in the spectral norm of every matrix. What
-such a step gains is measured in the dual norm ‖·‖_*: the ℓ1 norm, and the
-nuclear norm (the sum of the singular values), added up over leaves. Naganuma et
-al. define the noise scale as ‖σ‖_*² / ‖∇F‖_*², with
+Sign descent (signSGD, Signum, Lion, roughly Adam) steps by the rate in every
+coordinate, Muon by the rate in the spectral norm of every matrix. What such a
+step gains is measured in the dual norm ‖·‖_*: the ℓ1 norm, and the nuclear norm
+(the sum of the singular values), added up over leaves. Naganuma et al. define
+the noise scale as ‖σ‖_*² / ‖∇F‖_*², with
 
   ‖σ‖_* = Σ_j √Σ_jj                                       for sign descent,
   ‖σ‖_* = tr C^½,  C = E (G − ∇F)(G − ∇F)ᵀ, of each matrix  for Muon,
 
 for the gradient G of one example; they fit the batch size B to be θ⁻² times it.
-They write C with rows; here it is that of the shorter side, which is the
-smaller matrix, and the better known.
+They write C with rows; here it is that of the shorter side of each matrix,
+which is smaller, and of which a sample of a few gradients says more.
 
 **The noise** is estimated from n gradients ḡ_i of b examples. √ is concave, so
 the root of an unbiased variance is too small. In a coordinate of a Gaussian it
@@ -26,9 +26,9 @@ of the others, when one gradient is left out, is one over n − 2. The jackknife
 (n − 1) T − (n − 2) T₋ takes it off, and leaves one of order 1/n²: with columns
 that are independent, below 0.5 % from n = 4 (3 % at n = 3), and 1 % if all
 entries move together. With n = 2 there is none to leave out, and the estimate
-stays too small. (Squaring either adds its variance: relative to the
-square, at most 1/c² − 1 ≈ 1/(2n) for sign descent, where all coordinates move
-together, and far less where they do not.)
+stays too small. (The square of either is too large by its variance: for sign
+descent by at most 1/c² − 1 ≈ 1/(2n) of it, if all coordinates move together,
+and by far less if they do not.)
 
 **The signal** has no unbiased estimate: |μ| has a kink, and the mean of any
 statistic of Gaussians is smooth in μ. The plug-in ‖ḡ‖_* is too large, as a norm
@@ -44,7 +44,9 @@ optimizer gains by a step of nb − b examples, without bias. Both ends close in
 as the batch grows.
 
 Naganuma et al., `Adaptive Batch Sizes Using Non-Euclidean Gradient Noise Scales
-<https://arxiv.org/abs/2602.03001>`_, 2026.
+for Stochastic Sign and Spectral Descent <https://arxiv.org/abs/2602.03001>`_,
+2026, has the two noise scales. The brackets and the corrections are derived
+here.
 """
 
 import math

@@ -17,9 +17,9 @@ In the first, each w_ij ‖e_ij‖² is S_w and W_i ‖ē_i‖², which is taken
 per cluster, is S_w as well. In the second, W_i ‖a_i + ē_i‖² adds up to W S_b +
 K S_w, and W ‖ā + ē‖² = C S_b + S_w is taken off. Solved from the top, these are
 unbiased estimates: the analysis of variance of a one-way random-effects model
-with unequal cluster sizes (Searle, Casella and McCulloch, `Variance Components
-<https://doi.org/10.1002/9780470316856>`_, 1992, chapter 3), summed over
-coordinates. Like all unbiased estimates they can be negative, and are kept so.
+with unequal cluster sizes (Searle, Casella and McCulloch, *Variance Components*,
+1992), summed over coordinates. Like all unbiased estimates they can be
+negative, and are kept so.
 """
 
 from typing import Any, NamedTuple

@@ -128,6 +128,22 @@ class MomentsTest(parameterized.TestCase):
     # Of the first round nothing was known.
     self.assertEqual(int(state.inner[0].num_skipped), 1)
 
+  def test_are_tracked_in_the_metric_of_the_step_before(self):
+    tx = optax.chain(
+      gradiv.track_moments('workers', batch_size=3),
+      gradiv.aggregate_by_mean('workers'), optax.adam(.1))
+    step = jax.jit(lambda grads, state: jax.vmap(
+      lambda g: tx.update(g, state, metric=gradiv.adam_metric(state))[1],
+      axis_name='workers', out_axes=None)(grads))
+    first, second = self.grads['b'][:8], self.grads['b'][8:]
+    before = step(first, tx.init(first[0]))
+    self.assertEqual(int(before[0].num_skipped), 1)  # v was zero
+    found = gradiv.read_moments(step(second, before)).last
+    # √v̂ after one step is the first mean gradient, without its sign.
+    rows = second / np.sqrt(np.abs(first.mean(0)))
+    helpers.assert_close(found, gradiv.estimate(
+      helpers.moments_of(rows, batch_size=3)), 1e-3)
+
   def test_of_another_shape_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'metric with leaves of shapes'):
       helpers.on_workers(lambda g, d: gradiv.worker_moments(
