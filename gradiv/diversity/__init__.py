@@ -54,8 +54,10 @@ from gradiv.diversity.nested import (
   NestedEstimate as NestedEstimate,
   NestedMoments as NestedMoments,
   nested_estimate as nested_estimate,
+)
+from gradiv.diversity.nested_gram import nested_moments as nested_moments
+from gradiv.diversity.nested_jackknife import (
   nested_intervals as nested_intervals,
-  nested_moments as nested_moments,
 )
 from gradiv.diversity.nested_workers import (
   worker_nested_moments as worker_nested_moments,
