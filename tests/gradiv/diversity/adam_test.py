@@ -128,6 +128,7 @@ class MomentsTest(parameterized.TestCase):
     # Of the first round nothing was known.
     self.assertEqual(int(state.inner[0].num_skipped), 1)
 
+  @pytest.mark.slow
   def test_are_tracked_in_the_metric_of_the_step_before(self):
     tx = optax.chain(
       gradiv.track_moments('workers', batch_size=3),

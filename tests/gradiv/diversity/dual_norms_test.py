@@ -55,6 +55,7 @@ class ClosedFormTest(parameterized.TestCase):
     helpers.assert_mean(found.noise, NOISE[norm])
 
   @parameterized.parameters('sign', 'spectral')
+  @pytest.mark.slow
   def test_noise_scale_of_large_batches(self, norm):
     """As the signal is then known, both ends are the closed form."""
     batch = 10**8
@@ -167,6 +168,7 @@ class WorkersTest(parameterized.TestCase):
 class PolarTest(parameterized.TestCase):
 
   @parameterized.parameters((3, 5), (5, 3), (4, 4), (1, 6))
+  @pytest.mark.slow
   def test_inner_product_is_the_nuclear_norm(self, rows, columns):
     x = RNG.normal(size=(rows, columns)).astype('f')
     if rows == columns:  # singular values from 1 down to 1e-3, and a zero

@@ -97,6 +97,7 @@ class MomentsTest(parameterized.TestCase):
     np.testing.assert_allclose(low, np.maximum(whole - half, 0), 2e-3, 1e-4)
     np.testing.assert_allclose(high, whole + half, 2e-3)
 
+  @pytest.mark.slow
   def test_rows_of_nan_and_weights_of_zero_are_left_out(self):
     g = draw(1, WEIGHTS)[0]
     kept = CLUSTERS != 3
