@@ -17,6 +17,8 @@ Measure          worker_moments, accumulate_moments, merge_moments, estimate,
                  inverse_batch_size_bound, steps_factor, adascale_gain,
                  norm_test_batch_size, worker_gram, pairwise_cosine
   over steps     track_moments, read_moments, advise
+  in clusters    nested_moments, worker_nested_moments, nested_estimate
+  for Adam       adam_metric; worker_dual_norms for sign descent and Muon
   per example    example_moments, example_sq_norms, example_gram,
                  as_value_and_grad, explain
 Combine          aggregate_by_mean, aggregate_by_weights (with a rule of
@@ -86,6 +88,7 @@ from gradiv.diversity import (
   Moments as Moments,
   Reading as Reading,
   accumulate_moments as accumulate_moments,
+  adam_metric as adam_metric,
   adascale_gain as adascale_gain,
   advise as advise,
   batch_size_bound as batch_size_bound,
@@ -93,12 +96,16 @@ from gradiv.diversity import (
   gradient_diversity as gradient_diversity,
   inverse_batch_size_bound as inverse_batch_size_bound,
   merge_moments as merge_moments,
+  nested_estimate as nested_estimate,
+  nested_moments as nested_moments,
   noise_scale as noise_scale,
   norm_test_batch_size as norm_test_batch_size,
   read_moments as read_moments,
   steps_factor as steps_factor,
   track_moments as track_moments,
+  worker_dual_norms as worker_dual_norms,
   worker_moments as worker_moments,
+  worker_nested_moments as worker_nested_moments,
 )
 from gradiv.per_example import (
   as_value_and_grad as as_value_and_grad,

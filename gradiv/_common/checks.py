@@ -56,6 +56,12 @@ def at_least(name: str, value: Any, least: float) -> None:
   _check(name, value, lambda x: x >= least, f'must be at least {least:g}')
 
 
+def not_negative(name: str, value: Any) -> None:
+  """Raise ValueError unless the value is finite and at least 0."""
+  _check(name, value, lambda x: (0 <= x) & (x < np.inf),
+         'must be finite and at least 0')
+
+
 def choice(name: str, value: Any, allowed: Collection[str]) -> None:
   """Raise ValueError unless the value is one of a few strings."""
   if value not in allowed:

@@ -7,17 +7,26 @@ micro-steps (and `gradiv.example_moments` for those of the examples of a batch).
 `batch_size_bound`, is a formula. `track_moments` averages the estimates over
 steps in the optimizer's state, and `read_moments` reads them there, with an
 `Interval` for each metric; `advise` says what other batch sizes would cost.
+
+All of this is the noise of SGD. With `adam_metric` it is that of Adam, and
+`worker_dual_norms` has that of sign descent and of Muon. `nested_moments` tells
+how much of the noise lies within clusters, such as the rollouts of a prompt.
 """
 
 from gradiv.diversity.accumulating import (
   AccumulateMomentsState as AccumulateMomentsState,
   accumulate_moments as accumulate_moments,
 )
+from gradiv.diversity.adam import adam_metric as adam_metric
 from gradiv.diversity.advice import (
   Advice as Advice,
   Cost as Cost,
   Factor as Factor,
   advise as advise,
+)
+from gradiv.diversity.dual_norms import (
+  DualNorms as DualNorms,
+  worker_dual_norms as worker_dual_norms,
 )
 from gradiv.diversity.estimates import (
   Estimate as Estimate,
@@ -40,6 +49,18 @@ from gradiv.diversity.moments import (
   Moments as Moments,
   merge_moments as merge_moments,
   worker_moments as worker_moments,
+)
+from gradiv.diversity.nested import (
+  NestedEstimate as NestedEstimate,
+  NestedMoments as NestedMoments,
+  nested_estimate as nested_estimate,
+)
+from gradiv.diversity.nested_gram import nested_moments as nested_moments
+from gradiv.diversity.nested_jackknife import (
+  nested_intervals as nested_intervals,
+)
+from gradiv.diversity.nested_workers import (
+  worker_nested_moments as worker_nested_moments,
 )
 from gradiv.diversity.reading import (
   Reading as Reading,

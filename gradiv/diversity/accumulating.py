@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from gradiv._common import checks, compat, counting, trees
+from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments, merge_moments
 
 Scalar = jax.typing.ArrayLike
@@ -64,6 +65,10 @@ def accumulate_moments(
   are, its mean is zero and its moments are NaN. As in `worker_moments`, the
   deviation is summed around the mean, without cancellation.
 
+  ``update`` accepts ``metric`` as an extra argument, the weights of a norm as
+  in `worker_moments`; they must not change within a round. Those of
+  `adam_metric` do not: the Adam in `inner` only steps at the end of a round.
+
   Args:
     num_micro_steps: Number of gradients in a round.
     inner: Transformation to apply to the mean gradient of each round.
@@ -101,11 +106,12 @@ def accumulate_moments(
       inner=inner.init(params))
 
   def update_fn(updates, state, params=None, *, batch_size=batch_size,
-                **extra_args):
+                metric=None, **extra_args):
     trees.check_floating(updates, or_complex=True)
     is_first = state.micro_step == 0
     running, mean = trees.keep_if(~is_first, (state.running, state.mean))
-    (running, mean), is_finite = _add(running, mean, updates, batch_size)
+    (running, mean), is_finite = _add(
+      running, mean, updates, batch_size, _metric.roots_of(metric, updates))
     ends = state.micro_step + 1 == num_micro_steps
     some = running.num_gradients > 0
     finished = jax.tree.map(lambda x: jnp.where(some, x, jnp.nan), running)
@@ -132,10 +138,12 @@ def _filled(value) -> Moments:
   return Moments(*(jnp.full((), value, jnp.float32) for _ in Moments._fields))
 
 
-def _add(running, mean, updates, batch_size):
+def _add(running, mean, updates, batch_size, roots):
   """Add one gradient to the moments and the mean, unless it is not finite."""
   square = trees.sq_norm(updates)
   is_finite = trees.is_usable(square)
+  if roots:
+    square = _metric.sq_norm(updates, roots)
   g = trees.widen(trees.keep_if(is_finite, updates))
   gap = jax.tree.map(lambda x, m: x - m, g, mean)
   seen = running.num_gradients * running.batch_size
@@ -145,9 +153,10 @@ def _add(running, mean, updates, batch_size):
   one = jnp.float32(1)
   merged = merge_moments(
     running, Moments(one, one * batch_size, square, jnp.float32(0)),
-    sq_distance=trees.sq_norm(gap))
+    sq_distance=_metric.sq_norm(gap, roots))
   # The merged ‖ḡ‖² would cancel where gradients do.
-  merged = merged._replace(sq_norm_of_mean=trees.sq_norm(new_mean))
+  merged = merged._replace(
+    sq_norm_of_mean=_metric.sq_norm(new_mean, roots))
   merged = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), merged)
   kept = trees.select(is_finite, (merged, new_mean), (running, mean))
   return kept, is_finite

@@ -19,7 +19,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import checks, early_sums, layout as layouts, trees
-from gradiv.diversity import _agreeing, _leaf_norms
+from gradiv.diversity import _agreeing, _leaf_norms, _metric
 
 
 class Moments(NamedTuple):
@@ -51,6 +51,7 @@ def worker_moments(
   groups: layouts.Grouping | None = None,
   layout: layouts.Layout | None = None,
   params: optax.Params | None = None,
+  metric: optax.Updates | None = None,
 ) -> Moments:
   """Compute the `Moments` of the workers' gradients.
 
@@ -80,13 +81,18 @@ def worker_moments(
       workers, as the parts that FSDP deals out are not, all values are NaN.
       Some elements of each leaf are compared, for two more scalars to
       communicate. Leave it out where workers hold parameters of their own.
+    metric: Weights d of the norm ‖g‖² = Σ d_j |g_j|², the same on all workers:
+      a tree like the gradient (a shard of it where the gradient is one), such
+      as `adam_metric` returns. The Euclidean norm by default. The weights must
+      not depend on these gradients.
 
   Returns:
     The `Moments`, the same on every worker and shard.
 
   Raises:
     ValueError: While tracing, if the gradient has already been reduced over
-      the axis, so that nothing is left to compare.
+      the axis, so that nothing is left to compare, or if the metric has other
+      shapes than the gradient.
 
   >>> grads = jnp.array([[3., 0.], [1., 0.]])
   >>> m = jax.vmap(lambda g: worker_moments(g, 'workers'), axis_name='workers',
@@ -113,7 +119,8 @@ def worker_moments(
   mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
   num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
   of_mean, deviation = _compare(
-    grads, mean, batch / mean_batch if differs else None, layout)
+    grads, mean, batch / mean_batch if differs else None, layout,
+    _metric.roots_of(metric, grads))
   n = workers.num_workers(axis_name)
   names = (*workers.names_of(axis_name), *layout.shard_names)
   deviation = lax.psum(workers.as_private(deviation, names), names) / n
@@ -224,13 +231,13 @@ def _mean(grads, batch, differs, is_finite, axis_name):
   return mean, mean_batch
 
 
-def _compare(grads, mean, weight, layout):
+def _compare(grads, mean, weight, layout, roots):
   """Compute this shard's part of ‖ḡ‖² and of this worker's ‖g − ḡ‖²."""
   leaves, means = jax.tree.leaves(grads), jax.tree.leaves(mean)
 
-  deviation = lambda g, m: g.astype(m.dtype) - m
-  of_mean = _leaf_norms.sq_norms(means, of=lambda m: m)
-  deviations = _leaf_norms.sq_norms(leaves, means, of=deviation)
+  deviation = lambda g, m, *root: _metric.scaled(g.astype(m.dtype) - m, *root)
+  of_mean = _leaf_norms.sq_norms(means, *roots, of=_metric.scaled)
+  deviations = _leaf_norms.sq_norms(leaves, means, *roots, of=deviation)
   if weight is not None:
     deviations *= weight
   if layout.shard_names:

@@ -72,7 +72,7 @@ def track_moments(
   interval. Pass the state to `read_moments` for both, and that reading to
   `advise`. The windows are a hundred numbers, and need no communication.
 
-  ``update`` accepts two extra arguments:
+  ``update`` accepts three extra arguments:
 
   * ``batch_size``, the number of examples of this step, in place of the one
     given at construction: for ramps, and for losses weighted by tokens. As in
@@ -80,6 +80,8 @@ def track_moments(
   * ``moments``, a `Moments` to track in place of measuring the updates: of the
     examples of a batch (`example_moments`) or of micro-steps
     (`accumulate_moments`). It must be the same on all workers.
+  * ``metric``, the weights of the norm in which the updates are measured, as in
+    `worker_moments`. With ``adam_metric(opt_state)``, B_S is that of Adam.
 
   A step whose statistics are not finite only adds to the state's `num_skipped`.
   With one worker, or no parameters, everything stays NaN.
@@ -106,7 +108,8 @@ def track_moments(
 
   Raises:
     ValueError: While tracing, if the gradients have already been reduced over
-      the axis, or if a batch size or moments are missing.
+      the axis, if a batch size or moments are missing, or if both ``moments``
+      and ``metric`` are given.
 
   >>> import gradiv
   >>> tx = optax.chain(track_moments('workers', batch_size=2),
@@ -136,15 +139,18 @@ def track_moments(
       encoded_names=() if names is None else _encode(names))
 
   def update_fn(updates, state, params=None, *, moments=None,
-                batch_size=batch_size, **extra_args):
+                batch_size=batch_size, metric=None, **extra_args):
     del extra_args
+    if moments is not None and metric is not None:
+      raise ValueError('metric is given with moments: must be given to what '
+                       'computes the moments')
     if moments is None:
       if axis_name is not None and _is_alone(updates, axis_name):
         return updates, state
       if same_params and params is None:
         raise ValueError('same_params=True: update was not given params')
       moments = _measure(updates, axis_name, batch_size, reduction, layout,
-                         params if same_params else None)
+                         params if same_params else None, metric)
     if groups is not None:
       moments = _append_whole(moments, len(state.averages.count) - 1)
     sample = estimates.estimate(moments, num_examples=num_examples)
@@ -169,7 +175,8 @@ def _is_alone(updates, axis_name):
   return not jax.tree.leaves(updates) or workers.num_workers(axis_name) == 1
 
 
-def _measure(updates, axis_name, batch_size, reduction, layout, params):
+def _measure(
+    updates, axis_name, batch_size, reduction, layout, params, metric):
   if axis_name is None:
     raise ValueError(
       'moments=None: without axis_name, update needs moments to track')
@@ -178,7 +185,7 @@ def _measure(updates, axis_name, batch_size, reduction, layout, params):
       'batch_size=None: must be given to track_moments or to update')
   return moments_lib.worker_moments(
     updates, axis_name, batch_size=batch_size, reduction=reduction,
-    layout=layout, params=params)
+    layout=layout, params=params, metric=metric)
 
 
 def decode_names(encoded_names: jax.Array | tuple[()]) -> tuple[str, ...]:

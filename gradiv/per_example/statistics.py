@@ -13,6 +13,7 @@ improving optimizers <https://arxiv.org/abs/2510.00236>`_, 2025.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
@@ -20,12 +21,14 @@ from jax.sharding import PartitionSpec as P
 from gradiv import workers
 from gradiv._common import trees
 from gradiv._common.layout import Grouping
+from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments
 from gradiv.per_example import (
   _arguments,
   _by_group,
   _explicit_axes,
   _microbatches,
+  _weights,
 )
 from gradiv.per_example._engine import trace as trace_lib
 
@@ -82,38 +85,67 @@ def example_moments(
       saves memory; must divide the batch. All of them by default.
 
   Returns:
-    A function ``(params, batch, *args, mask=None) -> (loss, grads, moments)``.
-    Loss and gradient are means over the examples. `args` are passed to
-    `loss_fn` as they are. `mask`, a bool array [n], says which examples count;
-    the others may hold anything, as padding does. With `has_aux`, the first
+    A function ``(params, batch, *args, mask=None, weights=None, metric=None)
+    -> (loss, grads, moments)``. Loss and gradient are means over the examples.
+    `args` are passed to `loss_fn` as they are. `mask`, a bool array [n], says
+    which examples count; the others may hold anything, as padding does. For
+    `weights` [n] and `metric`, see below. With `has_aux`, the first
     result is (loss, aux) with an axis of examples in front of each leaf of
     aux. With `groups`, each field of the moments has a leading axis [groups]
     in the order of `gradiv.group_names(params, groups)`. Integer leaves of the
     parameters have gradients of dtype float0, as in `jax.grad` with
     ``allow_int=True``.
+
+  ``metric``: Weights d, a tree like the floating-point parameters, for moments
+  in the norm ‖g‖² = Σ d_j g_j². With `gradiv.adam_metric` of the optimizer's
+  state before the step, B_S is that of Adam. Loss and gradient stay what they
+  are. For dense layers with several positions, the products are written out, a
+  few examples at a time, and layers in a loop are not finished within it.
+
+  ``weights``: How many units w_i each example stands for, such as the tokens of
+  a sequence that count in a masked language model, if `loss_fn` returns the
+  *mean* over them. Loss and gradient are then Σ w_i g_i / Σ w_i, the mean over
+  all units, and the moments are ‖ḡ‖² and Σ w_i ‖g_i − ḡ‖² / Σ w_i, of n
+  gradients with the mean of w as their batch size: as those of `worker_moments`
+  where batch sizes differ. `gradiv.estimate` is unbiased, *per unit*, if tr Σ_i
+  of example i is tr Σ / w_i, as for units that are drawn one by one; where the
+  tokens of a sequence resemble each other, `gradiv.nested_moments` tells by how
+  much. For weights that say how much an example should count, and not how much
+  is behind it, all examples have the same tr Σ: replace ``num_gradients`` by
+  (Σ w)²/Σ w² and ``batch_size`` by 1 in the moments, and the estimate is
+  unbiased, per example. Weights of zero leave an example out, like `mask`.
+
+  Norms and inner products of single examples have no weights:
+  `example_sq_norms` and `example_gram` leave them to `combine`.
   """
   _arguments.check_options(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
-  def moments_fn(params, batch, *args, mask=None):
+  def moments_fn(params, batch, *args, mask=None, weights=None, metric=None):
     return _explicit_axes.run(
       of_all, lambda lie: ((P(), lie.rows) if has_aux else P(), lie.grads, P()),
-      params, batch, mask, *args)
+      params, batch, mask, weights, metric, *args)
 
-  def of_all(params, batch, mask, *args):
+  def of_all(params, batch, mask, weights, metric, *args):
     n = trace_lib.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     size = _arguments.as_size(microbatch_size, n)
+    loss = _arguments.with_args(loss_fn, args)
     if axis_name is not None:
       params = workers.as_private(params, axis_name)
-    own, count = _count(n, mask, axis_name)
-    scale = 1 / jnp.maximum(count, 1).astype(jnp.result_type(float))
+    if weights is not None:
+      weights, mask = _weights.as_counts(weights, mask, n)
+      batch, loss = (batch, weights), _weights.weigh(loss, has_aux)
+    own, count, units = _count(n, mask, weights, axis_name)
+    least = 1 if weights is None else jnp.finfo(jnp.float32).tiny
+    scale = 1 / jnp.maximum(units, least).astype(jnp.result_type(float))
     trace = trace_lib.Trace(
-      _arguments.with_args(loss_fn, args), has_aux, params,
-      _microbatches.first(batch, size), only_sums=mask is None)
+      loss, has_aux, params, _microbatches.first(batch, size),
+      only_sums=mask is None and metric is None)
+    diagonals = _diagonals(trace, metric, params, axis_name)
     total, shared, aux = _microbatches.add_up(
-      lambda chunk: _sums(trace, params, groups, scale, *chunk),
-      (batch, mask), size)
+      lambda chunk: _sums(trace, params, groups, scale, diagonals, *chunk),
+      (batch, mask, weights), size)
     # What all examples share is added once, however many there are. Each of
     # several workers adds the part of its examples, so that the sum over the
     # workers is typed as common to them.
@@ -125,33 +157,56 @@ def example_moments(
     if axis_name is not None:
       total = lax.psum(total, axis_name)
     loss = _times(total['loss'], scale).astype(trace.loss_dtype)
-    moments = _moments(trace, params, groups, total, count, scale)
+    moments = _moments(
+      trace, params, groups, total, count, units, scale, diagonals)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
             trace.unflatten(total['grads']), moments)
 
   return moments_fn
 
 
-def _count(n, mask, axis_name):
-  """Count the examples of this worker, and of all workers."""
-  own = jnp.float32(n) if mask is None else jnp.sum(mask, dtype=jnp.float32)
+def _count(n, mask, weights, axis_name):
+  """Count what this worker has, and the examples and units of all workers.
+
+  Returns:
+    The units of this worker, and the examples and units of all of them. Units
+    are examples unless there are weights.
+  """
+  examples = jnp.float32(n) if mask is None else jnp.sum(
+    mask, dtype=jnp.float32)
+  own = examples if weights is None else jnp.sum(weights)
   if axis_name is None:
-    return own, own
+    return own, examples, own
   if mask is None:  # Then all workers count alike, and no psum is needed.
-    return own, own * workers.num_workers(axis_name)
-  return own, lax.psum(own, axis_name)
+    count = own * workers.num_workers(axis_name)
+    return own, count, count
+  if weights is None:
+    count = lax.psum(own, axis_name)
+    return own, count, count
+  return own, *lax.psum((examples, own), axis_name)
 
 
-def _sums(trace, params, groups, scale, batch, mask):
+def _diagonals(trace, metric, params, axis_name):
+  """Return the weights of the norm for each leaf of the trace, or None."""
+  if metric is None:
+    return [None] * len(trace.leaves)
+  floating = [x for x in map(jnp.asarray, jax.tree.leaves(params))
+              if jnp.issubdtype(x.dtype, jnp.floating)]
+  found = _metric.leaves_of(metric, floating)
+  return found if axis_name is None else workers.as_private(found, axis_name)
+
+
+def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
   """Add up over the examples of one microbatch, as `add_up` expects."""
   losses, aux, data = trace.run(batch, mask)
   totals, all_squares, shared = [], [], []
-  for leaf in trace.leaves:
+  for leaf, diagonal in zip(trace.leaves, diagonals):
     # Wide, since microbatches are added to it: bfloat16 stops at 256 of them.
     dtype = trees.wide_dtype(leaf.dtype)
-    total, squares = leaf.sums(data, scale.astype(dtype))
+    total, squares = leaf.sums(data, scale.astype(dtype), diagonal)
     totals.append(jnp.zeros(leaf.shape, dtype) if total is None
                   else total.astype(dtype))
+    squares = _weights.unweigh(squares, weights)
     all_squares.append(jnp.sum(jnp.where(data.mask, squares, 0)))
     shared.append(leaf.shared(data))
   return {
@@ -161,15 +216,18 @@ def _sums(trace, params, groups, scale, batch, mask):
   }, shared, aux
 
 
-def _moments(trace, params, groups, total, count, scale):
+def _moments(trace, params, groups, total, count, units, scale, diagonals):
   """Return the `Moments` of the sums over all examples."""
-  square = _by_group.add_up(
-    trace, params, [trees.sq_norm(g) for g in total['grads']], groups)
+  squares = [
+    trees.sq_norm(g) if d is None else trees.sq_norm(g * jnp.sqrt(d))
+    for g, d in zip(total['grads'], diagonals)]
+  square = _by_group.add_up(trace, params, squares, groups)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)
+  size = jnp.float32(1) if units is count else units / jnp.maximum(count, 1)
   return Moments(
     jnp.broadcast_to(count, square.shape),
-    jnp.ones(square.shape, jnp.float32), square, deviation)
+    jnp.broadcast_to(size, square.shape), square, deviation)
 
 
 def _times(x, scale):

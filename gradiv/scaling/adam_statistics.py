@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gradiv._common import checks, trees
+from gradiv.diversity import adam
 
 Scalar = jax.typing.ArrayLike
 
@@ -30,6 +30,7 @@ def precondition_like_adam(
     A function that raises a ValueError, while tracing, unless the state of
     `inner` holds exactly one `optax.ScaleByAdamState`.
 
+  >>> import jax.numpy as jnp
   >>> adam = optax.scale_by_adam()
   >>> state = adam.init(jnp.zeros(2))
   >>> _, state = adam.update(jnp.array([4., 0.]), state)
@@ -41,23 +42,13 @@ def precondition_like_adam(
   checks.positive('eps', eps)
 
   def fn(inner_state, updates):
-    is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)
-    found = [x for x in jax.tree.leaves(inner_state, is_leaf=is_adam)
-             if is_adam(x)]
-    if len(found) != 1:
-      raise ValueError(f'inner holds {len(found)} states of optax.'
-                       'scale_by_adam: must be one')
-    adam, = found
-    correction = jnp.where(
-      adam.count > 0, 1 - decay ** jnp.maximum(adam.count, 1), jnp.nan)
-
-    def divide(g, nu):
-      nu = nu.astype(trees.wide_dtype(nu.dtype))
-      root = jnp.sqrt(jnp.where(nu > 0, nu, 1.) / correction) + eps
-      # A zero times NaN is NaN: before the first step all are.
-      return trees.widen(g) * ((nu > 0) / root).astype(
-        trees.wide_dtype(g.dtype))
-
-    return jax.tree.map(divide, updates, adam.nu)
+    count = len(adam.find_states(inner_state))
+    if count != 1:
+      raise ValueError(
+        f'inner holds {count} states of optax.scale_by_adam: must be one')
+    weights = adam.adam_metric(inner_state, decay=decay, eps=eps)
+    return jax.tree.map(
+      lambda g, d: trees.widen(g) * d.astype(trees.wide_dtype(g.dtype)),
+      updates, weights)
 
   return fn

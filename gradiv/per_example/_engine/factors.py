@@ -111,6 +111,20 @@ def sq_norms(u: Factor) -> jax.Array:
   return jnp.sum(jnp.square(trees.widen(u)), (-1, -2))
 
 
+def weighted_rows(u: OneHot, v: jax.Array, common: jax.Array) -> jax.Array:
+  """Compute Σ_a u_ka C_ab v_kb, row k of v weighed by a row of C: like v."""
+  # Rows out of range are zero; -1 would mean the last row.
+  index = jnp.where(u.index < 0, u.size, u.index)
+  take = jax.vmap(lambda rows, index: jnp.take(
+    rows, index, 0, mode='fill', fill_value=0))
+  return jax.vmap(lambda index: take(common, index))(index) * trees.widen(v)
+
+
+def squared(u: Factor) -> Factor:
+  """Square each element; ones stay ones."""
+  return u if isinstance(u, OneHot) else jnp.square(trees.widen(u))
+
+
 def dtype_of(u: Factor, v: Factor) -> jnp.dtype:
   """Return the dtype of the product of two factors."""
   dense = [x.dtype for x in (u, v) if not isinstance(x, OneHot)]

@@ -80,47 +80,56 @@ class Leaf:
                     for x in op.common]
 
   def sums(
-    self, data: Any, scale: jax.typing.ArrayLike = 1.
+    self, data: Any, scale: jax.typing.ArrayLike = 1.,
+    metric: jax.Array | None = None,
   ) -> tuple[jax.Array | None, jax.Array]:
     """Compute a sum over the examples, and ‖g_i‖²: [n].
 
     Args:
       data: `Data` of the trace.
       scale: Number to multiply the sum by.
+      metric: Weights d, like the parameter, for ‖g‖² = Σ d g².
 
     Returns:
       Σ g_i times `scale`, without terms that are common, for which see
       `shared`, and None if there is nothing else; and ‖g_i‖², with them.
     """
-    if self.in_loop in data.batched:
+    if metric is None and self.in_loop in data.batched:
       blocks, squares = data.batched[self.in_loop]
       return inside_loop.read(self.like_terms[0], blocks, squares, scale)
     shared = self.shared(data)
     if self.kind == 'common':
-      square = trees.sq_norm(shared)
+      square = _sq_norm(shared, metric)
       return None, jnp.broadcast_to(square, (self.num_examples,))
     if self.kind == 'products':
-      return self._sums_of_products(data, scale, shared)
+      return self._sums_of_products(data, scale, shared, metric)
+
+    weight = None if metric is None else metric[None]
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
       return add_up(rows) * scale, jnp.sum(
-        jnp.square(trees.widen(own)).reshape(len(own), -1), -1)
+        _squared(own, weight).reshape(len(own), -1), -1)
 
     return self._in_chunks(part, data)
 
-  def _sums_of_products(self, data, scale, shared):
+  def _sums_of_products(self, data, scale, shared, metric):
     """Compute Σ P_i and ‖P_i + C‖² = ‖P_i‖² + 2⟨P_i, C⟩ + ‖C‖²."""
     total: Any = None
     squares: Any = 0.
+    along = shared
+    if metric is not None and shared is not None:
+      along = metric * shared
     for products in self.like_terms:
       more, square = products.sums(data.batched, scale)
+      if metric is not None:
+        square = products.sq_norms_in(data.batched, metric)
       total = more if total is None else total + more
       squares += square
-      if shared is not None:
-        squares += 2 * products.inner(data.batched, shared)
+      if along is not None:
+        squares += 2 * products.inner(data.batched, along)
     if shared is not None:
-      squares += trees.sq_norm(shared)
+      squares += _sq_norm(shared, metric)
     return total, squares
 
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
@@ -217,6 +226,16 @@ def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
     return x
   keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
   return jnp.where(keep, x, jnp.zeros((), x.dtype))
+
+
+def _sq_norm(x, metric):
+  return trees.sq_norm(x) if metric is None else jnp.sum(_squared(x, metric))
+
+
+def _squared(x, metric):
+  """Square each element, in at least float32, and weigh it."""
+  square = jnp.square(trees.widen(x))
+  return square if metric is None else square * metric
 
 
 def _weigh(x, weights):

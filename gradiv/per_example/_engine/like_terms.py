@@ -113,13 +113,54 @@ class LikeTerms:
 
     ⟨put(P), C⟩ = ⟨P, putᵀ(C)⟩, so C is brought into blocks [z, a, b] once.
     """
-    z, _, a, b = self.sizes
-    common = trees.widen(common)
-    zeros = compat.zeros_of(
-      (z, a, b), common.dtype, compat.varying_axes(common))
-    put = lambda block: self.put(block).astype(common.dtype)
-    (block,) = jax.linear_transpose(put, zeros)(common)
+    block = self._as_block(common)
     return sum(factors.inner_common(u, v, block) for u, v in self.pairs(data))
+
+  def sq_norms_in(self, data: Data, metric: jax.Array) -> jax.Array:
+    """Compute Σ d P_i² with weights d like the parameter: [n].
+
+    With one position (u v)² is u² v², so this is an inner product of d with a
+    product of squares. If u is one-hot, d weighs the rows of v. Otherwise the
+    products are written out.
+    """
+    data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
+    block = self._as_block(metric)
+    kinds = [term.product.is_sparse for term in self.terms]
+
+    def of_squares(data):
+      (u, v), = self.pairs(data)
+      return (), factors.inner_common(
+        factors.squared(u), factors.squared(v), block)
+
+    def of_rows(data):
+      (u, v), = self.pairs(data)
+      turned = isinstance(v, factors.OneHot)
+      u, v = (v, u) if turned else (u, v)
+      weighted = factors.weighted_rows(
+        u, v, jnp.swapaxes(block, 1, 2) if turned else block)
+      both = factors.inner(u, u) * factors.inner(weighted, trees.widen(v))
+      return (), jnp.maximum(jnp.sum(both, (-1, -2, -3)), 0)
+
+    def written_out(data):
+      products: Any = sum(factors.product(u, v, self.precision)
+                          for u, v in self.pairs(data))
+      return (), jnp.sum(jnp.square(products) * block[None], (1, 2, 3))
+
+    if self.way.name == 'outer':
+      return in_chunks(of_squares, data, max(self.num_extra, 1))[1]
+    if self.way.name == 'gram' and kinds == [True]:
+      return of_rows(data)[1]
+    return in_chunks(written_out, data, z * a * b + self.num_extra)[1]
+
+  def _as_block(self, array):
+    """Bring an array like the parameter into a block [z, a, b]."""
+    z, _, a, b = self.sizes
+    array = trees.widen(array)
+    zeros = compat.zeros_of(
+      (z, a, b), array.dtype, compat.varying_axes(array))
+    put = lambda block: self.put(block).astype(array.dtype)
+    (block,) = jax.linear_transpose(put, zeros)(array)
+    return block
 
   def gram(self, data: Data) -> jax.Array:
     """Compute ⟨P_i, P_j⟩: [n, n], by the factors or by slices of P_i."""
