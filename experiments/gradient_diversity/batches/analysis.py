@@ -31,6 +31,8 @@ class Reduced:
       with the passes at each step.
     bands: The fields of `windows.Band` [source, replication, seed, step], from
       'workers' and from 'examples'; with --exact, the truth as 'exact'.
+    small_bands: The same at the smallest batch size [source, seed, step]; None
+      where that is not tracked.
     distance: Between twin runs: [batch, seed, pass].
   """
 
@@ -40,6 +42,7 @@ class Reduced:
   growth: xr.DataArray
   tracked: xr.Dataset
   bands: xr.Dataset
+  small_bands: xr.Dataset | None
   distance: xr.DataArray
 
 
@@ -57,7 +60,7 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    windowed(run), distances(config, done))
+    windowed(run), small_bands(config, done), distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -207,20 +210,45 @@ def windowed(run: xr.Dataset) -> xr.Dataset:
     step=slice(min(16, later.sizes['step']) - 1, None))
 
 
+def small_bands(config, done) -> xr.Dataset | None:
+  """Read the windows of the run at the smallest batch size, where there is one.
+  """
+  if not config.tracks_small:
+    return None
+  return windowed(done[part_of('diversity', config.batch_sizes[0])])
+
+
 def covered(bands: xr.Dataset) -> xr.DataArray:
   """Share of the windows that know B_S whose interval holds it: [seed]."""
-  inside = (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
-  return inside.where(bands['window'] > 0).mean(('replication', 'step'))
+  return _share(_holds(bands).where(bands['window'] > 0))
 
 
 def bounded(bands: xr.Dataset) -> xr.DataArray:
   """Share of the records at which the lower bound on B_S is right: [seed]."""
-  return (bands['exact'] <= bands['bound']).mean(('replication', 'step'))
+  return _share(bands['exact'] <= bands['bound'])
+
+
+def told(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records that tell the truth: [seed].
+
+  Where B_S is known to a factor of two, the interval must hold it; elsewhere
+  the lower bound must.
+  """
+  return _share(xr.where(
+    bands['window'] > 0, _holds(bands), bands['exact'] <= bands['bound']))
 
 
 def known(bands: xr.Dataset) -> xr.DataArray:
   """Share of the records at which B_S is known to a factor of two: [seed]."""
-  return (bands['window'] > 0).mean(('replication', 'step'))
+  return _share(bands['window'] > 0)
+
+
+def _holds(bands):
+  return (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
+
+
+def _share(of):
+  return of.mean([dim for dim in of.dims if dim != 'seed'])
 
 
 def advice(config, bands: xr.Dataset) -> gradiv.diversity.Advice:
@@ -280,6 +308,8 @@ def summarize(config, reduced: Reduced) -> dict:
       for layer, bound in layer_bounds(run).items()},
     'tracking': {source: _tracking(reduced.bands.sel(source=source))
                  for source in reduced.bands['source'].values},
+    'small_tracking': None if reduced.small_bands is None else _tracking(
+      reduced.small_bands.sel(source='workers')),
     'advice': {
       f'{r:g}': str(advice(config, reduced.bands.sel(
         source='workers').isel(replication=i, seed=0)))
@@ -317,6 +347,7 @@ def _tracking(bands):
   """Summarize a source of bands: how often B_S is known, and how truly."""
   found = {'known': known(bands)}
   if 'exact' in bands:
-    found |= {'covered': covered(bands), 'bounded': bounded(bands)}
+    found |= {'covered': covered(bands), 'bounded': bounded(bands),
+              'told': told(bands)}
   return {name: results.mean_and_error(found[name]) if name in found
-          else [None, None] for name in ('known', 'covered', 'bounded')}
+          else [None, None] for name in ('known', 'covered', 'bounded', 'told')}

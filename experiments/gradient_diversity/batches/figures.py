@@ -1,6 +1,7 @@
 """The figures of `gradient_diversity --study=batches`. Bars are 95 %."""
 
 import math
+import textwrap
 
 import numpy as np
 
@@ -152,6 +153,9 @@ def diversity(config, reduced, claims):
   right.set_title('$B_S$ grows along the training\n(mean of all runs)')
   left.legend()
   plots.label_lines(right)
+  said = str(analysis.advice(config, one)).split(';')[0]
+  figure.supxlabel('At the end, `gradiv.advise` says: ' + textwrap.fill(
+    said, 90), fontsize=8, color='#444444')
   return figure
 
 
