@@ -37,23 +37,24 @@ noise; or the same scale on the whole gradient, so that few examples carry
 from 20 to 300 or from 30 to 2,000, without jitter or with one of 50 % from step
 to step. In each of these twelve cases, at a level of 95 %,
 
-  the interval of the chosen window holds its truth in 94 to 97 % of the looks;
-  B_S is known in 98 to 100, 93 to 99 and 29 to 40 % of them;
-  the one-sided bound holds in 95 to 99 %;
+  the interval of the chosen window holds its truth in 93 to 97 % of the looks;
+  B_S is known in 97 to 100, 94 to 99 and 30 to 41 % of them;
+  the one-sided bound holds in 96 to 100 %;
   the predicted step of first knowing B_S is within a factor of two of what it
-  took in 87 to 100 % of the runs (their median look) and in 77 to 100 % of all
-  looks; the median ratio is 0.8 to 1.1.
+  took in 87 to 100 % of the runs (each by its median look), and in 76 to 100 %
+  of all looks; the median ratio is 0.9 to 1.0.
 
 Where no window is long enough for B_S (300 for good, on 16 gradients), 6 % of
-the looks seem to know it, by chance, and 90 % of these are right: 0.6 % of all
+the looks seem to know it, by chance, and 85 % of these are right: 1 % of all
 looks are wrong. To keep the chosen window until it ceases to know was simulated
-as well: the intervals then hold in 0 to 1.5 % more of the looks, but the window
-is two to four times as long, and so is older. The shortest is read.
+as well: the intervals hold in up to 1.5 % more of the looks, but the window is
+up to four times as long, and so is older. The shortest is read.
 
 A network that fits its training set is harder: on digits at batch 16, far below
-B_S, rare pairs of examples in one batch carry ‖∇F‖². The bound was right in
-95 ± 2 % of the looks of 36 runs, without the widening in 94 ± 2 %. A run has
-some two independent windows of 2,048 steps, so that single runs say little.
+B_S, rare pairs of examples in one batch carry ‖∇F‖². In 36 runs, by which the
+3 % was chosen, the bound was right in 96 ± 2 % of the looks, and without the
+widening in 95 ± 2 %. A run has one or two independent windows of 2,048 steps: a
+single run says little about coverage.
 """
 
 from typing import NamedTuple

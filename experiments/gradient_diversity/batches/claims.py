@@ -149,8 +149,8 @@ def _coverage(config, reduced):
     ('bound', 'its lower bound on B_S is right', 'share of the records of a '
      'run at which it is; nominal 95 %', analysis.bounded(bands), COVERED))
   for key, text, how, runs, allowed in rows:
-    yield Claim(key, text, how, intervals.of_mean(runs.values), allowed,
-                source='ours', runs=config.num_seeds, unit='%')
+    yield Claim(key, text, how, _mean_share(runs), allowed, source='ours',
+                runs=config.num_seeds, unit='%')
   yield _told(config, config.reference_batch_size, bands, COVERED)
   if reduced.small_bands is not None:
     yield _told(config, config.batch_sizes[0],
@@ -163,5 +163,11 @@ def _told(config, size, bands, allowed):
     f'told_{size}', f'at batch {size}, `track_moments` knows B_S or bounds it '
     'rightly', 'share of the records of a run at which its interval of a '
     'factor of two holds the exact B_S or, without one, the lower bound does',
-    intervals.of_mean(analysis.told(bands).values), allowed, source='ours',
+    _mean_share(analysis.told(bands)), allowed, source='ours',
     runs=config.num_seeds, unit='%', note=f'B_S is known at {known:.0f} %.')
+
+
+def _mean_share(runs):
+  """Return the mean of shares, with Student's interval cut at 0 and 1."""
+  value, low, high = intervals.of_mean(runs.values)
+  return intervals.Interval(value, max(low, 0.), min(high, 1.))

@@ -154,8 +154,9 @@ def diversity(config, reduced, claims):
   left.legend()
   plots.label_lines(right)
   said = str(analysis.advice(config, one)).split(';')[0]
-  figure.supxlabel('At the end, `gradiv.advise` says: ' + textwrap.fill(
-    said, 90), fontsize=8, color='#444444')
+  figure.supxlabel(textwrap.fill(
+    f'In the end, `gradiv.advise` says: {said}', 80), fontsize=8,
+    color='#444444')
   return figure
 
 

@@ -60,7 +60,7 @@ def course(first, last, decades, jitter):
   """
   root = np.sqrt(np.arange(STEPS) / STEPS)[:, None]
   variance = np.tile(10.**(-decades * root), RUNS)
-  rng = np.random.default_rng(2026)
+  rng = np.random.default_rng(4711)
   drift = np.zeros((STEPS, RUNS))
   for t in range(1, STEPS):
     drift[t] = .8 * drift[t - 1] + .6 * rng.normal(size=RUNS)
@@ -89,7 +89,7 @@ def follow(signal, variance, kind):
       truths[0] / truths[1], known.place[:, None], 1)[:, 0]
     return (state, truths), (known, truth)
 
-  keys = jax.random.split(jax.random.key(2026), STEPS)
+  keys = jax.random.split(jax.random.key(4711), STEPS)
   state = jax.tree.map(
     lambda x: jnp.zeros((RUNS, *x.shape), x.dtype), windows.init())
   zeros = jnp.zeros((2, RUNS, len(windows.LENGTHS)))
@@ -141,11 +141,11 @@ class SimulationTest(parameterized.TestCase):
   def test_knows_what_it_says(self, kind, numbers):
     """Of 300 runs and 83 looks each; the standard error is about 0.4 %."""
     found = shares(kind, *numbers)
-    self.assertBetween(found['covers'], .925, .975, found)
+    self.assertBetween(found['covers'], .93, .97, found)
     self.assertGreater(found['holds'], .94, found)
     self.assertBetween(found['median'], .5, 2, found)
-    self.assertGreater(found['runs_within'], .5, found)
-    self.assertGreater(found['looks_within'], .6, found)
+    self.assertGreater(found['runs_within'], .8, found)
+    self.assertGreater(found['looks_within'], .7, found)
 
   @pytest.mark.slow
   def test_where_hardly_any_window_knows(self):
