@@ -16,9 +16,9 @@ modeled; it counts as noise where the variance of the mean is estimated, by
 
 Windows of K = 16, 32, ..., 2,048 steps are kept side by side. The reading is
 that of the shortest one that knows B_S to a factor of two. Three things stand
-between Student's t and the level that it promises, and are mended:
+between Student's t and the level that it promises:
 
-* *Drift* counts as noise: the interval is too wide.
+* *Drift* counts as noise, so that intervals are a little too wide.
 * *Selection.* The window is chosen by what it says. One whose estimate of G is
   by chance too large is chosen too early, so that too large is more frequent
   than too small. Of the 5 % that the interval may miss, its lower end of 1/B_S
