@@ -33,6 +33,9 @@ class Clock:
   """Writes a line at each record: rates since the last line.
 
   The first line of a process holds the compilation, and says so.
+
+  Attributes:
+    examples: Those of a step of all lanes and workers; 0 before `count`.
   """
 
   def __init__(self, path, first: int):
@@ -46,7 +49,7 @@ class Clock:
       path, keep_through=first if first else -1)
     self._begun = self._last = time.monotonic()
     self._step, self._is_first = first, True
-    self._per_step = {}
+    self._per_step, self.examples = {}, 0
 
   def count(self, examples: int, flops: int | None, devices: int) -> None:
     """Say what one step costs.
@@ -56,7 +59,7 @@ class Clock:
       flops: Of the products, on each device; None where that is not known.
       devices: That compute.
     """
-    self._per_step = {'examples': examples}
+    self._per_step, self.examples = {'examples': examples}, examples
     if flops:
       self._per_step['flops'] = flops * devices
       peak = peak_of(jax.devices()[0].device_kind)

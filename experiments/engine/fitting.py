@@ -50,7 +50,8 @@ def fit(
 
   A run that was cut off goes on bit for bit when it is called again; one that
   is finished is read and not trained. Ctrl-C and SIGTERM finish the scan, save,
-  and raise `signals.Interrupted`.
+  and raise `signals.Interrupted`. Where the optimizer tracks moments, the run
+  ends with a line that says what other batch sizes would cost.
 
   Args:
     init: key -> params, any tree of arrays. Traced, as are the next three.

@@ -24,6 +24,7 @@ import gradiv
 from experiments.cost import flops
 from experiments.data import pipeline
 from experiments.engine import (
+  advising,
   checkpoints,
   clock as clock_lib,
   compiled as compiled_lib,
@@ -66,7 +67,7 @@ def train(
 
   Writes `metrics.jsonl`, `timing.jsonl` and checkpoints below `workdir`. Where
   no lane is finite any more, the run ends with a message: the remaining records
-  are null.
+  are null. A run that tracks moments ends with a line of `gradiv.advise`.
 
   Several processes, joined by `processes.connect`, call it alike, with one
   workdir that all of them see. Process 0 writes; a signal to any of them stops
@@ -154,7 +155,14 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     processes.check(stop)
     if log.lines:
       log.lines.seal()
-  return _final(program, compiled, state)
+  final = _final(program, compiled, state)
+  if processes.is_first():
+    lanes = len(jax.tree.leaves(program.lanes)[0])
+    said = advising.line(
+      title or str(workdir), final['opt_state'], clock.examples // lanes, lanes)
+    if said:
+      print(said, file=sys.stderr, flush=True)
+  return final
 
 
 def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:

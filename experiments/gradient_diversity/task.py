@@ -114,6 +114,15 @@ class Problem:
       'diversity': gradiv.gradient_diversity(moments),
     }
 
+  def evaluate_whole(self, examples, params):
+    """Compute ‖∇F‖² and tr Σ exactly, and nothing by layer: at every step."""
+    (loss, _), _, moments = gradiv.example_moments(
+      self.loss_of_one, has_aux=True, microbatch_size=self.eval_size)(
+        params, examples | {'image': self.standardize(examples['image'])})
+    exact = gradiv.estimate(moments, num_examples=self.config.train_examples)
+    return {'loss': loss, 'exact_sq_norm': exact.sq_norm,
+            'exact_variance': exact.variance}
+
   @functools.cached_property
   def test(self):
     """Read the test set, where it is needed."""

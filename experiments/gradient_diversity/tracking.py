@@ -64,9 +64,10 @@ def plain_sgd(lane, axis_name) -> optax.GradientTransformation:
     gradiv.aggregate_by_mean(axis_name), optax.sgd(lane['rate']))
 
 
-def tracked_sgd(lane, config, axis_name) -> optax.GradientTransformation:
+def tracked_sgd(lane, config, batch_size: int, axis_name
+                ) -> optax.GradientTransformation:
   """Build plain SGD that tracks the moments of examples and of workers."""
-  size = config.reference_batch_size / config.num_workers
+  size = batch_size / config.num_workers
   return optax.chain(
     track_examples(axis_name, decay=config.decay),
     gradiv.track_moments(axis_name, batch_size=size, decay=config.decay),

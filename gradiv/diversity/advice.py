@@ -149,7 +149,7 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   >>> advice = advise(gradiv.read_moments(state), batch_size=16)
   >>> for line in textwrap.wrap(str(advice), 60):
   ...   print(line)
-  batch 16 is far below B_S, 162 (152 to 175 over the last 16
+  batch 16 is far below B_S, 162 (152 to 174 over the last 16
   steps): 128 costs 63 % more gradients and saves 80 % of the
   steps
   >>> round(advice.cost(64).gradients.value, 2)  # (64 + 160)/(16 + 160)

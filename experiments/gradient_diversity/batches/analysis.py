@@ -30,6 +30,8 @@ class Reduced:
       with the passes at each step.
     bands: The fields of `windows.Band` [source, replication, seed, step], from
       'workers' and from 'examples'; with --exact, the truth as 'exact'.
+    small_bands: The same at the smallest batch size [source, seed, step]; None
+      where that is not tracked.
     distance: Between twin runs: [batch, seed, pass].
   """
 
@@ -39,6 +41,7 @@ class Reduced:
   growth: xr.DataArray
   tracked: xr.Dataset
   bands: xr.Dataset
+  small_bands: xr.Dataset | None
   distance: xr.DataArray
 
 
@@ -56,7 +59,7 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    coverage.windowed(run), distances(config, done))
+    coverage.windowed(run), small_bands(config, done), distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -179,6 +182,14 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
     square = signal + run[key.replace('sq_norm', 'variance', 1)]
     bounds[layer] = 1 / (signal / square).mean('seed', skipna=False)
   return bounds
+
+
+def small_bands(config, done) -> xr.Dataset | None:
+  """Read the windows of the run at the smallest batch size, where there is one.
+  """
+  if not config.tracks_small:
+    return None
+  return coverage.windowed(done[part_of('diversity', config.batch_sizes[0])])
 
 
 def predicted_counts(config, reduced: Reduced) -> xr.DataArray:

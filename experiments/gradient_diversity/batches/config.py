@@ -23,6 +23,9 @@ class Config(Shared):
   target_loss: float = flag(0.1, 'training loss to count the gradients to')
   decay: float = flag(0.95, 'of the averages in `track_moments`')
   looks: int = flag(8, 'records a pass of the run whose diversity is measured')
+  small_passes: int = flag(24, 'passes of a run at the smallest batch size, in '
+                           'which B_S is tracked and computed at every step; 0 '
+                           'trains none')
   num_twins: int = flag(32, 'pairs of runs on sets that differ in one example')
   exact: bool = flag(True, 'also compute B_S over the whole set, at each '
                      'record: a forward and backward pass')
@@ -38,3 +41,15 @@ class Config(Shared):
     check(self.target_loss, 'target_loss', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda d: 0 < d < 1)
     checks.at_least(self, 1, 'looks', 'num_twins')
+    checks.at_least(self, 0, 'small_passes')
+
+  @property
+  def tracks_small(self) -> bool:
+    """Tell whether B_S is tracked at the smallest batch size as well.
+
+    That needs the exact one, and workers who share the batch evenly.
+    """
+    small = self.batch_sizes[0]
+    return bool(self.exact and self.small_passes and self.num_workers > 1
+                and small != self.reference_batch_size
+                and small % self.num_workers == 0)

@@ -36,18 +36,35 @@ def windowed(run: xr.Dataset) -> xr.Dataset:
 
 def covered(bands: xr.Dataset) -> xr.DataArray:
   """Share of the windows that know B_S whose interval holds it: [seed]."""
-  inside = (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
-  return inside.where(bands['window'] > 0).mean(('replication', 'step'))
+  return _share(_holds(bands).where(bands['window'] > 0))
 
 
 def bounded(bands: xr.Dataset) -> xr.DataArray:
   """Share of the records at which the lower bound on B_S is right: [seed]."""
-  return (bands['exact'] <= bands['bound']).mean(('replication', 'step'))
+  return _share(bands['exact'] <= bands['bound'])
+
+
+def told(bands: xr.Dataset) -> xr.DataArray:
+  """Share of the records that tell the truth: [seed].
+
+  Where B_S is known to a factor of two, the interval must hold it; elsewhere
+  the lower bound must.
+  """
+  return _share(xr.where(
+    bands['window'] > 0, _holds(bands), bands['exact'] <= bands['bound']))
 
 
 def known(bands: xr.Dataset) -> xr.DataArray:
   """Share of the records at which B_S is known to a factor of two: [seed]."""
-  return (bands['window'] > 0).mean(('replication', 'step'))
+  return _share(bands['window'] > 0)
+
+
+def _holds(bands):
+  return (bands['low'] <= bands['exact']) & (bands['exact'] <= bands['high'])
+
+
+def _share(of):
+  return of.mean([dim for dim in of.dims if dim != 'seed'])
 
 
 def advice(config, bands: xr.Dataset) -> gradiv.diversity.Advice:

@@ -64,20 +64,32 @@ class Batches(study.Study):
       config, task, 'diversity', config.reference_batch_size,
       {'replication': rs, 'seed': seeds}, tuned, looks=config.looks,
       num_workers=config.num_workers, defined_by=('decay', 'exact'),
-      optimizer=functools.partial(tracking.tracked_sgd, config=config),
+      optimizer=functools.partial(
+        tracking.tracked_sgd, config=config,
+        batch_size=config.reference_batch_size),
       also=lambda: {
         'gradient': task.measured_gradient,
         'read': tracking.read,
         'evaluate': task.evaluate_exactly if config.exact else task.evaluate})
+    small = config.batch_sizes[0]
+    followed = [part(
+      config, task, 'diversity', small, {'seed': seeds}, tuned,
+      looks=config.train_examples, passes=config.small_passes,
+      num_workers=config.num_workers, defined_by=('decay',),
+      optimizer=functools.partial(
+        tracking.tracked_sgd, config=config, batch_size=small),
+      also=lambda: {
+        'gradient': task.measured_gradient, 'read': tracking.read,
+        'evaluate': task.evaluate_whole})] if config.tracks_small else []
     twins = tuple(range(config.seed, config.seed + config.num_twins))
-    yield [tracked, *(part(
+    yield [tracked, *followed, *(part(
       config, task, 'stability', size, {'half': (0, 1), 'seed': twins}, tuned,
       also=lambda: {'compare': distances}) for size in config.batch_sizes)]
 
 
 def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
-         num_workers=1, defined_by=(), optimizer=tracking.plain_sgd,
-         also=dict) -> Trained:
+         passes=None, num_workers=1, defined_by=(),
+         optimizer=tracking.plain_sgd, also=dict) -> Trained:
   """Train lanes on batches of one size.
 
   Args:
@@ -88,6 +100,7 @@ def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
     axes: Of the lanes.
     rate: (lane, size) -> the rate of a lane, where it is no axis.
     looks: Records a pass, at most.
+    passes: Over the training set; by default --passes.
     num_workers: Who share a batch.
     defined_by: Names of the flags that the numbers depend on, beside the task.
     optimizer: Takes a lane and `axis_name`.
@@ -96,22 +109,24 @@ def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
   workers = config.workers(num_workers)
 
   def program(lanes):
-    rows = (twin_rows(task, lanes['half'], lanes['seed']) if 'half' in lanes
-            else rows_of(task, lanes['replication'], lanes['seed']))
+    seed = lanes['seed']
+    rows = (twin_rows(task, lanes['half'], seed) if 'half' in lanes else
+            rows_of(task, lanes.get('replication', np.ones(len(seed))), seed))
     return task.program(
       lanes | {'rows': rows}, size, functools.partial(
         optimizer, axis_name=workers.axis_name), **also())
 
   return Trained(
-    analysis.part_of(kind, size), axes, program, schedule(config, size, looks),
+    analysis.part_of(kind, size), axes, program,
+    schedule(config, size, looks, passes or config.passes),
     workers=workers, defined_by=config.pick_task(*defined_by) | {
       'batch_size': size}, also=lambda at: rate(at, size))
 
 
-def schedule(config, size: int, looks: int = 1):
-  """Train for --passes, with up to `looks` records a pass."""
+def schedule(config, size: int, looks: int, passes: int):
+  """Train for some passes, with up to `looks` records a pass."""
   steps = config.train_examples // size
-  return config.schedule(config.passes * steps, steps // math.gcd(steps, looks))
+  return config.schedule(passes * steps, steps // math.gcd(steps, looks))
 
 
 def rows_of(task, replications: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ def summarize(config, reduced: Reduced) -> dict:
       for layer, bound in analysis.layer_bounds(run).items()},
     'tracking': {source: _tracking(reduced.bands.sel(source=source))
                  for source in reduced.bands['source'].values},
+    'small_tracking': None if reduced.small_bands is None else _tracking(
+      reduced.small_bands.sel(source='workers')),
     'advice': {
       f'{r:g}': str(coverage.advice(config, reduced.bands.sel(
         source='workers').isel(replication=i, seed=0)))
@@ -53,6 +55,7 @@ def _tracking(bands):
   found = {'known': coverage.known(bands)}
   if 'exact' in bands:
     found |= {'covered': coverage.covered(bands),
-              'bounded': coverage.bounded(bands)}
+              'bounded': coverage.bounded(bands),
+              'told': coverage.told(bands)}
   return {name: results.mean_and_error(found[name]) if name in found
-          else [None, None] for name in ('known', 'covered', 'bounded')}
+          else [None, None] for name in ('known', 'covered', 'bounded', 'told')}

@@ -53,15 +53,18 @@ def _tracking(config, summary):
     return []
   names = {'workers': f'{config.num_workers} workers',
            'examples': f'{config.reference_batch_size} examples'}
+  rows = {names[source]: row for source, row in summary['tracking'].items()}
+  if small := summary['small_tracking']:
+    rows[f'{names["workers"]}, batch {config.batch_sizes[0]}'] = small
   return [Table(
     'B_S over the shortest window that knows it to a factor of two, mean ± '
     'standard error.\nIntervals of the workers are '
     f'{ratio["measured"]:.2f} times as wide as those of the examples; '
     f'predicted: {ratio["predicted"]:.2f}',
     ('gradients of', 'known (%)', 'then hold the exact one (%)',
-     'lower bound is right (%)'),
-    [(names[source], *(plus_minus(*row[name], spec='.1f', scale=100)
-                       for name in ('known', 'covered', 'bounded')))
-     for source, row in summary['tracking'].items()]),
+     'lower bound is right (%)', 'one of the two is right (%)'),
+    [(name, *(plus_minus(*row[share], spec='.1f', scale=100)
+              for share in ('known', 'covered', 'bounded', 'told')))
+     for name, row in rows.items()]),
     Table('What `gradiv.advise` says at the end of the first run',
           ('r', 'advice'), list(summary['advice'].items()), is_text=True)]

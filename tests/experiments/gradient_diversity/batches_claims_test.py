@@ -35,7 +35,7 @@ def _reduced(ratios, counts, growth, distance):
     for name in ('loss', 'variance', 'sq_norm')})
   bands = xr.Dataset(coords={'source': ['workers', 'examples']})
   return analysis.Reduced(
-    None, label(ratios), label(counts), label(growth), nothing, bands,
+    None, label(ratios), label(counts), label(growth), nothing, bands, None,
     xr.DataArray(_near(distance)[..., None], {'batch': list(SIZES)},
                  ('batch', 'seed', 'pass')))
 

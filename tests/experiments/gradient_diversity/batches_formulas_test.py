@@ -108,6 +108,17 @@ class WindowTest(parameterized.TestCase):
     self.assertEqual(coverage.band_ratio(
       bands.assign(low=0 * bands['low'], high=1 + 0 * bands['high'])), 1)
 
+  def test_truth_is_told_by_the_interval_or_else_by_the_bound(self):
+    axes = ('seed', 'step')
+    names = ('window', 'low', 'high', 'bound', 'exact')
+    rows = {  # in turn: right, wrong, right, wrong
+      'window': (16, 16, 0, 0), 'low': (.1, .1, 0, 0), 'high': (.2, .2, 1, 1),
+      'bound': (.1, .9, .9, .1), 'exact': (.15, .3, .3, .3)}
+    bands = xr.Dataset({name: (axes, [rows[name]] * 2) for name in names})
+    np.testing.assert_allclose(coverage.told(bands), [.5, .5])
+    np.testing.assert_allclose(coverage.covered(bands), [.5, .5])
+    np.testing.assert_allclose(coverage.known(bands), [.5, .5])
+
   def test_advice_is_that_of_the_last_record(self):
     found = windows.band(np.full(50, 1.), np.full(50, 99.))
     bands = xr.Dataset({name: ('step', x) for name, x in

@@ -21,25 +21,34 @@ from tests.experiments.gradient_diversity.small import SMALL
 class RunTest(study_run.StudyRun, absltest.TestCase):
 
   study = study.Batches()
-  small = SMALL
+  small = dataclasses.replace(
+    SMALL, reference_batch_size=32, small_passes=3)
 
   def test_records_and_summary(self):
     logs = sorted((self.folder / 'run').rglob('metrics.jsonl'))
-    self.assertLen(logs, 5)  # a sweep and twins for each size, and one more
+    # A sweep and twins for each size; the tracked one at two of them.
+    self.assertLen(logs, 6)
     self.assertLen(self.summary['cells'], 4)
     for cell in self.summary['cells']:
       self.assertIn(cell['learning_rate'], self.config.learning_rates)
       self.assertGreater(cell['loss_ratio'][0], 0)
     for word in ('loss ratio', 'Distance of twin runs', 'B_S of each layer',
-                 '16 examples', 'batch 16 ', 'figure: '):
+                 '32 examples', '4 workers, batch 16', 'figure: '):
       self.assertIn(word, self.printed)
 
   def test_claims_are_written(self):
     written = json.loads((self.folder / 'run/claims.json').read_text())
     keys = {claim['key'] for claim in written['claims']}
     self.assertLessEqual({
-      'order_1_2', 'waste_1', 'waste_2', 'prediction', 'coverage', 'bound'},
-      keys)
+      'order_1_2', 'waste_1', 'waste_2', 'prediction', 'coverage', 'bound',
+      'told_16', 'told_32'}, keys)
+
+  def test_every_step_is_tracked_at_the_smallest_batch(self):
+    bands = self.outcome.reduced.small_bands
+    # Of 3 passes of 4 steps, each recorded: the first ones are left out.
+    self.assertEqual(int(bands['step'][-1]), 12)
+    self.assertTrue(np.isfinite(bands['exact']).all())
+    self.assertIsNotNone(self.summary['small_tracking'])
 
   def test_another_target_is_another_look_at_the_same_records(self):
     outcome = self.look_again(target_loss=2.2)

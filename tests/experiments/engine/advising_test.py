@@ -1,0 +1,72 @@
+"""The line that a run ends with: of tracked moments, and of nothing else."""
+
+import contextlib
+import io
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest
+
+import gradiv
+from experiments import engine
+from experiments.engine import advising
+from tests.experiments.engine import small
+
+
+def tracked(steps, **options):
+  """Track ‖∇F‖² = 1.2 ± 0.2 and tr Σ = 192; B_S is 161."""
+  tx = gradiv.track_moments(**options)
+  state = tx.init(())
+  for i in range(steps):
+    sample = gradiv.Moments(8., 2., 1.2 + .2 * (-1)**i + 12, 84.)
+    _, state = tx.update((), state, moments=sample)
+  return state
+
+
+class AdviceTest(absltest.TestCase):
+
+  def test_is_that_of_the_first_state_and_of_the_first_lane(self):
+    one, other = tracked(64), tracked(0)
+    expected = str(gradiv.advise(gradiv.read_moments(one), 16))
+    chain = (optax.EmptyState(), one, other)
+    self.assertEqual(str(advising.advice(chain, 16)), expected)
+    lanes = jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other)
+    self.assertEqual(
+      advising.line('a run', (lanes,), 16, 2),
+      f'a run, lane 1 of 2: {expected}')
+
+  def test_nothing_tracked_is_nothing_said(self):
+    for state in (optax.adam(.1).init(jnp.zeros(2)), tracked(0)):
+      self.assertIsNone(advising.advice(state, 16))
+      self.assertEqual(advising.line('a run', state, 16, 1), '')
+    self.assertEqual(advising.line('a run', tracked(3), 0, 1), '')
+
+
+class FitTest(absltest.TestCase):
+
+  def said(self, optimizer, num_workers):
+    with (tempfile.TemporaryDirectory() as folder,
+          contextlib.redirect_stderr(io.StringIO()) as err):
+      engine.fit(
+        lambda key: {'w': jnp.zeros(3)}, small.loss, optimizer,
+        lambda step: small.X[np.random.default_rng(step).integers(0, 32, 8)],
+        workdir=folder, steps=4, title='mine',
+        workers=engine.Workers(num_workers))
+    return [line for line in err.getvalue().splitlines()
+            if line.startswith('mine: batch')]
+
+  def test_a_chain_that_tracks_ends_with_one_line(self):
+    line, = self.said(optax.chain(
+      gradiv.track_moments('workers', batch_size=2),
+      gradiv.aggregate_by_mean('workers'), optax.sgd(.1)), 4)
+    self.assertStartsWith(line, 'mine: batch 8 ')  # of all workers together
+
+  def test_a_chain_that_does_not_ends_without(self):
+    self.assertEmpty(self.said(optax.sgd(.1), 1))
+
+
+if __name__ == '__main__':
+  absltest.main()
