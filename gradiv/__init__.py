@@ -18,7 +18,7 @@ Measure          worker_moments, accumulate_moments, merge_moments, estimate,
                  norm_test_batch_size, worker_gram, pairwise_cosine
   over steps     track_moments, read_moments, advise
   per example    example_moments, example_sq_norms, example_gram,
-                 as_value_and_grad, explain
+                 loss_gram, as_value_and_grad, explain
 Combine          aggregate_by_mean, aggregate_by_weights (with a rule of
                  gradiv.weightings), aggregate_by_agreement,
                  accumulate_by_agreement, aggregate_by_median,
@@ -106,6 +106,7 @@ from gradiv.per_example import (
   example_moments as example_moments,
   example_sq_norms as example_sq_norms,
   explain as explain,
+  loss_gram as loss_gram,
 )
 from gradiv.perturbations import (
   add_langevin_noise as add_langevin_noise,
