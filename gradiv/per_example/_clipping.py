@@ -3,12 +3,12 @@
 import collections
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradiv._common import groups as groups_lib
 
@@ -34,10 +34,10 @@ class Clip:
   grid_scale: int | None
 
   def __post_init__(self):
-    if isinstance(self.normalize_by, numbers.Real) and self.normalize_by <= 0:
+    if isinstance(self.normalize_by, (int, float)) and self.normalize_by <= 0:
       raise ValueError(f'normalize_by={self.normalize_by}: must be > 0')
     for c in jax.tree.leaves(self.norm):
-      if isinstance(c, numbers.Real) and not c >= 0:
+      if isinstance(c, (int, float, np.floating)) and not c >= 0:
         raise ValueError(f'l2_clip_norm={self.norm}: must not be negative')
     if self.grid_scale is not None and (
         self.to_unit or self.normalize_by != 1 or not self.is_one):
@@ -61,10 +61,7 @@ class Clip:
 
   def groups_of(self, params: Any) -> Callable | None:
     """Return the groups of leaves that are clipped together, by path."""
-    if self.is_one:
-      return None
-    names = self._names(params)
-    return lambda path: names[jax.tree_util.keystr(path)]
+    return None if self.is_one else self._grouping(params)
 
   def weights(
     self, params: Any, norms: jax.Array, padding: jax.Array
@@ -97,31 +94,35 @@ class Clip:
     """Return norms, [n] or [groups, n], as a tree like that of the limits."""
     if self.is_one:
       return norms
-    index = {name: i for i, name in enumerate(
-      groups_lib.group_names(params, self.groups_of(params)))}
+    index = {int(name): row for row, name in enumerate(
+      groups_lib.group_names(params, self._grouping(params)))}
     leaves, treedef = jax.tree.flatten(self.norm)
     # A limit for no leaf at all has a norm of zero.
     zero = jnp.zeros(norms.shape[1:], norms.dtype)
     return treedef.unflatten(
       norms[index[i]] if i in index else zero for i in range(len(leaves)))
 
-  def _names(self, params):
-    """Return the number of the limit of each leaf, by path."""
+  def _grouping(self, params: Any) -> Callable:
+    """Name the group of each leaf by the number of its limit."""
     leaves, treedef = jax.tree.flatten(self.norm)
-    numbered = treedef.unflatten(range(len(leaves)))
+    # Of equal width, as groups are in the order of their names.
+    numbered = treedef.unflatten(f'{i:06}' for i in range(len(leaves)))
     try:
       spread = jax.tree.map(
-        lambda i, part: jax.tree.map(lambda _: i, part), numbered, params)
+        lambda name, part: jax.tree.map(lambda _: name, part), numbered,
+        params)
     except ValueError as error:
       raise ValueError(f'l2_clip_norm={self.norm}: must be a number, or a '
                        f'prefix of the gradient: {error}') from error
-    return {jax.tree_util.keystr(path): i for path, i
-            in jax.tree_util.tree_leaves_with_path(spread)}
+    names = {jax.tree_util.keystr(path): name for path, name
+             in jax.tree_util.tree_leaves_with_path(spread)}
+    return lambda path: names[jax.tree_util.keystr(path)]
 
   def _limits(self, params):
     """Return C, or the C of each group in order."""
     if self.is_one:
       return self.norm
     leaves = jax.tree.leaves(self.norm)
-    names = groups_lib.group_names(params, self.groups_of(params))
-    return jnp.stack([jnp.asarray(leaves[i], jnp.float32) for i in names])
+    names = groups_lib.group_names(params, self._grouping(params))
+    return jnp.stack([jnp.asarray(leaves[int(name)], jnp.float32)
+                      for name in names])

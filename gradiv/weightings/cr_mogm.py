@@ -41,8 +41,8 @@ def cr_mogm(
   >>> for squares in ([1., 1.], [1., 4.]):  # 0.5, 0.5, then 0.8, 0.2
   ...   weights, state = rule.step(
   ...     jnp.diag(jnp.array(squares)), present, state, None)
-  >>> print(weights.round(3))
-  [0.65 0.35]
+  >>> [round(w, 3) for w in weights.tolist()]
+  [0.65, 0.35]
 
   Args:
     then: The rule whose weights are averaged.

@@ -22,8 +22,9 @@ def modo(
   a matrix may be given to ``step`` in place of the Gram matrix.
 
   >>> # From 1/2 and 1/2 by -γ(1/2, 2), and back to the simplex.
-  >>> print(modo(0.1, 0.)(jnp.diag(jnp.array([1., 4.]))).round(3))
-  [0.575 0.425]
+  >>> weights = modo(0.1, 0.)(jnp.diag(jnp.array([1., 4.])))
+  >>> [round(w, 3) for w in weights.tolist()]
+  [0.575, 0.425]
 
   Args:
     step_size: γ, positive; in units of 1/‖g‖².

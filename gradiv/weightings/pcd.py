@@ -35,8 +35,9 @@ def pcd(
   ‖g_i‖² over the steps, without bias. If no d satisfies that, as when two of
   the others oppose each other, the update is g_1.
 
-  >>> print(pcd(0.5)(jnp.array([[1., 0.], [0., 4.]])).round(3))
-  [0.894 0.224]
+  >>> weights = pcd(0.5)(jnp.array([[1., 0.], [0., 4.]]))
+  >>> [round(w, 3) for w in weights.tolist()]
+  [0.894, 0.224]
 
   The first, and half of the normalized second, at the length of the first.
 
