@@ -20,7 +20,7 @@ Measure          worker_moments, accumulate_moments, merge_moments, estimate,
   in clusters    nested_moments, worker_nested_moments, nested_estimate
   for Adam       adam_metric; worker_dual_norms for sign descent and Muon
   per example    example_moments, example_sq_norms, example_gram,
-                 as_value_and_grad, explain
+                 loss_gram, as_value_and_grad, explain
 Combine          aggregate_by_mean, aggregate_by_weights (with a rule of
                  gradiv.weightings), aggregate_by_agreement,
                  accumulate_by_agreement, aggregate_by_median,
@@ -113,6 +113,7 @@ from gradiv.per_example import (
   example_moments as example_moments,
   example_sq_norms as example_sq_norms,
   explain as explain,
+  loss_gram as loss_gram,
 )
 from gradiv.perturbations import (
   add_langevin_noise as add_langevin_noise,

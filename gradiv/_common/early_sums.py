@@ -12,7 +12,7 @@ import jax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import compat, trees
+from gradiv._common import compat, one_device, trees
 
 # Collectives under this name run only if a gradient is not finite.
 AGAIN = 'sum_again_without_what_is_not_finite'
@@ -34,9 +34,12 @@ def sum_at_once(
     is_finite: Whether it is finite.
     axis_name: Axis, or axes, of the workers.
   """
-  if not compat.is_over_devices(workers.names_of(axis_name)):
-    grads = trees.keep_if(is_finite, grads)
-  return _sum(grads, axis_name)
+  names = workers.names_of(axis_name)
+  if compat.is_over_devices(names):
+    return _sum(grads, axis_name)
+  collective = lambda grads, is_finite: _sum(
+    trees.keep_if(is_finite, grads), axis_name)
+  return one_device.directly(collective, _sum_rows, names, grads, is_finite)
 
 
 def leave_out(
@@ -82,6 +85,13 @@ def _parts(sizes):
     if size >= least or i == len(sizes) - 1:
       yield slice(start, i + 1)
       start, size = i + 1, 0
+
+
+def _sum_rows(grads, is_finite):
+  """Sum the finite gradients, the rows of leaves [n, ...]."""
+  sums = lambda kept: lambda grads: jax.tree.map(
+    lambda rows: one_device.sum_rows(trees.widen(rows), kept), grads)
+  return lax.cond(is_finite.all(), sums(None), sums(is_finite), grads)
 
 
 def _sum(grads, axis_name):

@@ -45,6 +45,36 @@ def directly(
   return _mapped(of_leaves, of_leaf_rows)(lax.axis_index(names[0]), *leaves)
 
 
+# Fewer elements, or more rows, are left to the compiler's own reduction, which
+# takes the elements one by one.
+_SMALL, _MANY_ROWS, _AT_ONCE = 1 << 14, 64, 8
+
+
+def sum_rows(rows: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+  """Sum over the first axis, in its order, a whole row at a time.
+
+  >>> sum_rows(jnp.array([[1., 2.], [3., 4.], [5., 6.]]))
+  Array([ 9., 12.], dtype=float32)
+
+  Args:
+    rows: [n, ...].
+    kept: Which rows count, [n]; all by default. The others may be NaN.
+  """
+  row = lambda i: rows[i] if kept is None else jnp.where(kept[i], rows[i], 0)
+  if len(rows) > _MANY_ROWS or rows[0].size < _SMALL:
+    if kept is not None:
+      shape = (len(rows),) + (1,) * (rows.ndim - 1)
+      rows = jnp.where(kept.reshape(shape), rows, 0)
+    return rows.sum(0)
+  total = row(0)
+  for i in range(1, len(rows)):
+    total += row(i)
+    if i % _AT_ONCE == 0:
+      # One pass over more rows would keep copies of them.
+      total = lax.optimization_barrier(total)
+  return total
+
+
 def _mapped(collective, of_rows):
   """Return a function of the worker's index and of leaves."""
   @custom_vmap

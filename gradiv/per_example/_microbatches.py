@@ -42,41 +42,42 @@ def add_up(sums: Callable, tree: Any, size: int) -> tuple[Any, Any, Any]:
   total, shared, _ = jax.eval_shape(sums, first(tree, size))
   total = jax.eval_shape(trees.widen, total)
   zeros = jax.tree.map(compat.zeros_like, (total, shared))
-  (total, shared), aux = lax.scan(step, zeros, _cut(tree, size))
-  by_shard = _evenly(jax.tree.leaves(tree), size)
-  return total, shared, _joined(aux, by_shard)
+  (total, shared), aux = lax.scan(step, zeros, cut(tree, size))
+  return total, shared, joined(aux, tree, size)
 
 
 def line_up(fn: Callable, tree: Any, size: int) -> Any:
   """Apply a function to each microbatch, and join its results [size, ...]."""
   if _is_whole(tree, size):
     return fn(tree)
-  return _joined(
-    lax.map(fn, _cut(tree, size)), _evenly(jax.tree.leaves(tree), size))
+  return joined(lax.map(fn, cut(tree, size)), tree, size)
 
 
 def _is_whole(tree, size):
   return all(len(x) == size for x in jax.tree.leaves(tree))
 
 
-def _cut(tree, size):
+def cut(tree: Any, size: int) -> Any:
   """Cut into microbatches, each of as many examples from every shard."""
   by_shard = _evenly(jax.tree.leaves(tree), size)
 
-  def cut(x):
+  def cut_leaf(x):
     if not by_shard:
       return x.reshape(-1, size, *x.shape[1:])
     return jnp.moveaxis(x.reshape(size, -1, *x.shape[1:]), 1, 0)
 
-  return jax.tree.map(cut, tree)
+  return jax.tree.map(cut_leaf, tree)
 
 
-def _joined(tree, by_shard):
+def joined(results: Any, tree: Any, size: int) -> Any:
+  """Join results of the microbatches of a tree, in the order of examples."""
+  by_shard = _evenly(jax.tree.leaves(tree), size)
+
   def join(x):
     x = jnp.moveaxis(x, 0, 1) if by_shard else x
     return x.reshape(-1, *x.shape[2:])
 
-  return jax.tree.map(join, tree)
+  return jax.tree.map(join, results)
 
 
 def _evenly(arrays, size):

@@ -4,7 +4,8 @@ Most ways to combine n gradients look at them only through their inner
 products. Such a rule is a function from the Gram matrix G_ij = ⟨g_i, g_j⟩ to n
 weights, and the update is Σ w_i g_i. Pass a rule to
 `gradiv.aggregate_by_weights` to combine the gradients of workers, or call it
-on any Gram matrix: of examples (`gradiv.example_gram`) or of several losses.
+on any Gram matrix: of examples (`gradiv.example_gram`) or of several losses
+(`gradiv.loss_gram`).
 All rules run inside `jax.jit`, in float32, for any n.
 
 >>> import jax.numpy as jnp
@@ -53,6 +54,11 @@ Rules for conflicting losses (multi-task learning), g_i the gradient of loss i:
   imtl_g                  losses should progress alike n³       can turn it
   conflict_free           the same; long if they agree n³       moves it freely
   aligned_mtl             some losses dominate         n³       can turn it
+  fairgrad                how fair is up to you        n³       can turn it
+  pcd                     the first loss is the goal   n⁴       can turn it
+  modo                    the same as mgda, noisy      n²       stops it slowly
+  sdmgrad                 the same, near the mean      n²       can turn it
+  cr_mogm                 another rule's weights jump  n        as the rule's
 
 Adding a weighting. A rule without memory is a function of the Gram matrix and
 of which gradients are present; absent ones have rows and columns of zeros:
@@ -108,10 +114,19 @@ from gradiv.weightings.centered_clipping import (
   centered_clipping as centered_clipping,
 )
 from gradiv.weightings.conflict_free import conflict_free as conflict_free
+from gradiv.weightings.cr_mogm import (
+  CRMOGMState as CRMOGMState,
+  cr_mogm as cr_mogm,
+)
+from gradiv.weightings.double_sampling import (
+  modo as modo,
+  sdmgrad as sdmgrad,
+)
 from gradiv.weightings.dual_cone import (
   dual_proj as dual_proj,
   upgrad as upgrad,
 )
+from gradiv.weightings.fairgrad import fairgrad as fairgrad
 from gradiv.weightings.filtering import (
   COMBINE as COMBINE,
   AgreementState as AgreementState,
@@ -146,6 +161,7 @@ from gradiv.weightings.nash_mtl import nash_mtl as nash_mtl
 from gradiv.weightings.nearest_neighbor_mixing import (
   nearest_neighbor_mixing as nearest_neighbor_mixing,
 )
+from gradiv.weightings.pcd import PCDState as PCDState, pcd as pcd
 from gradiv.weightings.weighting import (
   Weighting as Weighting,
   stateless as stateless,

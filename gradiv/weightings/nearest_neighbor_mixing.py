@@ -42,9 +42,16 @@ def nearest_neighbor_mixing(
     size = present.sum() - num_byzantine
     present &= size > 0
     squares = geometry.unit_sq_distances(gram[:n, :n])
-    mix = jnp.eye(len(gram), dtype=gram.dtype)
-    mix = mix.at[:n, :n].set(_nearest(squares, present, size))
-    mixed = geometry.dot(mix, geometry.dot(gram, mix.T))
+    nearest, center = _nearest(squares, present, size)
+    mix = jnp.eye(len(gram), dtype=gram.dtype).at[:n, :n].set(nearest)
+    if then.of_differences:
+      # Around one of the mixed gradients: those that equal it are exactly
+      # zero, and do not differ by rounding, however far others are.
+      kept = weighting.with_extra(present, then.num_extra)
+      around = jnp.where(kept[:, None], mix - mix[center][None], 0)
+    else:
+      around = mix
+    mixed = geometry.dot(around, geometry.dot(gram, around.T))
     # Rounding must not make a square negative.
     mixed = jnp.where(jnp.eye(len(gram), dtype=bool), abs(mixed), mixed)
     weights, state = then.step(mixed, present, state, key)
@@ -58,9 +65,16 @@ def nearest_neighbor_mixing(
 
 
 def _nearest(squares, present, size):
-  """Build the rows that average the `size` nearest, first of all itself."""
+  """Build the rows that average the `size` nearest, first of all itself.
+
+  Returns:
+    The rows, [n, n], and the index of the gradient that lies closest to all
+    of its nearest.
+  """
   squares = jnp.where(jnp.eye(len(present), dtype=bool), -1, squares)
   near = geometry.ranks(
     jnp.where(present[None, :], squares, jnp.inf)) < size
   near &= present[:, None] & present[None, :]
-  return near / jnp.maximum(size, 1).astype(jnp.float32)
+  farthest = jnp.where(near, squares, 0).max(1)
+  center = jnp.where(present, farthest, jnp.inf).argmin()
+  return near / jnp.maximum(size, 1).astype(jnp.float32), center

@@ -132,6 +132,23 @@ WEIGHED = (
   # A product of gains knows no scale.
   weighed('nash_mtl', w.nash_mtl, {'max_norm': 1.0}, scales=False, gain=None,
           rtol=1e-3),
+  weighed('fairgrad', w.fairgrad, {'alpha': 1.0}, scales=False, gain=None,
+          rtol=1e-3),
+  # Those that get num_workers remember the weight of each worker.
+  weighed('modo', w.modo, {'step_size': 0.1, 'decay': 0.1},
+          options={'num_workers': WORKERS}, permutes=False, scales=False,
+          leaves_out=False),
+  weighed('sdmgrad', w.sdmgrad, {
+    'strength': 0.3, 'step_size': 0.1, 'momentum': 0.5},
+          options={'num_workers': WORKERS}, permutes=False, leaves_out=False,
+          rtol=1e-3),
+  # The first worker's is the one to follow.
+  weighed('pcd', w.pcd, {'progress': 0.1, 'decay': 0.9, 'eps': 1e-8},
+          options={'num_workers': WORKERS}, permutes=False, scales=False,
+          leaves_out=False, rtol=1e-3),
+  weighed('cr_mogm', w.cr_mogm, {'decay': 0.9}, kwargs={'then': w.mgda()},
+          options={'num_workers': WORKERS}, permutes=False, leaves_out=False,
+          rtol=1e-3),
   weighed('imtl_g', w.imtl_g, rtol=1e-3),
   weighed('conflict_free', w.conflict_free, gain=WORKERS, rtol=1e-3),
   weighed('aligned_mtl', w.aligned_mtl, kwargs={'scale_mode': 'rmse'},

@@ -22,6 +22,17 @@ class MeanTest(parameterized.TestCase):
     mean = jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), grads)
     helpers.assert_close(updates, mean, 1e-5, 1e-7)
 
+  def test_workers_of_one_device_copy_nothing(self, n=32, size=1 << 16):
+    tx = gradiv.aggregate_by_mean('workers')
+    step = jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
+                    axis_name='workers', out_axes=None)
+    grads = np.float32(np.random.default_rng(1).normal(size=(n, size)))
+    program = jax.jit(step).lower(grads).compile()
+    self.assertLess(program.memory_analysis().temp_size_in_bytes, 4 * size)
+    grads[3, 2] = np.nan
+    np.testing.assert_allclose(
+      program(grads), np.delete(grads, 3, 0).mean(0), 1e-5, 1e-6)
+
   def test_bfloat16_rounds_once(self):
     grads = {'layer': jnp.asarray(
       np.r_[256., np.ones(255)], jnp.bfloat16)}

@@ -93,3 +93,16 @@ def test_two_axes_take_the_collective():
     lambda x: lax.psum(x, ('a', 'b')), None, ('a', 'b'), x)
   out = jax.vmap(jax.vmap(fn, axis_name='b'), axis_name='a')(jnp.ones((2, 3)))
   assert out.tolist() == [[6.0] * 3] * 2
+
+
+@pytest.mark.parametrize('n', (3, 20, 80))
+@pytest.mark.parametrize('size', (5, 1 << 14))
+def test_the_sum_of_rows_is_their_sum(n, size):
+  rows = np.float32(np.random.default_rng(n).normal(size=(n, size)))
+  kept = np.arange(n) != 1
+  np.testing.assert_allclose(
+    jax.jit(one_device.sum_rows)(rows), rows.sum(0), 1e-4, 1e-5)
+  expected = np.where(kept[:, None], rows, 0).sum(0)
+  rows[1] = np.nan
+  np.testing.assert_allclose(
+    jax.jit(one_device.sum_rows)(rows, kept), expected, 1e-4, 1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+import gradiv
 from gradiv import weightings
 from gradiv.weightings import nearest_neighbor_mixing
 from tests.gradiv.weightings import inputs, rules
@@ -40,6 +41,24 @@ class NearestNeighborMixingTest(parameterized.TestCase):
     np.testing.assert_allclose(
       jax.jit(rule.__call__)(inputs.gram_of(x)) @ x,
       (y * np.minimum(1, 2 / norms)).mean(0), 1e-4, 1e-5)
+
+  @parameterized.parameters(
+    (2, 6, 0, 1e5), (3, 6, 1, 10), (3, 6, 1, 1e3), (5, 128, 1, 1e5))
+  def test_far_attackers_do_not_move_the_median(self, f, dim, seed, far):
+    # The mixed gradients of honest workers are equal, and must not seem to
+    # differ by the rounding of inner products with those of attackers.
+    rng, n = np.random.default_rng(seed), 16
+    x = rng.normal(size=(n, dim)) + rng.normal(size=dim)
+    x[:f] = far * rng.normal(size=(f, dim)) if seed else far
+    rule = nearest_neighbor_mixing(f, weightings.geometric_median())
+    tx = gradiv.aggregate_by_weights(rule, 'workers')
+    update = jax.jit(jax.vmap(
+      lambda g: tx.update(g, tx.init(g))[0], axis_name='workers',
+      out_axes=None))(jnp.float32(x))
+    y = mix(np.float64(np.float32(x)), f)
+    total = lambda z: np.linalg.norm(y - z, axis=1).sum()
+    # The majority coincides, so it is the median.
+    self.assertLess(total(np.float64(update)), (1 + 2e-6) * total(y[-1]))
 
   def test_extra_rows_are_not_mixed(self):
     x = inputs.hard('offset', 6)

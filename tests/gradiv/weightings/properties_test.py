@@ -19,10 +19,10 @@ TOLERANCE = dict(rtol=1e-3, atol=1e-5)
 LOOPS = ('geometric_median', 'mixed_clipping', 'agreement', 'gradvac', 'upgrad',
          'cagrad', 'nash_mtl', 'aligned_mtl')
 # Rules whose weights depend on the order of the gradients.
-ORDERED = (*RANDOM, 'agreement', 'adasum')
+ORDERED = (*RANDOM, 'agreement', 'adasum', 'pcd')
 # Rules with a length of their own: the radius, or the length of the update.
 SCALED = ('norm_clipping', 'centered_clipping', 'mixed_clipping', 'adacons',
-          'nash_mtl', 'free nash_mtl')
+          'nash_mtl', 'free nash_mtl', 'fairgrad', 'modo', 'pcd')
 INVARIANT = tuple(name for name in RULES if name not in SCALED)
 
 

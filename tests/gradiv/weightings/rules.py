@@ -40,6 +40,11 @@ RULES = {
   'aligned_mtl': w.aligned_mtl(),
   'median aligned_mtl': w.aligned_mtl('median'),
   'rmse aligned_mtl': w.aligned_mtl('rmse'),
+  'fairgrad': w.fairgrad(2.),
+  'cr_mogm': w.cr_mogm(w.mgda()),
+  'modo': w.modo(),
+  'sdmgrad': w.sdmgrad(step_size=1.),  # 10 amplifies rounding
+  'pcd': w.pcd(.5),
 }
 RANDOM = tuple(name for name, rule in RULES.items() if rule.needs_key)
 LOSSES = tuple(RULES)[tuple(RULES).index('pcgrad'):]
@@ -75,3 +80,8 @@ def weigh(name, gram, present=None):
 def update(name, rows):
   """Return Σ w_i g_i for gradients as rows."""
   return weigh(name, rows @ rows.T).astype(float) @ rows
+
+
+def jit_step(rule):
+  """Compile the step of a rule that only one test uses."""
+  return jax.jit(rule.step)
