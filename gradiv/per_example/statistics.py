@@ -27,7 +27,7 @@ from gradiv.per_example import (
   _explicit_axes,
   _microbatches,
 )
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import promotion, trace as trace_lib
 
 
 def example_moments(
@@ -95,6 +95,7 @@ def example_moments(
   _arguments.check_options(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
+  @promotion.standard
   def moments_fn(params, batch, *args, mask=None):
     return _explicit_axes.run(
       of_all, lambda lie: ((P(), lie.rows) if has_aux else P(), lie.grads, P()),
@@ -152,7 +153,8 @@ def _sums(trace, params, groups, scale, batch, mask):
     total, squares = leaf.sums(data, scale.astype(dtype))
     totals.append(jnp.zeros(leaf.shape, dtype) if total is None
                   else total.astype(dtype))
-    all_squares.append(jnp.sum(jnp.where(data.mask, squares, 0)))
+    all_squares.append(trace.over_shards(
+      leaf, jnp.sum(jnp.where(data.mask, squares, 0))))
     shared.append(leaf.shared(data))
   return {
     'grads': totals,
@@ -164,7 +166,8 @@ def _sums(trace, params, groups, scale, batch, mask):
 def _moments(trace, params, groups, total, count, scale):
   """Return the `Moments` of the sums over all examples."""
   square = _by_group.add_up(
-    trace, params, [trees.sq_norm(g) for g in total['grads']], groups)
+    trace, params, [trace.over_shards(leaf, trees.sq_norm(g)) for leaf, g in
+                    zip(trace.leaves, total['grads'])], groups)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)
   return Moments(
