@@ -114,7 +114,7 @@ class Cutter:
     """Follow the one operand that varies through a linear equation."""
     varying = [i for i, x in enumerate(equation.ins) if x in self.varying]
     if len(varying) != 1 or not jnp.issubdtype(
-        equation.outs[0].aval.dtype, jnp.floating):
+        equation.outs[0].aval.dtype, jnp.inexact):
       return []
     (place,) = varying
     see = registry.find(equation.name).linear
