@@ -175,10 +175,11 @@ def example_gram(
 
   Returns:
     A function ``(params, batch, *args, mask=None) -> (losses, gram, combine)``
-    with losses [n] and gram [n, n] in at least float32, or [groups, n, n] with `groups`
-    in the order of `gradiv.group_names(params, groups)`. `combine` takes
-    weights [n] or [groups, n], and is otherwise as in `example_sq_norms`. Rows
-    and columns are NaN where `mask` [n] is False: weightings leave them out.
+    with losses [n] and gram [n, n] in at least float32, or [groups, n, n] with
+    `groups` in the order of `gradiv.group_names(params, groups)`. `combine`
+    takes weights [n] or [groups, n], and is otherwise as in
+    `example_sq_norms`. Rows and columns are NaN where `mask` [n] is False:
+    weightings leave them out.
   """
   _arguments.check_options(groups=groups, axis_name=axis_name)
 

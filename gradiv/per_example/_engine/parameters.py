@@ -40,13 +40,14 @@ class Parameters:
     """
     parts = []
     for x, is_complex in zip(jax.tree.leaves(params), self._complex):
-      is_shape = isinstance(x, jax.ShapeDtypeStruct)
-      x = x if is_shape else jnp.asarray(x)
-      if is_complex and is_shape:
+      if not isinstance(x, jax.ShapeDtypeStruct):
+        x = jnp.asarray(x)
+        parts += [lax.real(x), lax.imag(x)] if is_complex else [x]
+      elif is_complex:
         dtype = jnp.finfo(x.dtype).dtype
         parts += [jax.ShapeDtypeStruct(x.shape, dtype)] * 2
       else:
-        parts += [lax.real(x), lax.imag(x)] if is_complex else [x]
+        parts.append(x)
     return parts
 
   def tree(self, parts: Sequence[Any]) -> Any:

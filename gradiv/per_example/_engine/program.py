@@ -143,13 +143,16 @@ class Program:
       wanted: Values of the program, or inside its equations.
       effects: Whether to run equations with side effects, such as prints.
     """
-    inside = [x for x in arguments(list(wanted)) if isinstance(x, Inner)]
+    inside: dict[int, dict[Inner, None]] = {}
+    for x in arguments(list(wanted)):
+      if isinstance(x, Inner):
+        inside.setdefault(x.equation, {})[x] = None
     values, used = self.needed(wanted, effects)
     env: dict[Atom, Any] = dict(zip(self.inputs, args))
     for i in sorted(used):
       equation = self.equations[i]
       ins = [x.constant if x not in env else env[x] for x in equation.ins]
-      inner = list(dict.fromkeys(x for x in inside if x.equation == i))
+      inner = list(inside.get(i, ()))
       if inner:
         live = [k for k, out in enumerate(equation.outs) if out in values]
         run = control_flow.RUN_IN_PART[equation.name]

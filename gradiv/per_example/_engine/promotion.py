@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+_CONFIG: Any = jax.config
 _OF_USER: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   'promotion', default=None)
 
@@ -20,7 +21,7 @@ def standard(fn: Callable) -> Callable:
   """Let a function promote dtypes as jax does by default."""
   @functools.wraps(fn)
   def run(*args, **kwargs):
-    token = _OF_USER.set(jax.config.jax_numpy_dtype_promotion)
+    token = _OF_USER.set(_CONFIG.jax_numpy_dtype_promotion)
     try:
       with jax.numpy_dtype_promotion('standard'):
         return fn(*args, **kwargs)
@@ -33,4 +34,4 @@ def standard(fn: Callable) -> Callable:
 def of_user() -> AbstractContextManager[Any]:
   """Return the promotion of the caller of the innermost `standard` function."""
   return jax.numpy_dtype_promotion(
-    _OF_USER.get() or jax.config.jax_numpy_dtype_promotion)
+    _OF_USER.get() or _CONFIG.jax_numpy_dtype_promotion)
