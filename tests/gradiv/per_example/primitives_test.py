@@ -110,8 +110,8 @@ RULES = {
   ('convert_element_type', 'linear'): [
     lambda x, y, c: product(x, y).astype(jnp.bfloat16).astype(jnp.float32)],
   ('convert_element_type', 'terms'): [
-    lambda x, y, c: lax.convert_element_type(
-      product(x, y + 2j * jnp.sin(y)), jnp.float32)],
+    lambda x, y, c: jax.grad(lambda w: jnp.sum(jnp.real(
+      (x @ w.astype(jnp.complex64)) * (y + 2j * jnp.sin(y)))))(zeros(3, 4))],
   ('real', 'terms'): [
     lambda x, y, c: product(x * (1 + 2j), y + 1j * jnp.sin(y)).T.real,
     lambda x, y, c: jnp.cumsum(product(x * 1j, y * 2j).real, 1)],
