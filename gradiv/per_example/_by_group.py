@@ -32,7 +32,9 @@ def add_up(
   """
   if not jax.tree.leaves(params):
     return jnp.zeros(shape if groups is None else (0, *shape), jnp.float32)
-  value_of = dict(zip(trace.paths, values))
+  value_of: dict[Any, jax.Array] = {}
+  for path, value in zip(trace.paths, values):  # two of a complex parameter
+    value_of[path] = value_of[path] + value if path in value_of else value
   zero = jnp.zeros_like(values[0]) if values else jnp.zeros(shape, jnp.float32)
   tree = jax.tree_util.tree_map_with_path(
     lambda path, _: value_of.get(path, zero), params)

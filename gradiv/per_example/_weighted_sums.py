@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
 from gradiv.per_example import _arguments, _explicit_axes, _microbatches
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import promotion, trace as trace_lib
 
 
 def of_factors(
@@ -35,12 +35,15 @@ def of_factors(
     shape: Shape of the weights: [n] or [groups, n].
     axis_name: Axis of the workers to add up over, or None.
   """
+  trace_of_values, trace = trace, trace.without_values()
+
+  @promotion.standard
   def combine(arrays, weights):
     weights = _arguments.as_weights(weights, shape)
     sums = _of_leaves(trace, trace.pack(arrays), weights, index)
     return trace.unflatten(_over_workers(sums, axis_name))
 
-  return jax.tree_util.Partial(combine, trace.unpack(data))
+  return jax.tree_util.Partial(combine, trace_of_values.unpack(data))
 
 
 def of_microbatches(
@@ -61,6 +64,9 @@ def of_microbatches(
     shape: As in `of_factors`, for all examples.
     axis_name: As in `of_factors`.
   """
+  fixed, trace = trace.fixed, trace.without_values()
+
+  @promotion.standard
   def combine(arrays, weights):
     batch, mask, fixed = arrays
     # The examples in front, as in the batch, to be cut into microbatches.
@@ -77,7 +83,7 @@ def of_microbatches(
     total = [x.astype(leaf.dtype) for x, leaf in zip(total, trace.leaves)]
     return trace.unflatten(_over_workers(total, axis_name))
 
-  return jax.tree_util.Partial(combine, (batch, mask, trace.fixed))
+  return jax.tree_util.Partial(combine, (batch, mask, fixed))
 
 
 def layout(lie: _explicit_axes.Layouts, *, by_factors: bool = True) -> Any:

@@ -10,6 +10,7 @@ import jax
 from gradiv.per_example import _arguments
 from gradiv.per_example._engine import (
   leaves as leaves_lib,
+  promotion,
   registry,
   trace as trace_lib,
 )
@@ -64,6 +65,7 @@ class Explanation:
     return _table(self)
 
 
+@promotion.standard
 def explain(
   loss_fn: Callable, params: Any, batch: Any, *args: Any, has_aux: bool = False
 ) -> Explanation:

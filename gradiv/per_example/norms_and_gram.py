@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
+from gradiv._common import trees
 from gradiv._common.layout import Grouping
 from gradiv.per_example import (
   _arguments,
@@ -20,7 +21,7 @@ from gradiv.per_example import (
   _microbatches,
   _weighted_sums,
 )
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import promotion, trace as trace_lib
 
 
 def example_sq_norms(
@@ -87,6 +88,7 @@ def example_sq_norms(
   _arguments.check_options(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
+  @promotion.standard
   def norms_fn(params, batch, *args, mask=None):
     return _explicit_axes.run(
       of_all, lambda lie: (
@@ -173,13 +175,15 @@ def example_gram(
 
   Returns:
     A function ``(params, batch, *args, mask=None) -> (losses, gram, combine)``
-    with losses [n] and gram [n, n] in float32, or [groups, n, n] with `groups`
-    in the order of `gradiv.group_names(params, groups)`. `combine` takes
-    weights [n] or [groups, n], and is otherwise as in `example_sq_norms`. Rows
-    and columns are NaN where `mask` [n] is False: weightings leave them out.
+    with losses [n] and gram [n, n] in at least float32, or [groups, n, n] with
+    `groups` in the order of `gradiv.group_names(params, groups)`. `combine`
+    takes weights [n] or [groups, n], and is otherwise as in
+    `example_sq_norms`. Rows and columns are NaN where `mask` [n] is False:
+    weightings leave them out.
   """
   _arguments.check_options(groups=groups, axis_name=axis_name)
 
+  @promotion.standard
   def gram_fn(params, batch, *args, mask=None):
     return _explicit_axes.run(
       of_all, lambda lie: (
@@ -195,7 +199,8 @@ def example_gram(
       _arguments.with_args(loss_fn, args), has_aux, params, batch)
     losses, aux, data = trace.run(batch, mask)
     losses = jnp.where(data.mask, losses, 0)
-    grams = [leaf.gram(data).astype(jnp.float32) for leaf in trace.leaves]
+    grams = [trace.over_shards(leaf, trees.widen(leaf.gram(data)))
+             for leaf in trace.leaves]
     gram = _by_group.add_up(trace, params, grams, groups, (n, n))
     both = data.mask[:, None] & data.mask[None, :]
     combine = _weighted_sums.of_factors(
@@ -210,8 +215,9 @@ def example_gram(
 def _norms(trace, params, groups, batch, mask):
   """Compute losses [n], squared norms [n, ...], aux, and the factors."""
   losses, aux, data = trace.run(batch, mask)
-  squares = [jnp.where(data.mask, leaf.sums(data)[1], 0)
-             for leaf in trace.leaves]
+  squares = [
+    trace.over_shards(leaf, jnp.where(data.mask, leaf.sums(data)[1], 0))
+    for leaf in trace.leaves]
   squares = _by_group.add_up(
     trace, params, squares, groups, (trace.num_examples,))
   # The examples in front, as in the losses, for microbatches to be joined.

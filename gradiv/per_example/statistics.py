@@ -30,7 +30,7 @@ from gradiv.per_example import (
   _microbatches,
   _weights,
 )
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import promotion, trace as trace_lib
 
 
 def example_moments(
@@ -121,6 +121,7 @@ def example_moments(
   _arguments.check_options(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
+  @promotion.standard
   def moments_fn(params, batch, *args, mask=None, weights=None, metric=None):
     return _explicit_axes.run(
       of_all, lambda lie: ((P(), lie.rows) if has_aux else P(), lie.grads, P()),
@@ -207,7 +208,8 @@ def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
     totals.append(jnp.zeros(leaf.shape, dtype) if total is None
                   else total.astype(dtype))
     squares = _weights.unweigh(squares, weights)
-    all_squares.append(jnp.sum(jnp.where(data.mask, squares, 0)))
+    all_squares.append(trace.over_shards(
+      leaf, jnp.sum(jnp.where(data.mask, squares, 0))))
     shared.append(leaf.shared(data))
   return {
     'grads': totals,
@@ -219,8 +221,9 @@ def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
 def _moments(trace, params, groups, total, count, units, scale, diagonals):
   """Return the `Moments` of the sums over all examples."""
   squares = [
-    trees.sq_norm(g) if d is None else trees.sq_norm(g * jnp.sqrt(d))
-    for g, d in zip(total['grads'], diagonals)]
+    trace.over_shards(leaf, trees.sq_norm(
+      g if d is None else g * jnp.sqrt(d)))
+    for leaf, g, d in zip(trace.leaves, total['grads'], diagonals)]
   square = _by_group.add_up(trace, params, squares, groups)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)

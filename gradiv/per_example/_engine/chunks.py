@@ -1,5 +1,7 @@
 """Sums over the examples, and work on some examples at a time."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,33 +40,58 @@ def in_chunks(
   leaves, treedef = jax.tree.flatten(list(data.values()))
   names = list(data)
   n, shards = len(leaves[0]), sharding.most_shards(leaves)
-  size = costs.chunk(n, numbers, shards)
   rebuild = lambda leaves: part(dict(zip(names, treedef.unflatten(leaves))))
-  if size == n:
-    return rebuild(leaves)
+
+  def run(platform, leaves):
+    return _run(rebuild, leaves, costs.chunk(n, numbers, shards, platform),
+                math.gcd(n, shards))
+
+  default = jax.default_backend()
+  of_cpu, of_default = (costs.chunk(n, numbers, shards, platform)
+                        for platform in ('cpu', default))
+  if of_cpu == of_default:
+    return run(default, leaves)
+  # The program may still be compiled for a CPU beside the default device.
+  return lax.platform_dependent(
+    leaves, cpu=functools.partial(run, 'cpu'),
+    default=functools.partial(run, default))
+
+
+def _run(part, leaves, sizes, each):
+  """Apply `part` to lists of leaves [n, ...], cut into chunks.
+
+  Args:
+    part: As in `in_chunks`, but of a list of leaves.
+    leaves: The leaves.
+    sizes: Sizes of the first chunk and of the others.
+    each: Number of shards. Every chunk takes as many examples of one as of
+      another, so that all devices work on it.
+  """
+  (first, size), n = sizes, len(leaves[0])
+  if first == n:
+    return part(leaves)
   # Leave axes of one out, as a layer that takes a batch does; otherwise XLA
   # holds the array in both shapes.
   slim = [x.reshape(n, *(s for s in x.shape[1:] if s != 1)) for x in leaves]
-  count = n // size
-  if shards > 1:
-    # Every chunk takes the same number of examples from each shard.
-    slim = [x.reshape(size, count, *x.shape[1:]) for x in slim]
-    take = lambda x, i: lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
-  else:
-    take = lambda x, i: lax.dynamic_slice_in_dim(x, i * size, size)
-  cut = lambda i: [take(x, i).reshape(size, *full.shape[1:])
-                   for x, full in zip(slim, leaves)]
+  if each > 1:
+    slim = [x.reshape(each, n // each, *x.shape[1:]) for x in slim]
 
-  def step(total, i):
-    more, lined_up = rebuild(cut(i))
+  def cut(start, size):
+    of_shard, axis = size // each, int(each > 1)
+    return [lax.dynamic_slice_in_dim(x, start, of_shard, axis).reshape(
+      size, *full.shape[1:]) for x, full in zip(slim, leaves)]
+
+  def step(total, start):
+    more, lined_up = part(cut(start, size))
     return jax.tree.map(jnp.add, total, more), lined_up
 
   # Start from the first chunk, not from zeros: XLA would allocate the zeros of
   # all parameters before the forward pass and hold them throughout.
-  total, first = rebuild(cut(0))
-  total, rest = lax.scan(step, total, jnp.arange(1, count))
-  if shards > 1:
-    rows = jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, 1)
-    return total, rows.reshape(n, *rows.shape[2:])
-  rest = rest.reshape(n - size, *rest.shape[2:])
-  return total, jnp.concatenate([first, rest])
+  total, rows = part(cut(0, first))
+  total, rest = lax.scan(
+    step, total, jnp.arange(first // each, n // each, size // each))
+  split = lambda x, count: x.reshape(
+    count, each, x.shape[-rows.ndim] // each, *rows.shape[1:])
+  both = [jnp.moveaxis(split(x, count), 0, 1).reshape(each, -1, *rows.shape[1:])
+          for x, count in ((rows, 1), (rest, (n - first) // size))]
+  return total, jnp.concatenate(both, 1).reshape(n, *rows.shape[1:])

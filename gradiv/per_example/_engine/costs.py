@@ -38,14 +38,14 @@ class Way(NamedTuple):
 
 
 def ways(
-  num_examples: int, sizes: tuple[int, int, int, int], extra: int = 0
+  num_examples: int, sizes: tuple[int, int, int, int], extra: int = 0,
+  hot: int = 0,
 ) -> list[Way]:
   """List the possible ways to ‖Σ_k u_k ⊗ v_k‖².
 
   * outer: ‖u‖²‖v‖², if there is one position; always the cheapest then.
   * gram: Σ_kl ⟨u_k, u_l⟩⟨v_k, v_l⟩, from two [k, k] matrices.
   * direct: the product [a, b] itself, some examples at a time.
-
 
   >>> [way.name for way in ways(8, (1, 1, 512, 512))]
   ['outer']
@@ -57,9 +57,11 @@ def ways(
     num_examples: n.
     sizes: (z, k, a, b).
     extra: Numbers that the factors hold beyond those of the operands.
+    hot: Width of a factor whose rows are one-hot: their inner products only
+      compare indices.
   """
   n, (z, k, a, b) = num_examples, sizes
-  read = z * k * (a + b)
+  read = z * k * (a + b - hot)
   if k == 1:
     return [Way('outer', 2 * n * read, n * (read + extra))]
   return [
@@ -75,30 +77,45 @@ def best(ways: list[Way]) -> Way:
   return min(ways, key=lambda way: way.cost)
 
 
-def room() -> int:
+def room(platform: str | None = None) -> int:
   """Return how many numbers to write out at once.
 
   On a CPU, as many as stay in its cache; on an accelerator, enough to keep it
   busy.
+
+  Args:
+    platform: 'cpu' or another; that of jax's default device if None.
   """
-  return 2**18 if jax.default_backend() == 'cpu' else 2**24
+  return 2**18 if (platform or jax.default_backend()) == 'cpu' else 2**24
 
 
-def chunk(num_examples: int, numbers: int, num_shards: int = 1) -> int:
-  """Return the size of a chunk, a divisor of the number of examples.
+def chunk(
+  num_examples: int, numbers: int, num_shards: int = 1,
+  platform: str | None = None,
+) -> tuple[int, int]:
+  """Return the sizes of the first chunk and of each of the others.
+
+  The first is smaller where the number of examples is no multiple of the size.
 
   >>> chunk(12, 10**9), chunk(12, 1)
-  (1, 12)
+  ((1, 1), (12, 12))
+  >>> chunk(127, room('cpu') // 16, platform='cpu')  # 15 + 7 · 16
+  (15, 16)
   >>> chunk(12, 10**9, num_shards=4)  # one example on each of four devices
-  4
+  (4, 4)
 
   Args:
     num_examples: n.
     numbers: How many numbers are written out per example.
     num_shards: In how many shards the examples may lie; each takes part in
-      every chunk. Only what it has in common with n counts.
+      every chunk, with as many examples as the others. Only what it has in
+      common with n counts.
+    platform: As in `room`.
   """
   each = math.gcd(num_examples, num_shards)
   own = num_examples // each
-  fitting = max(1, min(own, room() // max(numbers, 1)))
-  return each * max(c for c in range(1, fitting + 1) if own % c == 0)
+  there = room(platform)
+  count = -(-own // max(1, min(own, there // max(numbers, 1))))
+  size = -(-own // count)
+  first = own - size * ((own - 1) // size)
+  return each * first, each * size

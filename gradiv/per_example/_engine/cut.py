@@ -4,9 +4,25 @@ from collections.abc import Iterable
 
 import jax.numpy as jnp
 
-from gradiv.per_example._engine import labels, program as programs, registry
+from gradiv.per_example._engine import (
+  labels,
+  paths,
+  program as programs,
+  registry,
+)
 from gradiv.per_example._engine.terms import Term
 from gradiv.per_example._engine.values import Value
+
+# A sum of more terms is not written as one.
+MOST_TERMS = 1024
+
+
+class _Later(Exception):
+  """Raised where a rule needs the terms of a value that are not known yet."""
+
+  def __init__(self, value: Value):
+    super().__init__()
+    self.value = value
 
 
 class Cutter:
@@ -21,17 +37,40 @@ class Cutter:
     self.program = program
     self.varying = program.reached(sources)
     self._inside: dict[tuple[int, int | None], Cutter] = {}
+    self._found: dict[Value, list[Term]] = {}
+    self._paths = paths.Paths(program, self.varying, self._found)
 
   def terms(self, value: Value) -> list[Term]:
     """Write a value as a sum of terms; of itself alone if none are found."""
-    return self.follow(value) or [self._whole(value)]
+    return self.walk(value) or [self._whole(value)]
 
-  def follow(self, value: Value) -> list[Term]:
+  def walk(self, value: Value) -> list[Term]:
     """Write a value as a sum of terms; [] if it is known to be zero.
 
     The value comes back whole, as one term without a product, if the equation
-    that computes it leads to no product.
+    that computes it leads to no product. A rule that needs another value first
+    is asked again once that one is known: a loop, because programs may be
+    thousands of equations deep.
     """
+    waiting = [value]
+    while waiting:
+      now = waiting[-1]
+      if now not in self._found:
+        try:
+          self._found[now] = self._terms_of(now)
+        except _Later as later:
+          waiting.append(later.value)
+          continue
+      waiting.pop()
+    return self._found[value]
+
+  def follow(self, value: Value) -> list[Term]:
+    """Return the terms of a value, as `walk` does; for rules of primitives."""
+    if value not in self._found:
+      raise _Later(value)
+    return self._found[value]
+
+  def _terms_of(self, value):
     program = self.program
     if program.is_zero(value):
       return []
@@ -42,7 +81,8 @@ class Cutter:
     find_terms = registry.find(equation.name).terms
     found = (self.product_or_linear(equation) if find_terms is None
              else find_terms(self, equation, out))
-    if not any(term.product for term in found):
+    found = self._paths.joined(found, value)
+    if len(found) > MOST_TERMS or not any(term.product for term in found):
       return [self._whole(value)]
     return found
 
@@ -64,16 +104,17 @@ class Cutter:
     product = None if see is None else see(self.program, equation)
     if product is None:
       return []
-    out = equation.outs[0].aval
+    (made,) = equation.outs
+    self._paths.start(product, made)
     return [Term(product.operands, product, name=equation.name,
                  labels=labels.numbered(product.labels),
-                 shape=out.shape, dtype=out.dtype)]
+                 shape=made.aval.shape, dtype=made.aval.dtype)]
 
   def linear(self, equation: programs.Equation) -> list[Term]:
     """Follow the one operand that varies through a linear equation."""
     varying = [i for i, x in enumerate(equation.ins) if x in self.varying]
     if len(varying) != 1 or not jnp.issubdtype(
-        equation.outs[0].aval.dtype, jnp.floating):
+        equation.outs[0].aval.dtype, jnp.inexact):
       return []
     (place,) = varying
     see = registry.find(equation.name).linear

@@ -222,7 +222,7 @@ class Leaf:
 
 def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
   """Replace the rows [n, ...] that are not kept by zeros."""
-  if not jnp.issubdtype(x.dtype, jnp.floating):
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
     return x
   keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
   return jnp.where(keep, x, jnp.zeros((), x.dtype))

@@ -47,7 +47,10 @@ class LikeTerms:
     k = sum(term.sizes[1] for term in self.terms)
     self.sizes = z, k, a, b
     self.num_extra = sum(term.num_extra for term in self.terms)
-    self.way = costs.best(costs.ways(num_examples, self.sizes, self.num_extra))
+    sparse = all(term.product.is_sparse for term in self.terms)
+    hot = self.terms[0].sizes[2] if sparse else 0  # see `costs.ways`
+    self.way = costs.best(
+      costs.ways(num_examples, self.sizes, self.num_extra, hot))
 
   @property
   def operands(self) -> list[Atom]:
@@ -170,18 +173,19 @@ class LikeTerms:
     written = 2 * n * n * z * a * b + 64 * n * z * a * b
     if not dense or by_factors < written or k == 1:
       return _gram_by_factors(pairs, n, z * k * k)
-    width = costs.chunk(b, n * z * a)
+    first, width = costs.chunk(b, n * z * a)
 
-    def part(start):
+    def part(start, width):
       block: Any = sum(
         factors.product(u, lax.dynamic_slice_in_dim(v, start, width, -1),
                         self.precision)
         for u, v in pairs)
       return gram_of_rows(block.reshape(n, -1))
 
-    starts = jnp.arange(width, b, width)
-    return lax.scan(lambda total, start: (total + part(start), None),
-                    part(0), starts)[0]
+    if first == b:
+      return part(0, b)
+    return lax.scan(lambda total, start: (total + part(start, width), None),
+                    part(0, first), jnp.arange(first, b, width))[0]
 
   def pairs(self, data: Data) -> list[Pair]:
     """Make the factors, joining those of one kind along their positions.

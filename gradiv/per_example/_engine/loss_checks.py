@@ -38,23 +38,32 @@ def scalar(loss: Any, has_aux: bool) -> None:
       'for one example' + is_pair * '; or a pair, with has_aux=True')
 
 
-def real(params: Any) -> None:
-  """Raise ValueError if a parameter is complex."""
-  for path, x in jax.tree_util.tree_leaves_with_path(params):
-    dtype = jnp.result_type(x)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-      raise ValueError(
-        f'params{jax.tree_util.keystr(path)} has dtype {dtype}: must be real; '
-        'store the real and the imaginary part as two arrays')
+def separate(
+  jaxpr: Any, params: list[Any], batch: list[Any]
+) -> frozenset[str]:
+  """Raise ValueError if a loss communicates with other examples or workers.
 
+  Devices that hold the same examples may communicate: those along an axis over
+  which, as types tell, the batch does not vary.
 
-def separate(jaxpr: Any, params: list[Any]) -> None:
-  """Raise ValueError if a loss communicates with other examples or workers."""
+  Args:
+    jaxpr: The loss of one example, and its gradient.
+    params: The parameters.
+    batch: The leaves of the batch.
+
+  Returns:
+    The axes along which they do.
+  """
+  found: frozenset[str] = frozenset()
   for equation in jaxpr.eqns:
     name, options = equation.primitive.name, equation.params
     if name in _COLLECTIVES:
       axes = options.get('axes', options.get('axis_name'))
-      _private(params, axes)
+      names = axes if isinstance(axes, tuple) else (axes,)
+      if all(_is_shared(axis, batch) for axis in names):
+        found |= {*names}
+        continue
+      _private(params, names)
       raise ValueError(
         f'loss_fn mixes examples by a collective, {name} over {axes}: it must '
         'be a function of one example alone, without batch statistics')
@@ -63,7 +72,14 @@ def separate(jaxpr: Any, params: list[Any]) -> None:
     for inner in jax.tree.leaves(list(options.values())):
       inner = getattr(inner, 'jaxpr', inner)
       if hasattr(inner, 'eqns'):
-        separate(inner, params)
+        found |= separate(inner, params, batch)
+  return found
+
+
+def _is_shared(axis, batch):
+  """Return whether the workers along an axis have the same examples."""
+  return isinstance(axis, str) and compat.is_tracked(axis) and not any(
+    axis in compat.varying_axes(x) for x in batch if isinstance(x, jax.Array))
 
 
 def _private(params, axes):
@@ -72,7 +88,7 @@ def _private(params, axes):
   Inside ``shard_map(check_vma=True)`` it does so for a parameter that is
   common to the workers; such a collective is none of the loss.
   """
-  for axis in axes if isinstance(axes, tuple) else (axes,):
+  for axis in axes:
     if isinstance(axis, str) and compat.is_tracked(axis) and any(
         isinstance(x, jax.Array) and axis not in compat.varying_axes(x)
         for x in params):

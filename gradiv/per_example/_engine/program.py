@@ -57,7 +57,6 @@ class Program:
     self.producer = {
       out: (i, k) for i, e in enumerate(self.equations)
       for k, out in enumerate(e.outs)}
-    self._zeros: dict[Value, bool] = {}
     self._bodies: dict[tuple[int, int | None], Program] = {}
 
   def made_by(self, value: Value) -> Equation | None:
@@ -81,16 +80,17 @@ class Program:
 
   def is_zero(self, value: Value) -> bool:
     """Return whether a value is known to be zero everywhere."""
-    if value not in self._zeros:
-      self._zeros[value] = self._is_zero(value)
-    return self._zeros[value]
+    return value.number == 0 or value in self._zeros
 
-  def _is_zero(self, value):
-    if value.constant is not None:
-      return value.number == 0
-    equation = self.made_by(value)
-    return equation is not None and registry.find(
-      equation.name).keeps_zero and any(map(self.is_zero, equation.ins))
+  @functools.cached_property
+  def _zeros(self):
+    """The computed values that are known to be zero."""
+    zeros: set[Value] = set()
+    for equation in self.equations:
+      if registry.find(equation.name).keeps_zero and any(
+          x in zeros or x.number == 0 for x in equation.ins):
+        zeros.update(equation.outs)
+    return zeros
 
   def shape_and_dtype(self, atom: Value | Inner) -> tuple[tuple, Any]:
     """Return the shape and dtype of a value, including stacked axes."""
@@ -143,13 +143,16 @@ class Program:
       wanted: Values of the program, or inside its equations.
       effects: Whether to run equations with side effects, such as prints.
     """
-    inside = [x for x in arguments(list(wanted)) if isinstance(x, Inner)]
+    inside: dict[int, dict[Inner, None]] = {}
+    for x in arguments(list(wanted)):
+      if isinstance(x, Inner):
+        inside.setdefault(x.equation, {})[x] = None
     values, used = self.needed(wanted, effects)
     env: dict[Atom, Any] = dict(zip(self.inputs, args))
     for i in sorted(used):
       equation = self.equations[i]
       ins = [x.constant if x not in env else env[x] for x in equation.ins]
-      inner = list(dict.fromkeys(x for x in inside if x.equation == i))
+      inner = list(inside.get(i, ()))
       if inner:
         live = [k for k, out in enumerate(equation.outs) if out in values]
         run = control_flow.RUN_IN_PART[equation.name]

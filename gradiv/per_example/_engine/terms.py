@@ -179,8 +179,10 @@ class Term:
     arrays[self.scaled] = x * jnp.asarray(self.constant, x.dtype)
     return arrays
 
-  def then(self, op: LinearOp | float | Value) -> 'Term':
+  def then(self, op: LinearOp | complex | Value) -> 'Term':
     """Put a linear equation, or a multiplication, behind the term."""
+    if isinstance(op, complex):
+      op = LinearOp('times', op, lambda x, by=op: x * by, is_isometric=False)
     if isinstance(op, float):
       return dataclasses.replace(self, constant=self.constant * op)
     if isinstance(op, Value):

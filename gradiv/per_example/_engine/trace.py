@@ -1,19 +1,23 @@
 """The gradient of one example's loss, traced, cut, and run over a batch."""
 
+import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
+from gradiv._common import compat
 from gradiv.per_example._engine import (
   cut,
   inside_loop,
   leaves as leaves_of,
   loss_checks,
+  parameters,
   program,
+  promotion,
   terms,
 )
 
@@ -59,30 +63,22 @@ class Trace:
     only_sums: bool = False,
   ):
     self.num_examples = count_examples(batch)
-    loss_checks.real(params)
-    leaves, self._treedef = jax.tree.flatten(params)
-    # NumPy's float64 becomes float32 here, as in any jax function. Shapes,
-    # which `explain` accepts, stay shapes.
-    self._params = [x if isinstance(x, jax.ShapeDtypeStruct)
-                    else jnp.asarray(x) for x in leaves]
-    self._floating = [jnp.issubdtype(x.dtype, jnp.floating)
-                      for x in self._params]
-    self.paths = [
-      path for (path, _), floating in zip(
-        jax.tree_util.tree_leaves_with_path(params), self._floating)
-      if floating]
-    closed, shapes = self._traced(loss_fn, has_aux, batch)
-    loss_checks.separate(closed.jaxpr, self._params)
+    self._parameters = parameters.Parameters(params)
+    self.paths = self._parameters.paths
+    values = self._parameters.parts(params)
+    closed, shapes = self._traced(loss_fn, has_aux, values, batch)
+    self._model_axes = loss_checks.separate(
+      closed.jaxpr, values, jax.tree.leaves(batch))
     self.program = program.Program(closed)
-    sources = self.program.inputs[len(self._params):]
-    self.fixed = [*self._params, *self._captured()]
+    sources = self.program.inputs[len(values):]
+    self.fixed: list[Any] | None = [*values, *self._captured(len(values))]
     self._aux_def = jax.tree.structure(shapes[1])
     outs = self.program.outputs
-    num_results = len(outs) - sum(self._floating)
+    num_results = len(outs) - len(self.paths)
     self._results, grads = outs[:num_results], outs[num_results:]
     self.loss_dtype = outs[0].aval.dtype
     cutter = cut.Cutter(self.program, sources)
-    num_parameters = sum(x.size for x in self._params)
+    num_parameters = sum(x.size for x in values)
     self.leaves = [leaves_of.Leaf(cutter, value, self.num_examples,
                                   num_parameters) for value in grads]
     unique = lambda atoms: list(dict.fromkeys(atoms))
@@ -91,7 +87,7 @@ class Trace:
         [leaf.in_loop] if only_sums and leaf.in_loop else leaf.batched))
     self.common = unique(x for leaf in self.leaves for x in leaf.common)
 
-  def _captured(self):
+  def _captured(self, count):
     """Make traced values that the loss closes over inputs of the program.
 
     They are then handed on like the parameters, so that `combine` may leave
@@ -100,22 +96,43 @@ class Trace:
     found = dict.fromkeys(
       x for equation in self.program.equations for x in equation.ins
       if isinstance(x.constant, jax.core.Tracer))
-    count = len(self._params)
     self.program.inputs[count:count] = found
-    return [x.constant for x in found]
+    values = [x.constant for x in found]
+    for x in found:
+      x.constant = None
+    return values
 
-  def _traced(self, loss_fn, has_aux, batch):
+  def without_values(self) -> 'Trace':
+    """Return the trace without the values that it was made with.
+
+    It may then leave `jax.jit`: `run` needs ``fixed``.
+    """
+    other = copy.copy(self)
+    other.fixed = None
+    return other
+
+  def over_shards(self, leaf: leaves_of.Leaf, x: jax.Array) -> jax.Array:
+    """Add up what the shards of a parameter contribute, on several devices.
+
+    Inside `jax.shard_map`, a loss may be computed by several devices together,
+    each with a part of the parameters, and with collectives between them.
+    """
+    axes = compat.varying_axes(leaf.value.aval) & self._model_axes
+    return lax.psum(x, tuple(sorted(axes))) if axes else x
+
+  def _traced(self, loss_fn, has_aux, values, batch):
     """Trace (params, example) -> (loss, aux, grads) on one example."""
     example = jax.eval_shape(
       lambda batch: jax.tree.map(lambda x: x[0], batch), batch)
     flat, example_def = jax.tree.flatten(example)
 
-    def run(params, flat):
-      return _value_and_grad(loss_fn, has_aux, self._treedef, self._floating,
-                             params, example_def.unflatten(flat))
+    def run(values, flat):
+      return _value_and_grad(loss_fn, has_aux, self._parameters, values,
+                             example_def.unflatten(flat))
 
     try:
-      return jax.make_jaxpr(run, return_shape=True)(self._params, flat)
+      with promotion.of_user():
+        return jax.make_jaxpr(run, return_shape=True)(values, flat)
     except NameError as error:
       if 'unbound axis' not in str(error):
         raise
@@ -140,7 +157,7 @@ class Trace:
       The losses [n], the leaves of the auxiliary output, and `Data`.
     """
     rows = [jnp.asarray(x) for x in jax.tree.leaves(batch)]
-    constants: list[Any] = self.fixed if fixed is None else fixed
+    constants: Any = self.fixed if fixed is None else fixed
     common = self.program.run([*constants, *[None] * len(rows)], self.common)
     values = self._run_all(
       constants, [*self._results, *self.batched], rows, effects)
@@ -174,27 +191,27 @@ class Trace:
 
   def unflatten(self, grads: list[jax.Array]) -> Any:
     """Make a tree like the parameters; integers get zeros of dtype float0."""
-    values: Iterator[jax.Array] = iter(grads)
-    return self._treedef.unflatten([
-      next(values) if floating else np.zeros(np.shape(x), jax.dtypes.float0)
-      for x, floating in zip(self._params, self._floating)])
+    return self._parameters.gradient(grads)
 
   def unflatten_aux(self, flat: list[jax.Array]) -> Any:
     """Make the auxiliary output of its leaves."""
     return self._aux_def.unflatten(flat)
 
 
-def _value_and_grad(loss_fn, has_aux, treedef, floating, params, example):
+def _value_and_grad(loss_fn, has_aux, parameters, values, example):
   """Differentiate one example's loss in the floating-point parameters."""
+  moves = [jnp.issubdtype(x.dtype, jnp.floating) for x in values]
+
   def loss_of(moving):
-    values = iter(moving)
-    full = [next(values) if moves else x for x, moves in zip(params, floating)]
-    result = loss_fn(treedef.unflatten(full), example)
+    moving = iter(moving)
+    result = loss_fn(parameters.tree(
+      [next(moving) if x_moves else x for x, x_moves in zip(values, moves)]),
+      example)
     loss, aux = loss_checks.pair(result) if has_aux else (result, ())
     loss_checks.scalar(loss, has_aux)
     return loss, aux
 
-  moving = [x for x, moves in zip(params, floating) if moves]
+  moving = [x for x, x_moves in zip(values, moves) if x_moves]
   (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
   return loss, aux, grads
 
@@ -204,6 +221,10 @@ def count_examples(batch: Any) -> int:
   rows = {jax.tree_util.keystr(path): jnp.shape(x) for path, x
           in jax.tree_util.tree_leaves_with_path(batch)}
   sizes = {shape[:1] for shape in rows.values()}
+  if not all(isinstance(s, int) for shape in rows.values() for s in shape):
+    raise ValueError(
+      f'batch with leaves of shapes {rows}: sizes must be numbers, not '
+      'symbols, because they decide how gradients are measured')
   if len(sizes) != 1 or not all(map(all, sizes)) or sizes == {()}:
     raise ValueError(
       f'batch with leaves of shapes {rows}: must hold at least one example, '

@@ -163,10 +163,13 @@ class MisuseTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, r'weights .*\(2, 4\)'):
         combine(weights)
 
-  def test_complex_parameters(self):
+  def test_a_symbolic_number_of_examples(self):
+    n, = jax.export.symbolic_shape('n')
+    batch = jax.ShapeDtypeStruct((n, 3), jnp.float32)
     for make in MAKERS:
-      with self.assertRaisesRegex(ValueError, r"params\['w'\].*complex64"):
-        make(lambda p, x: jnp.sum(jnp.abs(x @ p['w'])))({'w': 1j * W}, X)
+      with self.assertRaisesRegex(ValueError, 'batch .*not symbols'):
+        jax.export.export(jax.jit(lambda w, x, make=make: make(square)(
+          w, x)[1]))(jax.ShapeDtypeStruct((3, 2), jnp.float32), batch)
 
   def test_a_collective_over_an_axis_that_is_not_there(self):
     for make in MAKERS:

@@ -109,6 +109,18 @@ RULES = {
       zeros(5, 4), product(x, y), (9, 0))],
   ('convert_element_type', 'linear'): [
     lambda x, y, c: product(x, y).astype(jnp.bfloat16).astype(jnp.float32)],
+  ('convert_element_type', 'terms'): [
+    lambda x, y, c: jax.grad(lambda w: jnp.sum(jnp.real(
+      (x @ w.astype(jnp.complex64)) * (y + 2j * jnp.sin(y)))))(zeros(3, 4))],
+  ('real', 'terms'): [
+    lambda x, y, c: product(x * (1 + 2j), y + 1j * jnp.sin(y)).T.real,
+    lambda x, y, c: jnp.cumsum(product(x * 1j, y * 2j).real, 1)],
+  ('imag', 'terms'): [
+    lambda x, y, c: (3j * product(x * (1 + 2j), y + 1j * jnp.sin(y))).imag],
+  ('complex', 'terms'): [
+    lambda x, y, c: lax.complex(product(x, y), product(x, jnp.sin(y))).imag],
+  ('conj', 'linear'): [
+    lambda x, y, c: jnp.conj((1 + 1j) * product(x * (1 + 2j), y * 1j)).imag],
   ('reduce_precision', 'linear'): [
     lambda x, y, c: lax.reduce_precision(product(x, y), 8, 7)],
   ('reshape', 'linear'): [lambda x, y, c: product(x, y).reshape(2, 6)],

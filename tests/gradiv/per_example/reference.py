@@ -44,7 +44,7 @@ def little_room():
   """
   most_expensive = lambda ways: max(ways, key=lambda way: way.cost)
   with (mock.patch.object(costs, 'best', most_expensive),
-        mock.patch.object(costs, 'room', lambda: 64),
+        mock.patch.object(costs, 'room', lambda platform=None: 64),
         mock.patch.object(costs, 'WHOLE', 0)):
     yield
 
@@ -121,7 +121,8 @@ class Truth:
     norms = np.linalg.norm(self.rows, axis=1)
     gap = np.abs(np.asarray(actual) - self.rows @ self.rows.T)
     allowed = self.tolerance * np.outer(norms, norms) + 1e-30
-    assert actual.dtype == np.float32 and actual.shape == (self.n, self.n)
+    assert actual.dtype == np.result_type(np.float32, *self.dtypes)
+    assert actual.shape == (self.n, self.n)
     assert np.all(gap <= allowed), (gap / allowed).max() * self.tolerance
 
   def check_moments(self, moments):

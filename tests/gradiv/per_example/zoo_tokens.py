@@ -21,6 +21,17 @@ def embedding_with_repeated_tokens(draw):
 
 
 @CASES.case
+def embedding_looked_up_row_by_row(draw):
+  """As equinox does it: windows of one row, taken whole along the other axis.
+  """
+  def loss_fn(p, e):
+    return square(jax.vmap(lambda i: p[i])(e['tokens']) - e['y'])
+
+  return loss_fn, draw(7, 3), {
+    'tokens': draw.integers(7, 6), 'y': draw.batch(6, 3)}
+
+
+@CASES.case
 def embedding_of_one_token(draw):
   loss_fn = lambda p, e: square(p[e['token']] - e['y'])
   return loss_fn, draw(4, 3), {

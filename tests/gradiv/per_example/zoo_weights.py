@@ -266,7 +266,30 @@ def fourier_transform_of_activations(draw):
   return draw.regression(net, {'w': draw(3, 6), 'v': draw(4, 2)}, 3)
 
 
-@CASES.case(falls_back=('convert_element_type',))
+@CASES.case
+def orthogonalized_weight(draw):
+  """Its gradient comes from one product along a thousand paths."""
+  def net(p, x):
+    w = p / jnp.linalg.norm(p)
+    for _ in range(3):
+      square = w @ w.T
+      w = 3 * w + (-3.2 * square + 1.2 * square @ square) @ w
+    return x @ w
+
+  return draw.regression(net, draw(4, 4), 6, 4)
+
+
+@CASES.case
+def spectral_layer(draw):
+  def net(p, x):
+    modes = jnp.fft.rfft(x, axis=0)
+    mixed = jnp.einsum('mi,imo->mo', modes, p['re'] + 1j * p['im'])
+    return jnp.fft.irfft(mixed, n=6, axis=0)
+
+  return draw.regression(net, {'re': draw(3, 4, 2), 'im': draw(3, 4, 2)}, 6, 3)
+
+
+@CASES.case
 def complex_phases(draw):
   net = lambda p, x: jnp.exp(1j * (x @ p['w'])) @ (
     p['re'] + 1j * p['im'].astype(jnp.complex64))

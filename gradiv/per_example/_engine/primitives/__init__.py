@@ -9,6 +9,7 @@ go on through it.
 from gradiv.per_example._engine.primitives import (
   branches_and_loops as branches_and_loops,
   casting as casting,
+  complex_numbers as complex_numbers,
   convolution as convolution,
   dot_general as dot_general,
   dynamic_update_slice as dynamic_update_slice,

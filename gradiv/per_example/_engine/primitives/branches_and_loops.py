@@ -21,7 +21,7 @@ def _terms_of_scan(cutter, equation, out):
   index, _ = cutter.program.producer[equation.outs[0]]
   body, inside = cutter.program.body(index), cutter.inside(equation, None)
   num_consts, num_carry = cutter.program.carries(index)
-  found = inside.follow(body.outputs[out])
+  found = inside.walk(body.outputs[out])
   start = []
   if out < num_carry:
     # The body must return the carry, unchanged, plus other terms.
@@ -45,7 +45,7 @@ def _terms_of_cond(cutter, equation, out):
   found = []
   for branch in range(len(equation.params['branches'])):
     inside = cutter.inside(equation, branch)
-    mine = inside.follow(cutter.program.body(index, branch).outputs[out])
+    mine = inside.walk(cutter.program.body(index, branch).outputs[out])
     if not all(map(_can_leave, mine)):
       return []
     found += [term.lifted(index, branch, None) for term in mine]

@@ -1,6 +1,9 @@
 """Changes of dtype or type that leave each element where it is."""
 
+import jax.numpy as jnp
+
 from gradiv.per_example._engine import linear, registry
+from gradiv.per_example._engine.primitives import complex_numbers
 
 
 def _cast(program, equation, place):
@@ -11,7 +14,19 @@ def _cast(program, equation, place):
     equation.name, str(dtype), lambda x: x.astype(dtype))
 
 
-registry.register('convert_element_type', linear=_cast, keeps_zero=True)
+def _terms(cutter, equation, out):
+  """Follow a cast; from complex to real, it takes the real part."""
+  del out
+  (x,), (y,) = equation.ins, equation.outs
+  is_complex = [jnp.issubdtype(v.aval.dtype, jnp.complexfloating)
+                for v in (x, y)]
+  if is_complex == [True, False]:
+    return complex_numbers.terms_of_part(cutter, x, 'real')
+  return cutter.linear(equation)
+
+
+registry.register('convert_element_type', linear=_cast, terms=_terms,
+                  keeps_zero=True)
 registry.register('pvary', 'pcast', linear=linear.unchanged, keeps_zero=True)
 registry.register('copy', 'copy_p', 'reduce_precision', 'sharding_constraint',
                   linear=linear.unchanged)

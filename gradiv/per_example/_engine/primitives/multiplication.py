@@ -72,7 +72,7 @@ def _times(program, equation, place):
   scalar = _scalar(program, equation.ins[1 - place])
   if scalar is None:
     return linear.applied(program, equation, place)
-  return scalar if scalar.number is None else float(scalar.number)
+  return _factor(program, equation, place, scalar)
 
 
 def _divided(program, equation, place):
@@ -84,6 +84,15 @@ def _divided(program, equation, place):
   return linear.applied(program, equation, place)
 
 
+def _factor(program, equation, place, scalar):
+  """Return a scalar as a number, if it is known, or as the value it is."""
+  number = scalar.number
+  if number is None:
+    by_value = jnp.issubdtype(scalar.aval.dtype, jnp.floating)
+    return scalar if by_value else linear.applied(program, equation, place)
+  return number if isinstance(number, complex) else float(number)
+
+
 def _scalar(program, value):
   """Find the scalar behind broadcasts and casts; None if it is none."""
   while (made := program.made_by(value)) is not None:
@@ -92,7 +101,7 @@ def _scalar(program, value):
       break
     (source,) = made.ins
     if source.aval.size != 1 or not jnp.issubdtype(
-        source.aval.dtype, jnp.floating):
+        source.aval.dtype, jnp.inexact):
       break
     value = source
   return None if value.aval.shape else value
@@ -106,7 +115,8 @@ def _terms(cutter, equation, out):
     return found
   for place in (0, 1):
     scalar = _scalar(cutter.program, equation.ins[1 - place])
-    if scalar is not None:
+    if scalar is not None and jnp.issubdtype(
+        scalar.aval.dtype, jnp.floating):
       return [term.then(scalar)
               for term in cutter.follow(equation.ins[place])]
   return []

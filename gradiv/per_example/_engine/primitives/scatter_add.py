@@ -13,27 +13,33 @@ def _product(program, equation):
 
       table.at[tokens].add(δ):  u_k = one_hot(token_k),  v_k = δ_k
 
-  With several indexed axes, the one stands at their flattened index. What is
-  added to, the first operand, is left to `_terms`.
+  With several indexed axes, the one stands at their flattened index. An axis
+  may be indexed although a whole window of it is taken, as in
+  ``vmap(lambda i: w[i])(tokens)``; its index can only be 0. What is added to,
+  the first operand, is left to `_terms`.
   """
   del program
   _, index, updates = equation.ins
   shape = equation.outs[0].aval.shape
   dims = equation.params['dimension_numbers']
-  rows = tuple(dims.inserted_window_dims)
   batching = getattr(dims, 'operand_batching_dims', ())
-  whole = tuple(s for d, s in enumerate(shape) if d not in rows)
-  window = tuple(updates.aval.shape[d] for d in dims.update_window_dims)
-  if batching or window != whole or not rows or (
-      tuple(dims.scatter_dims_to_operand_dims) != rows):
+  indexed = tuple(dims.scatter_dims_to_operand_dims)
+  windows = _windows(dims, shape, updates.aval.shape)
+  rows = tuple(d for d in range(len(shape)) if d in dims.inserted_window_dims
+               or windows[d] < shape[d])
+  if batching or not rows or any(
+      windows[d] != 1 or d not in indexed for d in rows):
     return None
-  heights = [shape[d] for d in rows]
   clips = str(equation.params['mode']).upper().endswith('CLIP')
-  a, b = math.prod(heights), math.prod(whole)
+  a = math.prod(shape[d] for d in rows)
+  b = math.prod(s for d, s in enumerate(shape) if d not in rows)
   k = updates.aval.size // max(b, 1)
+  places = [shape[d] - windows[d] + 1 for d in indexed]
+  strides = [math.prod(shape[e] for e in rows if e > d) * (d in rows)
+             for d in indexed]
 
   def make_factors(index, updates):
-    flat = _flat_index(index.reshape(-1, len(rows)), heights, clips)
+    flat = _flat_index(index.reshape(-1, len(indexed)), places, strides, clips)
     order = [d for d in range(updates.ndim)
              if d not in dims.update_window_dims]
     rest = updates.transpose(*order, *dims.update_window_dims)
@@ -44,16 +50,23 @@ def _product(program, equation):
                       scaled=1, is_sparse=True)
 
 
-def _flat_index(index, heights, clips):
+def _windows(dims, shape, updates):
+  """Return how much of each axis one update covers."""
+  kept = [d for d in range(len(shape)) if d not in (
+    *dims.inserted_window_dims, *getattr(dims, 'operand_batching_dims', ()))]
+  covered = dict(zip(kept, (updates[d] for d in dims.update_window_dims)))
+  return [covered.get(d, 1) for d in range(len(shape))]
+
+
+def _flat_index(index, places, strides, clips):
   """Flatten an index [k, axes]; -1 where it is out of range."""
   index = index.astype(jnp.int32)
-  top = jnp.array(heights, jnp.int32)[None]
+  top = jnp.array(places, jnp.int32)[None]
   if clips:
     index = jnp.clip(index, 0, top - 1)
   inside = jnp.all((index >= 0) & (index < top), -1)
-  strides = jnp.array(
-    [math.prod(heights[i + 1:]) for i in range(len(heights))], jnp.int32)
-  return jnp.where(inside, jnp.sum(index * strides[None], -1), -1)
+  strides = jnp.array(strides, jnp.int32)[None]
+  return jnp.where(inside, jnp.sum(index * strides, -1), -1)
 
 
 def _linear(program, equation, place):
