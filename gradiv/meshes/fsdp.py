@@ -8,11 +8,14 @@ they record a statistic as the cotangent of a *probe*, an array of zeros, so it
 passes through `jax.lax.scan` and `jax.checkpoint` in O(layer) memory.
 
 A rule over the whole gradient (all layers decide together) cannot act within
-the backward pass. Two ways remain. *Two passes*: `gather_gram` in the first,
-weights w from it, then the gradient of n·w_i times the loss of worker i in the
-second; exact, and costs a second forward and backward pass. *The weights of
-the last step*: scale the loss by n·w_i of the step before; one pass, and the
-weights are one step old.
+the backward pass. Two ways remain, which ``examples/fsdp_global_rule.py``
+shows. *Two passes*: `gather_gram` in the first, weights w from it, then the
+gradient of n·w_i times the loss of worker i in the second; exact, and costs a
+second backward pass. *The weights of the last step*: scale the loss
+by n·w_i of the step before; one pass, and the weights are one step old.
+
+With tensor parallelism a gathered parameter may still be cut up over 'model':
+name that axis in `probes`, and where a sum has to run over it too.
 """
 
 import functools
