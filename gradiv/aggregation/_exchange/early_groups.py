@@ -32,7 +32,8 @@ MOST_WAVES = 8
 # Function of the indices of k groups, of their Gram matrices, and of who takes
 # part, [n], to the weights, [k, n], and to anything else of k rows.
 Decide = Callable[
-  [np.ndarray, Sequence[jax.Array], jax.Array], tuple[jax.Array, Any]]
+  [np.ndarray, Sequence[jax.Array], jax.Array],
+  tuple[Sequence[jax.Array] | jax.Array, Any]]
 
 
 class Wave(NamedTuple):
@@ -74,7 +75,7 @@ def exchange(
   decide: Decide,
   *,
   centered: bool,
-) -> tuple[optax.Updates, tuple[jax.Array, Any], jax.Array]:
+) -> tuple[optax.Updates, tuple[Any, Any], jax.Array]:
   """Exchange gradients between devices, and decide each wave as it arrives.
 
   Args:
@@ -92,6 +93,7 @@ def exchange(
   waves = waves_of(slices.plan)
   own_parts = products.own_parts(slices, centered=centered)
   everyone = jnp.ones(contribution.participants.count, bool)
+  present, left_out = everyone, jnp.int32(0)  # until the last has arrived
   decided, sent, grams = [], {}, ()
   for wave in waves:
     parts = tuple(own_parts[group] for group in wave.groups)
