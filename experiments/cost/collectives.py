@@ -57,6 +57,9 @@ def bytes_sent(text: str, num_workers: int | None = None) -> float:
   42.0
   >>> bytes_sent('%a = u8[6]{0} all-reduce(%b), replica_groups={{0,1},{2,3}}')
   6.0
+  >>> groups = "replica_groups=mesh['x'=4,'y'=2] {'y'}"
+  >>> bytes_sent('%a = u8[6]{0} all-reduce(%b), ' + groups)
+  6.0
 
   Args:
     text: The HLO text of a program.
@@ -78,6 +81,11 @@ def _group_size(line):
   grid = re.search(r'replica_groups=\[[0-9]+,([0-9]+)\]', line)
   if grid:
     return int(grid[1])
+  named = re.search(r'replica_groups=mesh\[(.*?)\] *\{(.*?)\}', line)
+  if named:  # jaxlib 0.12
+    sizes = dict(re.findall(r"'([^']+)'=([0-9]+)", named[1]))
+    return math.prod(
+      int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
   if ' collective-permute' in line:
     return 2  # sends its operand once
   raise ValueError(f'text={line!r}: names no replica groups')

@@ -28,7 +28,9 @@ class Layout:
 
   Attributes:
     mean_over: Axis, or axes, to average over first. A "worker" is then a group
-      of them, such as the devices of one host.
+      of them, such as the m devices of one host. The rules that see gradients
+      average by a reduce-scatter, and each device sends its m-th part of the
+      mean to the other groups.
     groups: Function from a leaf's path to the name of its group, such as
       `by_layer`. Each group is then decided by itself.
     sharded_over: Axis, or axes, over which each worker's own gradient is

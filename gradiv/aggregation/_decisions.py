@@ -1,9 +1,11 @@
 """Decide the weights of a step, and measure what was decided."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradiv import weightings
 from gradiv.aggregation import gram as gram_lib
@@ -54,19 +56,29 @@ def decide(
 
 def decide_by_group(
   rule: weightings.Weighting,
-  grams: jax.Array,
+  groups: np.ndarray,
+  grams: Sequence[jax.Array],
   present: jax.Array,
   states: Any,
   key: jax.Array | None,
 ) -> tuple[Decision, Any]:
-  """Do as `decide` for each group, along a leading axis [groups].
+  """Do as `decide` for some groups, along a leading axis [k].
 
   Every group draws with a key of its own.
+
+  Args:
+    rule: The weighting.
+    groups: Indices of the groups, [k].
+    grams: Their Gram matrices.
+    present: Which workers take part, [n].
+    states: States of the weighting for all groups.
+    key: Key for a weighting that draws.
   """
   keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(
-    key, jnp.arange(len(grams)))
+    key, groups)
   each = lambda gram, state, key: decide(rule, gram, present, state, key)
-  return jax.vmap(each)(grams, states, keys)
+  own = jax.tree.map(lambda x: x[groups], states)
+  return jax.vmap(each)(jnp.stack(grams), own, keys)
 
 
 def _mean_cosine(gram):

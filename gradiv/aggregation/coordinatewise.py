@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from gradiv import workers
 from gradiv._common import counting, draws, layout as layouts, trees
@@ -95,6 +96,8 @@ class _Rule:
     slices = slices_lib.all_to_all(
       finite.contribute(updates, self.participants),
       leaf_by_leaf=self.normalize)
+    if self.participants.layout.mean_names:
+      slices = slices.keep_finite()
     present, num_left_out = self.select(slices)
     values, masks = [], []
     for i, rows in enumerate(slices.keep(present).rows):
@@ -144,8 +147,10 @@ def _sum_masks(slices, masks):
     The sums and the sizes of the buckets, over all shards.
   """
   participants, sums, sizes = slices.contribution.participants, [], []
+  place = lax.axis_index(
+    (*participants.layout.mean_names, *participants.names))
   for bucket, mask in zip(slices.plan.buckets, masks):
-    first = participants.index * mask.size
+    first = place * mask.size
     is_real = first + jnp.arange(mask.size) < bucket.size
     total = jnp.where(is_real, mask.astype(jnp.float32), 0).sum()
     sums.append(participants.layout.count_once(total, bucket.is_sharded))

@@ -1,6 +1,7 @@
 """Any rule that is a function of the workers' Gram matrix."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -161,26 +162,25 @@ class _Aggregation:
     del params
     extra = self._find_extra(updates, extra_args | {'last': state.last})
     _check_num_workers(self.participants.count, self.num_workers)
-    collected = collecting.collect(
-      finite.contribute(updates, self.participants), self.rule, extra,
-      sharded=self.sharded)
-    decision, rule_state = self._decide(collected, state)
-    weights = decision.weights
-    updates = collected.weighted_sum(
-      [weights] if self.participants.layout.groups is None else weights)
+    # Slices are those of the workers, whatever the number of their members.
+    contribute = (
+      finite.contribute_mean if self.sharded else finite.contribute)
+    updates, (_, (decision, rule_state)), num_left_out = collecting.exchange(
+      contribute(updates, self.participants), self.rule, extra,
+      functools.partial(self._decide, state), sharded=self.sharded)
     last = jax.tree.map(lambda new, old: new.astype(old.dtype), updates,
                         state.last) if 'last' in self.extra else ()
     ready = jnp.any(decision.num_agreed > 0)
     return updates, AggregateState(
       count=counting.increment(state.count),
       num_left_out=counting.increment(
-        state.num_left_out, collected.num_left_out),
+        state.num_left_out, num_left_out),
       num_empty=counting.increment(state.num_empty, ~ready),
       ready=ready,
       num_agreed=decision.num_agreed,
       effective_size=decision.effective_size,
       mean_cosine=decision.mean_cosine,
-      weights=() if self.num_workers is None else weights,
+      weights=() if self.num_workers is None else decision.weights,
       rng_key=state.rng_key, rule=rule_state, last=last)
 
   def _find_extra(self, updates, known):
@@ -195,15 +195,17 @@ class _Aggregation:
           f'extra={self.extra}: {name} must be a tree like the gradient')
     return [known[name] for name in self.extra]
 
-  def _decide(self, collected, state):
+  def _decide(self, state, groups, grams, present):
+    """Return the weights of some groups, and all that was decided."""
     key = (None if self.key is None
            else jax.random.fold_in(state.rng_key, state.count))
     if self.participants.layout.groups is None:
-      return _decisions.decide(
-        self.rule, collected.grams[0], collected.present, state.rule, key)
-    return _decisions.decide_by_group(
-      self.rule, jnp.stack(collected.grams), collected.present, state.rule,
-      key)
+      decided = _decisions.decide(
+        self.rule, grams[0], present, state.rule, key)
+      return [decided[0].weights], decided
+    decided = _decisions.decide_by_group(
+      self.rule, groups, grams, present, state.rule, key)
+    return decided[0].weights, decided
 
 
 def _check(rule, extra, key, num_workers, sharded):

@@ -10,6 +10,7 @@ Each matrix M_i of worker i, [rows, columns], is multiplied by a thin matrix Q,
 This is one step of the power iteration for the mean gradient.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from gradiv._common import (
   checks,
   counting,
   draws,
+  early_sums,
   layout as layouts,
   trees,
 )
@@ -69,6 +71,7 @@ def aggregate_by_low_rank(
     key: Random key of the first Q, folded with the leaf; it must be the same
       on all workers.
     layout: Layout of the gradients; `groups` is not supported. With
+      `mean_over`, thin matrices are all that its members send, too. With
       `sharded_over`, each shard of a leaf is approximated as a matrix of its
       own, and the state's `factors` differ between the shards of a worker.
 
@@ -100,26 +103,38 @@ def aggregate_by_low_rank(
 
   def mean_and_own_part(updates, state):
     own = finite.contribute(updates, participants)
-    grads, treedef = jax.tree.flatten(own.or_zeros())
-    means, parts, factors, left_out = _iterate(
-      own, grads, _split(state.factors, grads, rank), state.factors.dtype)
+    grads, treedef = jax.tree.flatten(updates)
+    means, parts, factors, left_out = _average(
+      own, _split(state.factors, grads, rank), state.factors.dtype)
     shaped = lambda found: treedef.unflatten(_each(
       lambda x, g: x.reshape(g.shape).astype(g.dtype), found, grads))
     new_state = AggregateByLowRankState(
-      _stack([q for q in factors if q is not None], rank),
-      counting.increment(state.num_left_out, left_out))
+      _stack(factors, rank), counting.increment(state.num_left_out, left_out))
     return shaped(means), shaped(parts), new_state
 
   return optax.GradientTransformationExtraArgs(
     init_fn, error_feedback.AveragingUpdate(mean_and_own_part))
 
 
-def _iterate(own, grads, factors, dtype):
+class _Thin(NamedTuple):
+  """What the workers learn of each leaf from sums of thin matrices.
+
+  Attributes:
+    bases: P; None if the leaf is averaged as it is.
+    own: M_iᵀ P of this worker, or its leaf.
+    means: The mean of these over the workers.
+  """
+
+  bases: list
+  own: list
+  means: list
+
+
+def _average(own, factors, dtype):
   """Take one step of the power iteration on all leaves.
 
   Args:
     own: Contribution of this worker.
-    grads: The leaves of its gradient; zeros if it does not take part.
     factors: Q of each leaf, or None if the leaf is averaged as it is.
     dtype: Dtype of the next Q.
 
@@ -127,36 +142,56 @@ def _iterate(own, grads, factors, dtype):
     The leaves of the mean, those of this worker's part of it, the next Q, and
     the number of gradients left out.
   """
-  matrices = _each(_as_matrix, grads, factors)
-  sums, present, left_out = _sum_with_presence(
-    own, _each(lambda m, q: m if q is None else _dot(m, q),
-               matrices, factors))
-  count = jnp.maximum(present.sum(), 1)
-  bases = _each(lambda s, q: None if q is None else jnp.linalg.qr(s)[0],
-                sums, factors)
-  turned = _each(lambda m, p: None if p is None else _dot(m.T, p),
-                 matrices, bases)
-  factors = _each(
-    lambda t: None if t is None else (t / count).astype(dtype),
-    _sum(own.participants, turned))
-  means = _each(lambda s, p, q: s / count if p is None else _dot(p, q.T),
-                sums, bases, factors)
-  parts = _each(lambda g, p, t: g if p is None else _dot(p, t.T),
-                grads, bases, turned)
-  return means, parts, factors, left_out
-
-
-def _sum_with_presence(own, tree):
-  """Sum over the workers, not over their shards, and learn who takes part."""
-  if not own.participants.layout.shard_names:
-    return finite.sum_with_presence(own, tree)
   _, present, left_out = finite.sum_with_presence(own, ())
-  return _sum(own.participants, tree), present, left_out
+  if own.participants.are_devices:
+    # Leaf by leaf, as they arrive; again if a gradient has to be left out.
+    thin = _iterate(own, own.participants.count, factors)
+    thin = lax.cond(
+      left_out == 0, lambda thin: thin,
+      lambda thin: _iterate_again(own, present, factors), thin)
+  else:
+    thin = _iterate_finite(own, present, factors)
+  round_factor = lambda p, t: t if p is None else t.astype(dtype)
+  product = lambda p, t: t if p is None else _dot(p, t.T)
+  means = _each(round_factor, thin.bases, thin.means)
+  return (_each(product, thin.bases, means),
+          _each(product, thin.bases, thin.own),
+          [q for p, q in zip(thin.bases, means) if p is not None], left_out)
 
 
-def _sum(participants, tree):
-  return lax.psum(
-    workers.as_private(tree, participants.names), participants.names)
+def _iterate_again(own, present, factors):
+  with jax.named_scope(early_sums.AGAIN):
+    return _iterate_finite(own, present, factors)
+
+
+def _iterate_finite(own, present, factors):
+  """Do as `_iterate`, with the gradients that take part alone."""
+  if own.participants.layout.mean_names:
+    own = own.without_the_others()
+  own = dataclasses.replace(own, grads=own.or_zeros())
+  return _iterate(own, jnp.maximum(present.sum(), 1), factors)
+
+
+def _iterate(own, count, factors):
+  """Sum products with thin matrices over the workers, of whom `count` count.
+
+  With `Layout.mean_over` as well: a product with the mean of a group is the
+  mean of the products, so that whole gradients never travel.
+  """
+  names, members = own.participants.names, own.participants.layout.mean_names
+  matrices = _each(lambda g, q: _as_matrix(g, q) / own.num_members,
+                   jax.tree.leaves(own.grads), factors)
+  bases = _each(
+    lambda m, q: None if q is None else jnp.linalg.qr(
+      _sum(_dot(m, q), (*names, *members)))[0], matrices, factors)
+  turned = _each(lambda m, p: m if p is None else _dot(m.T, p),
+                 matrices, bases)
+  own_parts = [_sum(t, members) if members else t for t in turned]
+  return _Thin(bases, own_parts, [_sum(t, names) / count for t in own_parts])
+
+
+def _sum(x, names):
+  return lax.psum(workers.as_private(x, names), names)
 
 
 def _each(fn, *lists):

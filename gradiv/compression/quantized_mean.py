@@ -107,7 +107,7 @@ def aggregate_by_quantized_mean(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
-    own = finite.contribute(updates, participants)
+    own = finite.contribute_mean(updates, participants)
     drawn = draws.DrawState(state.count, state.rng_key)
     total, cross_terms = _sum_over_workers(
       own, draws.key_of(drawn, 'aggregate_by_quantized_mean'), packing)

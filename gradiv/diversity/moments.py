@@ -122,11 +122,11 @@ def worker_moments(
     grads, mean, batch / mean_batch if differs else None, layout,
     _metric.roots_of(metric, grads))
   n = workers.num_workers(axis_name)
-  names = (*workers.names_of(axis_name), *layout.shard_names)
+  parts = (*layout.mean_names, *layout.shard_names)
+  names = (*workers.names_of(axis_name), *parts)
   deviation = lax.psum(workers.as_private(deviation, names), names) / n
-  if layout.shard_names:
-    of_mean = lax.psum(
-      workers.as_private(of_mean, layout.shard_names), layout.shard_names)
+  if parts:
+    of_mean = lax.psum(workers.as_private(of_mean, parts), parts)
   is_unknown = num_finite < n
   if params is not None:
     is_unknown |= _agreeing.differ(params, axis_name, layout)
@@ -199,18 +199,27 @@ def _counted_once(grads, layout):
 
 
 def _mean_first(grads, batch, differs, is_finite, names):
-  """Average over `mean_over`; the result stands for the examples of all."""
-  grads = trees.widen(trees.keep_if(is_finite, grads))
+  """Average over `mean_over`; the result stands for the examples of all.
+
+  By a reduce-scatter: each member keeps a part of each leaf of the mean, for
+  norms can be added up over parts. So it does not send the whole to others.
+  What is not finite need not be left out, as the moments are unknown then.
+  """
   size = workers.num_workers(names)
+  total = batch * size
   if differs:
     batch = workers.as_private(batch, names)
     total = lax.psum(batch, names)
-    mean = jax.tree.map(lambda g: lax.psum(g * (batch / total), names), grads)
-  else:
-    total = batch * size
-    mean = jax.tree.map(lambda g: lax.psum(g, names) / size, grads)
+
+  def part_of_mean(g):
+    g = g * (batch / total) if differs else g
+    part = jnp.pad(g.ravel(), (0, -g.size % size))
+    for name in names:
+      part = lax.psum_scatter(part, name, tiled=True)
+    return part if differs else part / size
+
   is_finite = lax.psum(is_finite.astype(jnp.int32), names) == size
-  return mean, total, is_finite
+  return jax.tree.map(part_of_mean, trees.widen(grads)), total, is_finite
 
 
 def _mean(grads, batch, differs, is_finite, axis_name):

@@ -8,11 +8,14 @@ they record a statistic as the cotangent of a *probe*, an array of zeros, so it
 passes through `jax.lax.scan` and `jax.checkpoint` in O(layer) memory.
 
 A rule over the whole gradient (all layers decide together) cannot act within
-the backward pass. Two ways remain. *Two passes*: `gather_gram` in the first,
-weights w from it, then the gradient of n·w_i times the loss of worker i in the
-second; exact, and costs a second forward and backward pass. *The weights of
-the last step*: scale the loss by n·w_i of the step before; one pass, and the
-weights are one step old.
+the backward pass. Two ways remain, which ``examples/fsdp_global_rule.py``
+shows. *Two passes*: `gather_gram` in the first, weights w from it, then the
+gradient of n·w_i times the loss of worker i in the second; exact, and costs a
+second backward pass. *The weights of the last step*: scale the loss
+by n·w_i of the step before; one pass, and the weights are one step old.
+
+With tensor parallelism a gathered parameter may still be cut up over 'model':
+name that axis in `probes`, and where a sum has to run over it too.
 """
 
 import functools
@@ -24,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv import workers as workers_lib
-from gradiv._common import layout as layouts, trees
+from gradiv._common import compat, layout as layouts, trees
 from gradiv.diversity import moments as moments_lib
 
 
@@ -40,10 +43,27 @@ def _tap(backward: Callable) -> Callable:
     del probe
     return lax.all_gather(shard, axis, axis=dim, tiled=True)
 
+  def back(axis, dim, probe, g):
+    total, statistic = backward(g, axis, dim)
+    return total, _as_varying(statistic, probe)
+
   tapped.defvjp(
-    lambda shard, probe, axis, dim: (tapped(shard, probe, axis, dim), None),
-    lambda axis, dim, _, g: backward(g, axis, dim))
+    lambda shard, probe, axis, dim: (tapped(shard, probe, axis, dim), probe),
+    back)
   return tapped
+
+
+def _as_varying(statistic, probe):
+  """Give a statistic the type of its probe, as a gradient must have it."""
+  axes = compat.varying_axes(probe)
+  missing = sorted(compat.varying_axes(statistic) - axes)
+  if missing:
+    raise ValueError(
+      f'probe that varies over {sorted(axes)}: what it records also varies '
+      f'over {missing}, over which the parameter is cut up too; name these '
+      'axes in `probes`')
+  return (workers_lib.as_private(statistic, tuple(sorted(axes)))
+          if axes else statistic)
 
 
 @_tap
@@ -87,11 +107,17 @@ def gather_gram(
   As `gather`, with an all-to-all in place of the reduce-scatter, which moves
   as much. The gradient in `probe`, [n, n] float32, is this worker's part of
   G_ij = ⟨g_i, g_j⟩: add it up over the leaves, and over the workers by a psum.
+  With tensor parallelism, that psum also runs over 'model' for the leaves that
+  are cut up over it, and for these alone.
   """
   return _gather_gram(shard, probe, axis, dim)
 
 
-def gather_by(rule: Callable[[jax.Array], jax.Array]) -> Callable:
+def gather_by(
+  rule: Callable[[jax.Array], jax.Array],
+  *,
+  sharded_over: workers_lib.AxisName | None = None,
+) -> Callable:
   """Make a gather whose backward pass is a rule in place of the mean.
 
   Every parameter (every layer, in a scan) decides by itself; the gradient in
@@ -100,19 +126,35 @@ def gather_by(rule: Callable[[jax.Array], jax.Array]) -> Callable:
   Args:
     rule: One of `gradiv.weightings`, or a function from a Gram matrix [n, n]
       to weights [n].
+    sharded_over: Axis, or axes, over which the gathered parameter is still cut
+      up, as under tensor parallelism. All its parts then decide together. Jax
+      knows such an axis under ``check_vma=True`` alone: there, leaving it out
+      is an error.
 
   Returns:
     A function like `gather`. The gradient in its probe, [n] float32, is the
     weights.
+
+  Raises:
+    ValueError: While tracing, if the gradient varies over an axis that is not
+      named.
   """
+  others = () if sharded_over is None else workers_lib.names_of(
+    sharded_over, 'sharded_over')
+
   @_tap
   def gather_ruled(g, axis, dim):
+    names = (*workers_lib.names_of(axis), *others)
+    unnamed = sorted(compat.varying_axes(g) - {*names})
+    if unnamed:
+      raise ValueError(f'sharded_over={sharded_over!r}: the gradient also '
+                       f'varies over {unnamed}, which must be named')
     rows = _rows(g, axis, dim)
-    weights = rule(lax.psum(_gram(rows), axis))
+    gram = lax.psum(workers_lib.as_private(_gram(rows), names), names)
+    weights = rule(gram)
     total = jnp.tensordot(
       weights, trees.widen(rows), 1, precision=lax.Precision.HIGHEST)
-    return (jnp.moveaxis(total.astype(g.dtype), 0, dim),
-            workers_lib.as_private(weights, axis))
+    return jnp.moveaxis(total.astype(g.dtype), 0, dim), weights
 
   return gather_ruled
 
@@ -125,7 +167,8 @@ def probes(
   Args:
     params: The parameters. For layers stacked along a leading axis, call it
       inside of ``jax.vmap``, or give `shape` that axis too.
-    axis: Axis, or axes, of the workers.
+    axis: Axis, or axes, of the workers; with tensor parallelism, together with
+      those over which gathered parameters are still cut up.
     shape: Shape of each: () for `gather`, (n, n) for `gather_gram`, (n,) for
       `gather_by`.
   """

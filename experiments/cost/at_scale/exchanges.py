@@ -113,10 +113,19 @@ def _rule_inside(size, group, num_groups):
 
 
 def _rule_of_means(size, group, num_groups):
-  """Average in each group (`Layout.mean_over`), then run the rule."""
-  del group
-  first, then = _mean(size, 'group'), _rule(size, num_groups, 'of each')
-  return Exchange(first.collectives + then.collectives, then.flops)
+  """Average in each group (`Layout.mean_over`), then run the rule.
+
+  Each chip of a group takes its part of the mean through the rule. Who is
+  finite, and the Gram matrix, are sums over all chips.
+  """
+  n, part = num_groups, FLOAT * size / group
+  return Exchange((
+    Collective('reduce-scatter', FLOAT * size, 'group'),
+    Collective('all-to-all', part, 'of each'),
+    Collective('all-reduce', FLOAT * n), Collective(
+      'all-reduce', FLOAT * (n * n + n + 1)),
+    Collective('all-gather', part, 'of each'),
+    Collective('all-gather', FLOAT * size, 'group')), 2 * n * size / group)
 
 
 def _rule_of_slices(size, group, num_groups):

@@ -1,7 +1,8 @@
-"""One exchange of gradients, in the cheapest of three ways.
+"""One exchange of gradients, in the cheapest of four ways.
 
-Gradients are exchanged slice by slice, or, between two workers that get equal
-weights, by their sum alone. Workers under `vmap` exchange nothing.
+Gradients are exchanged slice by slice, with groups wave by wave; or, between
+two workers that get equal weights, by their sum alone. Workers under `vmap`
+exchange nothing.
 """
 
 import dataclasses
@@ -10,12 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradiv import weightings
 from gradiv._common import one_device
 from gradiv.aggregation._exchange import (
   buckets,
+  early_groups,
   finite,
   products,
   rows as rows_lib,
@@ -40,28 +43,42 @@ class Collected(NamedTuple):
   weighted_sum: Callable[[Sequence[jax.Array] | jax.Array], optax.Updates]
 
 
-def collect(
+def exchange(
   contribution: finite.Contribution,
   rule: weightings.Weighting,
   extra: Sequence[optax.Updates],
+  decide: early_groups.Decide,
   *,
   sharded: bool,
-) -> Collected:
-  """Exchange gradients as a weighting needs them.
+) -> tuple[optax.Updates, tuple[Any, Any], jax.Array]:
+  """Exchange gradients as a weighting needs them, and sum them.
 
   Args:
     contribution: This worker's gradient.
     rule: The weighting.
     extra: Trees for the extra rows of the weighting.
+    decide: Decides some of the groups by their Gram matrices.
     sharded: Whether to leave the update in slices.
+
+  Returns:
+    The update, what `decide` returned for all groups, and the number of
+    gradients left out.
   """
   by_sum = rule.equal_pair and not (extra or sharded)
   if by_sum and products.is_pair(contribution):
-    return _collect_sum(contribution)
-  if sharded:
-    return _collect_slices(contribution, extra, rule.of_differences,
-                           stay_sliced=True)
-  return collect_all(contribution, extra, centered=rule.of_differences)
+    collected = _collect_sum(contribution)
+  elif sharded:
+    collected = _collect_slices(contribution, extra, rule.of_differences,
+                                stay_sliced=True)
+  elif early_groups.pays(contribution):
+    return early_groups.exchange(
+      contribution, extra, decide, centered=rule.of_differences)
+  else:
+    collected = collect_all(contribution, extra, centered=rule.of_differences)
+  decided = decide(
+    np.arange(len(collected.grams)), collected.grams, collected.present)
+  return (collected.weighted_sum(decided[0]), decided,
+          collected.num_left_out)
 
 
 def collect_all(
@@ -86,7 +103,7 @@ def collect_all(
   own = lambda grads, is_finite, num_left_out: dataclasses.replace(
     contribution, grads=grads, is_finite=is_finite, num_left_out=num_left_out)
 
-  def exchange(grads, is_finite, num_left_out, extra):
+  def exchange_slices(grads, is_finite, num_left_out, extra):
     slices, grams, present, num_left_out = _exchange(
       own(grads, is_finite, num_left_out), extra, centered)
     return grams, present, num_left_out, slices.rows, slices.extra
@@ -99,8 +116,8 @@ def collect_all(
       plan, _one_of(grads), len(is_finite), len(extra))
 
   grams, present, num_left_out, rows, known = one_device.directly(
-    exchange, exchange_rows, participants.names, tree, contribution.is_finite,
-    contribution.num_left_out, tuple(extra))
+    exchange_slices, exchange_rows, participants.names, tree,
+    contribution.is_finite, contribution.num_left_out, tuple(extra))
 
   def weigh(grads, sliced, present, extra, weights):
     del grads, present
@@ -142,11 +159,12 @@ def _exchange(contribution, extra, centered, leaf_by_leaf=False):
   """Exchange slices, and learn the Gram matrices and who takes part."""
   slices = slices_lib.all_to_all(
     contribution, extra, leaf_by_leaf=leaf_by_leaf)
-  if centered:
+  is_final = centered or contribution.participants.layout.mean_names
+  if is_final:
     slices = slices.keep_finite()
   grams, present, num_left_out = products.gram_matrices(
     slices, centered=centered)
-  if not centered:
+  if not is_final:
     slices = slices.keep(present)
   return slices, grams, present, num_left_out
 

@@ -23,26 +23,38 @@ Participants = membership.Participants
 
 @dataclasses.dataclass(frozen=True)
 class Contribution:
-  """A worker's gradient, and whether it takes part.
+  """A device's gradient, and whether it takes part.
+
+  With `Layout.mean_over` a worker is a group of devices, and contributes the
+  mean of what the members of the group contribute.
 
   Attributes:
     participants: The workers that exchange their gradients.
-    grads: The gradient as it is; with `Layout.mean_over`, the mean of the
-      finite ones of the group.
-    is_finite: Whether the gradient takes part; with `Layout.mean_over`,
-      whether any gradient of the group does.
-    num_left_out: Number of gradients excluded: 0 or 1, or up to the size of
-      the group.
+    grads: The gradient as it is.
+    is_finite: Whether the gradient takes part.
+    num_left_out: Number of gradients excluded: 0 or 1.
+    num_members: By what to divide the sum over the members of a group.
   """
 
   participants: Participants
   grads: optax.Updates
   is_finite: jax.Array
   num_left_out: jax.Array
+  num_members: jax.Array | int = 1
 
   def or_zeros(self) -> optax.Updates:
     """Return the gradient, or zeros if it does not take part."""
     return trees.keep_if(self.is_finite, self.grads)
+
+  def without_the_others(self) -> 'Contribution':
+    """Leave out what is not finite before a group is averaged.
+
+    Costs a psum of one number, and waits for the whole gradient.
+    """
+    count = lax.psum(self.is_finite.astype(jnp.float32),
+                     self.participants.layout.mean_names)
+    return dataclasses.replace(
+      self, grads=self.or_zeros(), num_members=jnp.maximum(count, 1))
 
 
 def contribute(
@@ -57,15 +69,34 @@ def contribute(
   layout = participants.layout
   workers.check_private(grads, (*participants.names, *layout.mean_names))
   trees.check_floating(grads)
-  finite = layouts.is_finite(grads, layout)
+  is_finite = layouts.is_finite(grads, layout)
+  own = Contribution(
+    participants, grads, is_finite, 1 - is_finite.astype(jnp.float32))
   if not layout.mean_names:
-    num_left_out = 1 - finite.astype(jnp.float32)
-    return Contribution(participants, grads, finite, num_left_out)
-  # Groups differ in who is left out, so that they must not part in a cond.
-  mean, count = mean_of_finite(
-    trees.keep_if(finite, grads), finite, layout.mean_names)
-  num_left_out = workers.num_workers(layout.mean_names) - count
-  return Contribution(participants, mean, count > 0, num_left_out)
+    return own
+  if not participants.are_devices:
+    return own.without_the_others()
+  return dataclasses.replace(
+    own, num_members=workers.num_workers(layout.mean_names))
+
+
+def contribute_mean(
+  grads: optax.Updates, participants: Participants
+) -> Contribution:
+  """Do as `contribute`, with one gradient for the members of a group.
+
+  For exchanges that do not average the groups themselves: each member of a
+  group sends the whole mean. Waits for the whole gradient.
+  """
+  own = contribute(grads, participants)
+  names = participants.layout.mean_names
+  if not names:
+    return own
+  mean, count = mean_of_finite(own.or_zeros(), own.is_finite, names)
+  alone = Participants(participants.names, dataclasses.replace(
+    participants.layout, mean_over=None))
+  return Contribution(
+    alone, mean, count > 0, workers.num_workers(names) - count)
 
 
 def mean_of_finite(
@@ -98,14 +129,19 @@ def sum_with_presence(
     tree: This worker's summand.
 
   Returns:
-    The sum over the workers and their shards; which workers take part, [n];
-    and the number of gradients left out.
+    The sum over the workers, their members and their shards; which workers
+    take part, [n]; and the number of gradients left out.
   """
   participants = contribution.participants
-  places = jnp.arange(participants.count)
-  own = contribution.is_finite & (places == participants.index)
-  record = (own.astype(jnp.float32), contribution.num_left_out)
+  record = own_presence(contribution), contribution.num_left_out
   record = jax.tree.map(lambda x: participants.layout.count_once(
     x, is_sharded=False), record)
   total, (present, num_left_out) = participants.sum((tree, record))
   return total, present > 0.5, jnp.round(num_left_out).astype(jnp.int32)
+
+
+def own_presence(contribution: Contribution) -> jax.Array:
+  """Return 1 at the place of this worker if it takes part; else zeros, [n]."""
+  places = jnp.arange(contribution.participants.count)
+  own = contribution.is_finite & (places == contribution.participants.index)
+  return own.astype(jnp.float32)

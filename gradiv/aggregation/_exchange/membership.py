@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import groups, layout as layouts
+from gradiv._common import compat, groups, layout as layouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,14 @@ class Participants:
     """Index of this worker; needs the axes bound."""
     return lax.axis_index(self.names)
 
+  @property
+  def are_devices(self) -> bool:
+    """Whether gradients are sent, and not the rows of one array."""
+    return compat.is_over_devices((*self.names, *self.layout.mean_names))
+
   def sum(self, tree: Any) -> Any:
-    """Sum over the workers and over the shards of each, in one psum."""
-    names = (*self.names, *self.layout.shard_names)
+    """Sum over the workers, their members and their shards, in one psum."""
+    names = (*self.names, *self.layout.mean_names, *self.layout.shard_names)
     return lax.psum(workers.as_private(tree, names), names)
 
   def group_of_leaves(self, tree: Any) -> np.ndarray:

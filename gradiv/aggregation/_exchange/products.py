@@ -41,6 +41,13 @@ def gram_matrices(
     the groups; which workers take part, [n]; and the number of gradients left
     out. Rows and columns of workers that do not take part are zero.
   """
+  grams, present, num_left_out = finite.sum_with_presence(
+    slices.contribution, own_parts(slices, centered=centered))
+  return mask(grams, present), present, num_left_out
+
+
+def own_parts(slices: slices_lib.Slices, *, centered: bool) -> Grams:
+  """Compute this worker's part of the Gram matrix of each group."""
   participants = slices.contribution.participants
   size = participants.count + slices.num_extra
   grams = [jnp.zeros((size, size), jnp.float32)
@@ -49,12 +56,15 @@ def gram_matrices(
       slices.plan.buckets, slices.rows, slices.extra):
     grams[bucket.group] += participants.layout.count_once(
       _gram_of_slice(rows, extra, centered), bucket.is_sharded)
-  grams, present, num_left_out = finite.sum_with_presence(
-    slices.contribution, tuple(grams))
-  kept = weightings.with_extra(present, slices.num_extra)
-  both = kept[:, None] & kept[None, :]
-  grams = tuple(jnp.where(both, gram, 0) for gram in grams)
-  return grams, present, num_left_out
+  return tuple(grams)
+
+
+def mask(grams: Grams, present: jax.Array) -> Grams:
+  """Zero rows and columns of workers that do not take part."""
+  def masked(gram):
+    kept = weightings.with_extra(present, len(gram) - len(present))
+    return jnp.where(kept[:, None] & kept[None, :], gram, 0)
+  return tuple(map(masked, grams))
 
 
 def gram_matrices_of_pair(
@@ -99,22 +109,28 @@ def gram_matrices_of_pair(
 
 def is_pair(contribution: finite.Contribution) -> bool:
   """Return whether the sum of the gradients suffices, to float32 precision."""
-  return contribution.participants.count == 2 and all(
-    g.dtype == jnp.float32 for g in jax.tree.leaves(contribution.grads))
+  participants = contribution.participants
+  return (participants.count == 2 and not participants.layout.mean_names
+          and all(g.dtype == jnp.float32
+                  for g in jax.tree.leaves(contribution.grads)))
 
 
 def weighted_sums(
   slices: slices_lib.Slices, weights: Sequence[jax.Array] | jax.Array
-) -> Sequence[jax.Array]:
+) -> list[jax.Array]:
   """Sum the rows of each slice with the weights of its group, in float32."""
-  def weighted_sum(bucket, rows, extra):
-    w = weights[bucket.group]
-    n = rows.shape[0]
-    total = _weigh(w[:n], rows)
-    return total + _weigh(w[n:], extra) if extra.shape[0] else total
+  return [weighted_sum(rows, extra, weights[bucket.group])
+          for bucket, rows, extra in zip(
+            slices.plan.buckets, slices.rows, slices.extra)]
 
-  return [weighted_sum(*each) for each in zip(
-    slices.plan.buckets, slices.rows, slices.extra)]
+
+def weighted_sum(
+  rows: jax.Array, extra: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Sum the rows of one slice, [n, d] and [k, d], with weights [n + k]."""
+  n = rows.shape[0]
+  total = _weigh(weights[:n], rows)
+  return total + _weigh(weights[n:], extra) if extra.shape[0] else total
 
 
 def _gram_of_slice(rows, extra, centered):

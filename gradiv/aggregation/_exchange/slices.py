@@ -6,6 +6,10 @@ traffic of the first half of an all-reduce. In this layout a rule can see all
 workers' values of a coordinate, or sum over coordinates. `all_gather`, the
 second half of an all-reduce, puts the slices of the result back together. No
 worker ever holds n·D elements.
+
+With `Layout.mean_over` a worker is a group of m devices. Each group is averaged
+by a reduce-scatter, and each member then takes its m-th part through the
+exchange: D/m elements travel between groups.
 """
 
 import dataclasses
@@ -16,7 +20,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv._common import compat
+from gradiv import workers
+from gradiv._common import compat, early_sums, trees
 from gradiv.aggregation._exchange import buckets, finite
 
 
@@ -51,7 +56,32 @@ class Slices:
 
   def keep_finite(self) -> 'Slices':
     """Do as `keep`, before anything is summed; costs an all-gather of n."""
-    return self.keep(gather_presence(self.contribution))
+    participants = self.contribution.participants
+    if not participants.layout.mean_names:
+      return self.keep(gather_presence(self.contribution))
+    counts = participants.sum(participants.layout.count_once(
+      finite.own_presence(self.contribution), is_sharded=False))
+    if not participants.are_devices:
+      return self.keep(counts > 0.5)
+    size = participants.count * workers.num_workers(
+      participants.layout.mean_names)
+
+    def again(rows):
+      del rows
+      with jax.named_scope(early_sums.AGAIN):
+        return self.send_again().rows
+
+    # The counts are a sum over all: nobody enters a branch alone.
+    rows = lax.cond(counts.sum() > size - 0.5, lambda rows: rows, again,
+                    self.rows)
+    return dataclasses.replace(self, rows=rows).keep(counts > 0.5)
+
+  def send_again(self) -> 'Slices':
+    """Send means of groups in which only the finite members count."""
+    if not self.contribution.participants.layout.mean_names:
+      return self
+    return dataclasses.replace(
+      self, rows=_send(self.contribution.without_the_others(), self.plan))
 
 
 def all_to_all(
@@ -74,20 +104,39 @@ def all_to_all(
   """
   participants, grads = contribution.participants, contribution.grads
   plan = buckets.plan(grads, participants, leaf_by_leaf=leaf_by_leaf)
-  leaves, known = jax.tree.leaves(grads), [jax.tree.leaves(t) for t in extra]
-
-  def send(bucket):
-    return lax.all_to_all(buckets.pack(leaves, bucket, participants.count),
-                          participants.names, 0, 0, tiled=True)
+  known = [jax.tree.leaves(tree) for tree in extra]
+  names = (*participants.layout.mean_names, *participants.names)
 
   def slice_known(bucket):
-    rows = [own_row(buckets.pack(tree, bucket, participants.count),
-                    participants.names) for tree in known]
+    rows = [own_row(buckets.pack(tree, bucket, workers.num_workers(names)),
+                    names) for tree in known]
     return jnp.stack(rows) if rows else jnp.zeros((0, 0), plan.dtype(bucket))
 
-  rows = [send(bucket) for bucket in reversed(plan.buckets)][::-1]
-  return Slices(contribution, plan, tuple(rows),
+  return Slices(contribution, plan, _send(contribution, plan),
                 tuple(map(slice_known, plan.buckets)), len(known))
+
+
+def _send(contribution, plan):
+  """Send the last bucket first; return the rows of all, in their order."""
+  names = contribution.participants.names
+  leaves = jax.tree.leaves(contribution.grads)
+  rows = [lax.all_to_all(_mean_of_group(contribution, leaves, bucket), names,
+                         0, 0, tiled=True)
+          for bucket in reversed(plan.buckets)]
+  return tuple(rows[::-1])
+
+
+def _mean_of_group(contribution, leaves, bucket):
+  """Return this member's part of its group's mean, a row for each worker."""
+  n = contribution.participants.count
+  mean_names = contribution.participants.layout.mean_names
+  if not mean_names:
+    return buckets.pack(leaves, bucket, n)
+  rows = buckets.pack(leaves, bucket, n * workers.num_workers(mean_names))
+  total = trees.widen(rows)
+  for name in mean_names:
+    total = lax.psum_scatter(total, name, tiled=True)
+  return (total / contribution.num_members).astype(rows.dtype)
 
 
 def all_gather(slices: Slices, parts: Sequence[jax.Array]) -> optax.Updates:
@@ -97,10 +146,20 @@ def all_gather(slices: Slices, parts: Sequence[jax.Array]) -> optax.Updates:
     slices: The slices from which the result was computed.
     parts: This worker's part of the result, [d] for each bucket.
   """
-  plan, names = slices.plan, slices.contribution.participants.names
+  plan = slices.plan
   return buckets.unpack(plan, [
-    all_gather_vector(part.astype(plan.dtype(bucket)), names)
+    gather_bucket(slices, bucket, part)
     for bucket, part in zip(plan.buckets, parts)])
+
+
+def gather_bucket(
+  slices: Slices, bucket: buckets.Bucket, part: jax.Array
+) -> jax.Array:
+  """Put one bucket of a result together from every worker's part of it."""
+  participants = slices.contribution.participants
+  return all_gather_vector(
+    part.astype(slices.plan.dtype(bucket)),
+    (*participants.layout.mean_names, *participants.names))
 
 
 def as_leaf_slices(

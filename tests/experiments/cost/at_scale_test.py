@@ -91,7 +91,8 @@ def test_bytes_of_hierarchies_are_those_of_the_compiled_program(name):
     mesh=mesh, in_specs=P(mesh.axis_names), out_specs=P(),
     check_vma=False)).lower(gradients(mesh)).compile()
   exchange = exchanges.HIERARCHICAL[name](SIZE, *mesh.devices.shape)
-  sizes = {'group': mesh.shape['inside'], 'of each': mesh.shape['between']}
+  sizes = {'all': mesh.size, 'group': mesh.shape['inside'],
+           'of each': mesh.shape['between']}
   assert sum(x.sent(sizes[x.part]) for x in exchange.collectives
              ) == pytest.approx(
     collectives.bytes_sent(program.as_text()), rel=0.02)

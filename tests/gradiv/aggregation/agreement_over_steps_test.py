@@ -95,6 +95,8 @@ class AccumulateTest(parameterized.TestCase):
 
   def test_memory_of_one_gradient_more(self):
     grads = jax.ShapeDtypeStruct((300_000,), jnp.float32)
+    # Earlier than 0.10, XLA keeps a little more.
+    limit = 4.04 if jax.__version_info__ >= (0, 10) else 4.2
     for combine, trees in (('running_mean', 1), ('halving', 1), ('first', 2)):
       tx = gradiv.accumulate_by_agreement(1., 4, combine=combine)
       state = jax.eval_shape(tx.init, grads)
@@ -103,7 +105,7 @@ class AccumulateTest(parameterized.TestCase):
       program = jax.jit(tx.update, donate_argnums=1).lower(
         grads, state).compile()
       self.assertLess(
-        program.memory_analysis().temp_size_in_bytes, 4.04 * grads.size)
+        program.memory_analysis().temp_size_in_bytes, limit * grads.size)
 
   @parameterized.parameters(
     (dict(combine='leave_one_out'), 'combine'),

@@ -86,6 +86,35 @@ class FsdpTest(parameterized.TestCase):
     helpers.assert_same(grads, programs[0](PARAMS, X)[0])
     helpers.assert_close(moments, unreduced()[0], 1e-5)
 
+  @pytest.mark.slow
+  def test_norms_that_nobody_asks_for_cost_nothing(self):
+    def step_of(gather):
+      def step(params, x):
+        probes = fsdp.probes(params, 'data', (LAYERS,))
+
+        @jax.checkpoint
+        def block(h, both):
+          return layer(jax.tree.map(
+            lambda p, probe: gather(p, probe, 'data', 0), *both), h), None
+
+        def own_loss(params):
+          last, _ = lax.scan(block, x, (params, probes))
+          return jnp.mean((last - 3 * jnp.sin(37 * x))**2)
+
+        return jax.grad(own_loss)(params)
+
+      return jax.jit(jax.shard_map(
+        step, mesh=MESH, in_specs=(P(None, 'data'), P('data')),
+        out_specs=P(None, 'data'))).lower(PARAMS, X).compile()
+
+    plain = step_of(lambda p, probe, axis, dim: lax.all_gather(
+      p, axis, tiled=True) / N)  # the mean
+    tapped = step_of(fsdp.gather)
+    sums = lambda program: program.as_text().count(' reduce(')
+    self.assertEqual(sums(tapped), sums(plain))
+    self.assertLessEqual(tapped.cost_analysis()['flops'],
+                         plain.cost_analysis()['flops'])
+
   def test_the_gram_matrix(self):
     step = gathered(fsdp.gather_gram, (N, N), lambda g, parts: (
       g, lax.psum(sum(x.sum(0) for x in jax.tree.leaves(parts)), 'data')))

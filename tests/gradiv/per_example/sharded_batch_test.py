@@ -126,6 +126,17 @@ class ShardedBatchTest(parameterized.TestCase):
   def test_costs_of_a_plain_step_everywhere(self, model, way, types):
     self.check_costs(model, way, types)
 
+  @pytest.mark.slow
+  def test_the_gram_matrix_gathers_both_factors_of_each_layer(self):
+    """No more than that: every two examples have to meet."""
+    loss = lambda p, x: jnp.mean((jnp.tanh(x @ p['a']) @ p['b'])**2)
+    params = {'a': normal(40, 48), 'b': normal(48, 40)}
+    fn = lambda params, batch: gradiv.example_gram(loss)(params, batch)[1]
+    _, sent = compiled(fn, params, normal(N, 40), AUTO)
+    self.assertEqual(sorted(sent), [
+      ('all-gather', N * 40), ('all-gather', N * 40),
+      ('all-gather', N * 48), ('all-gather', N * 48)])
+
   def test_results_lie_as_those_of_a_plain_step(self):
     loss, params, batch = MODELS['network']
     specs = {'in': P(None, 'data'), 'bias': P(), 'out': P('data')}
