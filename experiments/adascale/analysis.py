@@ -6,8 +6,7 @@ import numpy as np
 import xarray as xr
 
 import gradiv
-from experiments.common import intervals
-from experiments.common import tables as tables_lib
+from experiments.common import intervals, tables as tables_lib
 from experiments.common.claims import Claim
 
 LOSS, STEPS = (-math.inf, 1.1), (0.9, 1.1)  # what ratios count as kept

@@ -56,7 +56,8 @@ class OptimizerTest(parameterized.TestCase):
   def test_square_root_scaling_moves_along_the_schedule_as_linear_does(self):
     updates, states = walk(
       task.sgd_by_gain(lane(2, power=0.5), SMALL, 2), np.ones((2, 1), 'f'), 4)
-    rates = [float(optax.cosine_decay_schedule(0.5, 8)(2 * i)) for i in range(4)]
+    schedule = optax.cosine_decay_schedule(0.5, 8)
+    rates = [float(schedule(2 * i)) for i in range(4)]
     np.testing.assert_allclose(
       updates[:, 0], -2**0.5 * np.array(rates), 1e-5, 1e-7)
     self.assertEqual(float(states[-1].progress), 8)
