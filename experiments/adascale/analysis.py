@@ -77,8 +77,8 @@ def claims(config, reduced: xr.Dataset) -> list[Claim]:
     *(_of_accuracy(reduced.sel(scale=most), arm, text, allowed)
       for arm, text, allowed in (
         ('adascale', 'AdaScale keeps the accuracy', (ACCURACY, math.inf)),
-        ('linear', 'linear scaling loses it', (-math.inf, ACCURACY)),
-        ('root', 'square-root scaling loses it', (-math.inf, ACCURACY))))]
+        ('linear', 'linear scaling loses accuracy', (-math.inf, ACCURACY)),
+        ('root', 'square-root scaling loses accuracy', (-math.inf, ACCURACY))))]
 
 
 def _of_accuracy(reduced, arm, text, allowed):
