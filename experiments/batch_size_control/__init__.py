@@ -9,6 +9,7 @@ batch 16 and the gain of AdaScale. What differs is the batch:
   16 to 512     fixed
   noise_scale   the noise scale, McCandlish et al., `An Empirical Model of
                 Large-Batch Training <https://arxiv.org/abs/1812.06162>`_, 2018
+  four          four times the noise scale
   norm_test     the norm test, Byrd et al., `Sample Size Selection in
                 Optimization Methods for Machine Learning
                 <https://doi.org/10.1007/s10107-012-0572-5>`_, 2012

@@ -8,8 +8,8 @@ import xarray as xr
 from experiments.common import intervals, tables as tables_lib
 from experiments.common.claims import Claim
 
-ARMS = {'noise_scale': 'the noise scale', 'norm_test': 'the norm test',
-        'divebatch': 'DiveBatch'}
+ARMS = {'noise_scale': 'the noise scale', 'four': 'four noise scales',
+        'norm_test': 'the norm test', 'divebatch': 'DiveBatch'}
 # What ratios count as kept, as fewer, and as no more than twice.
 LOSS, FEWER, TWICE = (-math.inf, 1.1), (-math.inf, 0.9), (-math.inf, 2.0)
 
@@ -63,10 +63,12 @@ def claims(config, reduced: xr.Dataset) -> list[Claim]:
       f'runs over those at batch {other}, seed by seed', intervals.of_mean(
         ours / theirs, log=True), allowed, source=source,
       runs=config.num_seeds,
-      note=_errors(ours, theirs) if key == 'loss' else '')
+      note=_errors(ours, theirs) if name == 'loss' else '')
 
   return [
     *(one for arm in ARMS for one in (
+      claim('kept', arm, first, 'loss', f'it keeps the loss of batch {first}',
+            LOSS),
       claim('loss', arm, found, 'loss', 'it ends with the loss of the best '
             f'fixed batch, {found}', LOSS),
       claim('steps', arm, first, 'steps', 'at least a tenth fewer steps than '

@@ -32,6 +32,8 @@ def control(config, reduced, claims):
            title='The batch follows the noise scale')
   right.set(xscale='log', yscale='log', xlabel='gradients', ylabel='steps',
             title='Few steps, and few gradients')
+  plots.plain_numbers(right)
+  right.xaxis.set_minor_formatter('')
   right.legend()
   return figure
 

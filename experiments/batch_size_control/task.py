@@ -14,6 +14,7 @@ def controller(arm: str, config):
     config.batch_sizes[0], config.batch_sizes[-1])}
   return {
     'noise_scale': lambda: controllers.NoiseScale(**options),
+    'four': lambda: controllers.NoiseScale(multiple=4., **options),
     'norm_test': lambda: controllers.NormTest(**options),
     'divebatch': lambda: controllers.DiveBatch(delta=0.5, **options),
   }[arm]()

@@ -20,8 +20,8 @@ def fake(**changed):
   """Make a reduced result: by default the arms are alike, but for the ends."""
   arms, jitter = ['4', '16', *analysis.ARMS], 1 + 0.01 * np.arange(4)
   values = {
-    'loss': [1, 2, 1, 1, 1], 'steps': [10, 4, 5, 5, 5],
-    'gradients': [10, 40, 15, 15, 15]} | changed
+    'loss': [1, 2, 1, 1, 1, 1], 'steps': [10, 4, 5, 5, 5, 5],
+    'gradients': [10, 40, 15, 15, 15, 15]} | changed
   return xr.Dataset({
     name: (('arm', 'seed'), np.outer(x, jitter)) for name, x in values.items()},
     {'arm': arms, 'seed': range(4)})
@@ -31,21 +31,23 @@ class ClaimsTest(absltest.TestCase):
 
   def verdicts(self, **changed):
     found = analysis.claims(SMALL, fake(**changed))
-    self.assertLen(found, 11)
+    self.assertLen(found, 18)
     return {claim.key: claim.verdict for claim in found}
 
   def test_each_can_hold_and_each_can_fail(self):
     self.assertEqual(set(self.verdicts().values()), {'holds'})
     self.assertEqual(set(self.verdicts(
-      loss=[1, 2, 3, 3, 3], steps=[10, 4, 10, 10, 10],
-      gradients=[10, 40, 40, 40, 40]).values()), {'fails'})
+      loss=[1, 2, 3, 3, 3, 3], steps=[10, 4, 10, 10, 10, 10],
+      gradients=[10, 40, 40, 40, 40, 40]).values()), {'fails'})
 
   def test_the_best_fixed_batch_is_the_one_to_reach(self):
-    self.assertEqual(self.verdicts(loss=[2, 1, 2, 2, 1])['loss_norm_test'],
-                     'fails')
+    found = self.verdicts(loss=[2, 1, 2, 2, 2, 1])
+    self.assertEqual(
+      (found['loss_norm_test'], found['kept_norm_test']), ('fails', 'holds'))
+    self.assertEqual(found['loss_divebatch'], 'holds')
 
   def test_a_run_that_did_not_end_leaves_claims_unknown(self):
-    found = self.verdicts(steps=[10, 4, np.nan, 5, 5])
+    found = self.verdicts(steps=[10, 4, np.nan, 5, 5, 5])
     self.assertEqual(found['steps_noise_scale'], 'unknown')
     self.assertEqual(found['steps_norm_test'], 'holds')
 
@@ -102,7 +104,7 @@ class RunTest(StudyRun, absltest.TestCase):
     np.testing.assert_array_equal(ends['gradients'], 240)
 
   def test_claims_and_table_are_printed(self):
-    self.assertLen(self.outcome.claims, 11)
+    self.assertLen(self.outcome.claims, 18)
     self.assertIn('After 60 scale-invariant iterations', self.printed)
 
 
