@@ -29,11 +29,11 @@ def control(config, reduced, claims):
                color=color, label=label)
   plots.label_sizes(left, (4, 16, 64, 256, 1024), 'y').legend()
   left.set(xlabel='scale-invariant iterations', ylabel='batch size',
-           title='The batch follows the noise scale')
+           title='The batch grows as far as $B_S$ is known')
   right.set(xscale='log', yscale='log', xlabel='gradients', ylabel='steps',
             title='Few steps, and few gradients')
   plots.plain_numbers(right)
-  right.xaxis.set_minor_formatter('')
+  plots.label_sizes(right, (10_000, 20_000, 40_000))
   right.legend()
   return figure
 
