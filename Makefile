@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized adascale overhead \
-  accelerator results test test-all lint
+.PHONY: demo mechanisms agreement critical decentralized adascale control \
+  overhead accelerator results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -36,6 +36,11 @@ adascale: WORKDIR ?= runs/adascale
 adascale: $(VENV)/ready
 	@echo '== learning rates for many workers, into $(WORKDIR) (two minutes)'
 	$(RUN) -m experiments.adascale --workdir=$(WORKDIR)
+
+control: WORKDIR ?= runs/batch_size_control
+control: $(VENV)/ready
+	@echo '== controllers of the batch size on digits, into $(WORKDIR)'
+	$(RUN) -m experiments.batch_size_control --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready

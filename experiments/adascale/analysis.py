@@ -6,10 +6,12 @@ import numpy as np
 import xarray as xr
 
 import gradiv
-from experiments.common import intervals
+from experiments.common import intervals, tables as tables_lib
 from experiments.common.claims import Claim
 
 LOSS, STEPS = (-math.inf, 1.1), (0.9, 1.1)  # what ratios count as kept
+ACCURACY = -0.01  # what difference counts as kept
+SPEED_UP = 5.0
 
 
 def best_rate(base: xr.Dataset) -> float:
@@ -41,6 +43,7 @@ def reduce(config, done) -> xr.Dataset:
     'loss': (loss / base['loss']).isel(step=-1),
     'steps': runs['taken'].isel(step=-1),
     'accuracy': runs['accuracy'].isel(step=-1),
+    'gained': (runs['accuracy'] - base['accuracy']).isel(step=-1),
     'predicted': xr.concat(steps, 'scale'),
   }).assign_coords(scale=list(config.scales))
 
@@ -67,4 +70,39 @@ def claims(config, reduced: xr.Dataset) -> list[Claim]:
       for s in config.scales),
     claim('adaptation', most, 'a constant gain, the mean, is worse', "training "
           "loss over AdaScale's", loss.sel(arm='constant') / own['loss'], worse,
-          'ours')]
+          'ours'),
+    claim('speed_up', most, f'AdaScale takes {SPEED_UP:.0f} times fewer steps',
+          'steps of the small batch over those of AdaScale',
+          config.steps / own['steps'], (SPEED_UP, math.inf), 'ours'),
+    *(_of_accuracy(reduced.sel(scale=most), arm, text, allowed)
+      for arm, text, allowed in (
+        ('adascale', 'AdaScale keeps the accuracy', (ACCURACY, math.inf)),
+        ('linear', 'linear scaling loses accuracy', (-math.inf, ACCURACY)),
+        ('root', 'square-root scaling loses accuracy', (-math.inf, ACCURACY))))]
+
+
+def _of_accuracy(reduced, arm, text, allowed):
+  """Judge the test accuracy of an arm, against that of the small batch."""
+  scale, runs = int(reduced['scale']), reduced['gained'].sel(arm=arm).values
+  mean, error = runs.mean(), runs.std(ddof=1) / len(runs)**0.5
+  note = f'It is {mean / error:.1f} standard errors.' if error else ''
+  return Claim(
+    f'accuracy_{arm}_{scale}', f'{text}, {scale} times the batch',
+    "test accuracy less that of the small batch's run of the same seed",
+    intervals.of_mean(runs), allowed, source='ours', runs=len(runs), unit='%',
+    note=note.replace('-', '−'))
+
+
+def tables(config, reduced: xr.Dataset) -> list[tables_lib.Table]:
+  """Show what each arm ends with, at the largest scale."""
+  at = reduced.sel(scale=config.scales[-1])
+  shown = lambda name, arm, unit='', log=False: tables_lib.with_interval(
+    intervals.of_mean(at[name].sel(arm=arm).values, log=log), unit)
+  return [tables_lib.Table(
+    f"{config.scales[-1]} times the batch, beside the small batch's run of "
+    f'{config.steps} steps',
+    ('arm', 'test accuracy', 'less the small batch', 'training loss over its',
+     'steps'),
+    [(arm, shown('accuracy', arm, '%'), shown('gained', arm, '%'),
+      shown('loss', arm, log=True), shown('steps', arm))
+     for arm in map(str, at['arm'].values)])]

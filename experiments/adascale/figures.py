@@ -6,6 +6,7 @@ from experiments.adascale.analysis import LOSS
 from experiments.common import intervals, plots
 
 STYLE = {'linear': ('linear scaling', plots.COLORS[1], 's'),
+         'root': ('square-root scaling', plots.COLORS[4], 'v'),
          'identity': ('identity scaling', plots.COLORS[2], '^'),
          'constant': ('constant gain', plots.COLORS[3], 'D'),
          'adascale': ('AdaScale', plots.COLORS[0], 'o')}  # drawn last

@@ -13,12 +13,12 @@ def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
   size, axis = config.batch_size, config.workers(scale).axis_name
   return gradiv.scale_by_diversity(
     gradiv.track_moments(
-      axis, batch_size=size, decay=max(1 - scale / config.window, 0)),
+      axis, batch_size=size, decay=1 - scale / config.window),
     gradiv.aggregate_by_mean(axis), batch_size=size, scale=scale,
     learning_rate=optax.cosine_decay_schedule(lane['rate'], config.steps),
     min_gain=lane['gain'],
     max_gain=jnp.where(lane['gain'] > 0, lane['gain'], scale),
-    end=config.steps, field='average')
+    end=config.steps, power=lane['power'], field='average')
 
 
 class Task:
@@ -35,10 +35,12 @@ class Task:
     self.loss = task.image_loss(self.model, self.standardize, augment=False)
 
   def program(self, scale: int, lanes: dict):
-    """Train lanes of some 'gain', 'rate' and 'seed' on `scale` workers."""
+    """Train lanes of some 'gain', 'power', 'rate', 'seed' on `scale` workers.
+    """
     batch_size = scale * self.config.batch_size
     return task.program(
-      self.model, {name: lanes[name] for name in ('gain', 'rate', 'seed')},
+      self.model, {name: lanes[name] for name in (
+        'gain', 'power', 'rate', 'seed')},
       arrays=self.arrays, draw=lambda seed, steps: data.order(
         seed, steps, batch_size, self.size, sampling='replacement'),
       make_optimizer=lambda lane: sgd_by_gain(lane, self.config, scale),

@@ -14,6 +14,7 @@ for bit. `processes` joins several, and `placing` lays out what they share.
 
 from experiments.data import pipeline as pipeline
 from experiments.engine import processes as processes
+from experiments.engine.control import Control as Control
 from experiments.engine.fitting import fit as fit, mean_over as mean_over
 from experiments.engine.program import Program as Program
 from experiments.engine.schedule import Schedule as Schedule

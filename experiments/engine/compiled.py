@@ -21,8 +21,9 @@ class Compiled(NamedTuple):
   Attributes:
     create: () -> the first state.
     scan: (rows, state, first step) -> state, and means over the steps of what
-      the loss reports. The state that it takes is donated: its memory is used
-      again, and it must not be read afterwards. Not on the backend 'pmap'.
+      the loss reports; with a `control`, the factor of the rate comes last.
+      The state that it takes is donated: its memory is used again, and it must
+      not be read afterwards. Not on the backend 'pmap'.
     evaluate: state -> all that `read`, `evaluate` and `compare` return.
     read: state -> what `read` returns.
     is_finite: state -> whether the params of any lane are finite.
@@ -32,7 +33,7 @@ class Compiled(NamedTuple):
   """
 
   create: Callable[[], dict]
-  scan: Callable[[Any, dict, Any], tuple[dict, dict]]
+  scan: Callable[..., tuple[dict, dict]]
   evaluate: Callable[[dict], dict]
   read: Callable[[dict], dict]
   is_finite: Callable[[dict], jax.Array]
@@ -83,7 +84,8 @@ def build(program: Program, workers: Workers) -> Compiled:
 
   return Compiled(
     create=lambda: _create(program, workers, placing, shared()[1]),
-    scan=lambda rows, state, first: scan(rows, *shared(), state, first),
+    scan=lambda rows, state, first, *factor: scan(
+      rows, *shared(), state, first, *factor),
     evaluate=lambda state: evaluate(*shared(), state),
     read=read, is_finite=is_finite, **_moving(program, workers, placing))
 
@@ -131,11 +133,15 @@ def _copied(state):
 
 
 def _scan(program, workers, over_lanes):
-  """Build (rows, data, lanes, state, first step) -> state, means."""
-  axis = workers.axis_name
+  """Build (rows, data, lanes, state, first step, ...) -> state, means."""
+  axis, control = workers.axis_name, program.control
   gradient = gradients.build(program)
 
-  def one_step(rows, data, t, lane, state):
+  def extra_of(rows):
+    return control.extra(
+      len(jax.tree.leaves(rows)[0]), workers.num_workers) if control else {}
+
+  def one_step(rows, data, t, factor, lane, state):
     rows = jax.tree.map(lambda x: x[lane['order']], rows)
     key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
     grads, seen, model_state = gradient(
@@ -144,7 +150,9 @@ def _scan(program, workers, over_lanes):
     optimizer = optax.with_extra_args_support(program.make_optimizer(lane))
     updates, opt_state = optimizer.update(
       grads, state['opt_state'], state['params'], data=data,
-      value=seen['batch_loss'])
+      value=seen['batch_loss'], **extra_of(rows))
+    if control:
+      updates = control.scaled(updates, *factor, t)
     params = optax.apply_updates(state['params'], updates)
     if 'model_state' not in program.private:
       model_state = jax.tree.map(
@@ -152,20 +160,25 @@ def _scan(program, workers, over_lanes):
     new = {'params': params, 'opt_state': opt_state, 'model_state': model_state}
     return {name: new[name] for name in program.parts}, seen
 
-  def steps(rows, data, lanes, state, first):
+  def steps(rows, data, lanes, state, first, *factor):
     def step(state, at):
       t, rows = at
       return over_lanes(
-        functools.partial(one_step, rows, data, t), lanes, state)
+        functools.partial(one_step, rows, data, t, factor), lanes, state)
 
-    times = first + jnp.arange(jax.tree.leaves(rows)[0].shape[0])
+    length, _, size = jax.tree.leaves(rows)[0].shape[:3]
+    times = first + jnp.arange(length)
+    if control:  # in smallest batches
+      stride = size * workers.num_workers // control.least
+      times = first + stride * jnp.arange(length)
     state, seen = lax.scan(step, state, (times, rows))
     return state, jax.tree.map(lambda x: x.mean(0), seen)
 
   state_axes = {
     name: 0 if name in program.private else None for name in program.parts}
   mapped = gradiv.map_workers(
-    steps, axis, in_axes=(0, None, None, state_axes, None),
+    steps, axis,
+    in_axes=(0, None, None, state_axes, None, *([None] if control else [])),
     out_axes=(state_axes, None), backend=workers.backend)
   # Inside jit, pmap would gather everything on one device first.
   return mapped if workers.backend == 'pmap' else jax.jit(

@@ -14,6 +14,7 @@ import optax
 
 from experiments.data import pipeline
 from experiments.engine import (
+  control,
   processes,
   signals,
   trainer,
@@ -38,6 +39,7 @@ def fit(
   accumulate: int = 1,
   compute_dtype: Any = None,
   workers: trainer.Workers = trainer.Workers(),
+  batch_size: control.Control | None = None,
   seed: int = 0,
   config: dict | None = None,
   allow_changed: Collection[str] = (),
@@ -75,6 +77,9 @@ def fit(
     accumulate: Micro-batches that a worker's batch is split into.
     compute_dtype: What the loss computes in, such as jnp.bfloat16.
     workers: Who computes: workers that share each batch.
+    batch_size: A controller that chooses the batch size after each scan, with
+      the learning rate; the optimizer is then without one. `batches` are those
+      of the smallest size, and `steps` and all periods count them.
     seed: Of the first params and the keys.
     config: What else defines the run, as JSON: a folder with a run of another
       config is refused.
@@ -115,7 +120,8 @@ def fit(
     model_state=None if model_state is None else (
       lambda lane, params: model_state(params)),
     view=view or (lambda params, opt_state: params),
-    accumulate=accumulate, compute_dtype=compute_dtype, is_single=True)
+    accumulate=accumulate, compute_dtype=compute_dtype, control=batch_size,
+    is_single=True)
   identity = {'seed': seed, 'num_workers': workers.num_workers}
   if workers.allow_reshape:
     allow_changed = [*allow_changed, 'num_workers']

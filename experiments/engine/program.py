@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.engine.control import Control
+
 Lane = dict[str, jax.Array]
 
 
@@ -54,6 +56,8 @@ class Program:
       the other, to save memory.
     compute_dtype: What the loss gets for the float arrays of params and batch,
       such as bfloat16. Params, gradients and optimizer stay as they are.
+    control: What chooses the batch size of the only lane, and its rate. `fetch`
+      then returns the smallest batches, and each step is one of them.
     is_single: There is one lane, and no axis of lanes in the records and in
       what `train` returns; nothing is vmapped over lanes.
   """
@@ -75,6 +79,7 @@ class Program:
   view: Callable = lambda params, opt_state: params
   accumulate: int = 1
   compute_dtype: Any = None
+  control: Control | None = None
   is_single: bool = False
 
   def __post_init__(self):
@@ -84,6 +89,9 @@ class Program:
     if self.gradient and changed:
       raise ValueError('gradient goes with neither accumulate, compute_dtype '
                        'nor model_state: these change how `loss` is used')
+    if self.control and (num_lanes := len(self.lanes['seed'])) != 1:
+      raise ValueError(f'control={self.control} with {num_lanes} lanes: batch '
+                       'sizes of lanes would differ; there must be one')
 
   @property
   def parts(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ computed. A record is a pure function of the run: what a scan has seen since the
 last record is part of the checkpoint.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,8 @@ class Recording:
       None. Nothing is recorded behind it but nulls.
   """
 
-  def __init__(self, compiled, schedule, log, clock, bar, *, is_single=False):
+  def __init__(self, compiled, schedule, log, clock, bar, *, is_single=False,
+               also: Callable[[], dict[str, np.ndarray]] = dict):
     """Set up.
 
     Args:
@@ -38,10 +40,11 @@ class Recording:
       clock: Told of each scan that the device has finished, see `clock`.
       bar: The progress bar.
       is_single: Whether to record numbers in place of lists of lanes.
+      also: Returns what else to record of the present step, [L] each.
     """
     self._compiled, self._schedule = compiled, schedule
     self._log, self._clock, self._bar = log, clock, bar
-    self._is_single = is_single
+    self._is_single, self._also = is_single, also
     self._window, self._late, self._seen = [], None, {}
     self.diverged_at = None
 
@@ -55,7 +58,9 @@ class Recording:
     """
     self._window = [{name: np.asarray(x, jnp.dtype(dtype))
                      for name, (dtype, x) in seen.items()} for seen in window]
-    values = None if first else self._compiled.evaluate(state)
+    values = None
+    if not first:
+      values = joined(self._compiled.evaluate(state), self._also())
     due = first % self._schedule.record_every == 0
     self._late = _Late(
       first, {}, values, self._compiled.is_finite(state) if due else None)
@@ -75,6 +80,7 @@ class Recording:
       whole = step % self._schedule.evaluate_every == 0
       values = joined((self._compiled.evaluate if whole else
                        self._compiled.read)(state), self._average())
+      values = joined(values, self._also())
       is_finite = self._compiled.is_finite(state)
       self._window = []
     late, self._late = self._late, _Late(step, seen, values, is_finite)
@@ -95,7 +101,7 @@ class Recording:
     period = self._schedule.record_every
     both = jax.eval_shape(self._compiled.evaluate, state), jax.eval_shape(
       self._compiled.read, state)
-    seen = jax.eval_shape(lambda: self._seen)
+    seen = jax.eval_shape(lambda: joined(self._seen, self._also()))
     for step in range(self.diverged_at + period, self._schedule.steps + 1,
                       period):
       shapes = joined(both[step % self._schedule.evaluate_every != 0], seen)

@@ -35,6 +35,7 @@ from experiments.engine import (
   recording,
   sealing,
   signals,
+  steering,
   writers as writers_lib,
 )
 from experiments.engine.identity import (
@@ -97,7 +98,7 @@ def train(
     OtherRunError: Where `workdir` holds a run of another config, or of other
       devices and `workers.allow_reshape` is not set.
     ValueError: Where it stands at a step between two scans of this schedule,
-      or beyond its end.
+      or beyond its end; where the ladder of a controller does not fit.
     LogDamagedError: Where `metrics.jsonl` is not what it was when the
       checkpoint was saved.
     CheckpointError: Where the disk is full.
@@ -114,6 +115,9 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   stop = signals.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
   writers_lib.check(writers)
+  steering.plan(program, schedule, workers)  # raises where it does not fit
+  if program.control:
+    config = config | {'control': program.control.describe()}
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
   compiled = compiled_lib.build(program, workers)
   start = _begin(program, compiled, store, config, workers, allow_changed)
@@ -131,6 +135,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     raise ValueError(
       f'workdir={str(workdir)!r} stands at step {start.step}, which is no '
       f'multiple of scan={schedule.scan}: choose a period that divides it')
+  steered = steering.of(program, compiled, workers, start)
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     traced = enter(profiling.Profile(workdir, profile))
@@ -140,11 +145,12 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       workdir / 'timing.jsonl' if processes.is_first() else None, start.step))
     bar = enter(progress.bar(title, schedule.steps, start.step))
     recorded = recording.Recording(
-      compiled, schedule, log, clock, bar, is_single=program.is_single)
+      compiled, schedule, log, clock, bar, is_single=program.is_single,
+      also=lambda: steered.columns)
     save = lambda step, state: _save(
-      store, compiled, step, state, config, workers, recorded, log)
-    state = _run(program, schedule, workers, compiled, start, recorded, traced,
-                 clock, stop, save)
+      store, compiled, step, state, config, workers, recorded, steered, log)
+    state = _run(program, schedule, workers, compiled, start, steered, recorded,
+                 traced, clock, stop, save)
     if recorded.diverged_at is not None:
       recorded.fill(state)
       save(schedule.steps, state)
@@ -177,26 +183,32 @@ def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
   rows = program.gather(workers.split(program.fetch(np.arange(schedule.scan))))
   compiled = compiled_lib.build(program, workers)
   state = jax.eval_shape(compiled.create)
-  state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0))
-  return recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
+  inputs, columns = steering.plan(program, schedule, workers)
+  state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0), *inputs)
+  found = recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
+  return recording.joined(found, jax.eval_shape(lambda: columns))
 
 
-def _run(program, schedule, workers, compiled, start, recorded, traced, clock,
-         stop, save):
+def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
+         clock, stop, save):
   """Train from `start` to the end, a signal or divergence; return the state."""
   state, saved = start.state, time.monotonic()
   recorded.begin(start.step, state, start.meta.get('window', []))
   firsts = range(start.step, schedule.steps, schedule.scan)
-  fetched = pipeline.prefetch(lambda first: compiled.put(workers.split(
-    program.fetch(np.arange(first, first + schedule.scan)))), firsts)
+  fetched = pipeline.prefetch(lambda first: steered.ahead(
+    program.fetch(np.arange(first, first + schedule.scan))), firsts)
   agreed = processes.Agreement()
   with contextlib.closing(fetched):
     for first, rows in zip(firsts, fetched):
       step = first + schedule.scan
       traced.before(first, step, state)
-      state, seen = compiled.scan(rows, state, np.int32(first))
+      inputs = steered.deal(rows), state, np.int32(first), *steered.inputs
+      state, seen = compiled.scan(*inputs)
       if first == start.step:
-        clock.count(**_cost_of_a_step(workers, compiled, rows, state, seen))
+        clock.count(**_cost_of_a_step(
+          schedule, workers, compiled, (inputs[0], state, *inputs[2:]), seen))
+      steered.look(step, lambda state=state: compiled.common(state)[
+        'opt_state'], seen)
       recorded.add(step, seen, state)
       signum, is_due = agreed(
         stop.signum, time.monotonic() - saved >= schedule.save_seconds)
@@ -210,14 +222,15 @@ def _run(program, schedule, workers, compiled, start, recorded, traced, clock,
   return state
 
 
-def _cost_of_a_step(workers, compiled, rows, state, seen) -> dict[str, Any]:
+def _cost_of_a_step(schedule, workers, compiled, inputs, seen
+                    ) -> dict[str, Any]:
   """Count the examples, and the FLOPs of a device, of one step of all lanes."""
-  dealt, length, _, size = jax.tree.leaves(rows)[0].shape[:4]
+  dealt, length, _, size = jax.tree.leaves(inputs[0])[0].shape[:4]
   loss = seen['batch_loss']
   counted = workers.backend != 'pmap' and flops.flops_traced(
-    compiled.scan, rows, state, np.int32(0)) / length
-  return {'examples': len(loss) * dealt * size, 'flops': counted or None,
-          'devices': len(loss.sharding.device_set)}
+    compiled.scan, *inputs) / schedule.scan
+  return {'examples': len(loss) * dealt * size * length // schedule.scan,
+          'flops': counted or None, 'devices': len(loss.sharding.device_set)}
 
 
 def _begin(program, compiled, store, config, workers, allow_changed
@@ -266,7 +279,8 @@ def _checked_log(store, schedule, start) -> sealing.Mark | None:
   return mark
 
 
-def _save(store, compiled, step, state, config, workers, recorded, log):
+def _save(store, compiled, step, state, config, workers, recorded, steered,
+          log):
   """Save a checkpoint, when the records before it are safe."""
   log.sync()
   mark = log.lines and log.lines.mark()
@@ -280,7 +294,7 @@ def _save(store, compiled, step, state, config, workers, recorded, log):
 
   processes.by_first(check)
   meta = {'config': config, 'numerics': identity.numerics(),
-          'layout': workers.layout, 'log': mark}
+          'layout': workers.layout, 'log': mark, **steered.meta}
   if window := recorded.window():
     meta['window'] = window
   store.save(step, state, meta, finite=bool(compiled.is_finite(state)))

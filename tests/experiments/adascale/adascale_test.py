@@ -27,8 +27,9 @@ SMALL = Config(
   model_options='{"hidden": [4]}')
 
 
-def lane(gain, rate=0.5):
-  return {'gain': jnp.float32(gain), 'rate': jnp.float32(rate)}
+def lane(gain, rate=0.5, power=1.0):
+  return {'gain': jnp.float32(gain), 'rate': jnp.float32(rate),
+          'power': jnp.float32(power)}
 
 
 def walk(optimizer, grads, count):
@@ -51,6 +52,15 @@ class OptimizerTest(parameterized.TestCase):
     expected = [-schedule(i) * grads.mean(0) for i in range(8)]
     np.testing.assert_allclose(updates, expected, 1e-5, 1e-7)
     self.assertEqual(float(states[-1].num_steps), 8)
+
+  def test_square_root_scaling_moves_along_the_schedule_as_linear_does(self):
+    updates, states = walk(
+      task.sgd_by_gain(lane(2, power=0.5), SMALL, 2), np.ones((2, 1), 'f'), 4)
+    schedule = optax.cosine_decay_schedule(0.5, 8)
+    rates = [float(schedule(2 * i)) for i in range(4)]
+    np.testing.assert_allclose(
+      updates[:, 0], -2**0.5 * np.array(rates), 1e-5, 1e-7)
+    self.assertEqual(float(states[-1].progress), 8)
 
   @parameterized.parameters((2, 4), (3, 3), (1.25, 7), (16, 1))
   def test_it_ends_when_the_gains_add_up(self, gain, taken):
@@ -75,11 +85,13 @@ class OptimizerTest(parameterized.TestCase):
     self.assertAlmostEqual(float(states[0].progress), float(gain), 4)
 
 
-def fake(loss=None, steps=None, seeds=4):
+def fake(loss=None, steps=None, seeds=4, **gained):
   """Make a reduced result: by default every arm is like the small batch."""
-  arms, scales = ['adascale', 'identity', 'linear', 'constant'], [2, 4]
+  arms, scales = ['adascale', 'identity', 'linear', 'root', 'constant'], [2, 4]
   jitter = 1 + 0.01 * np.arange(seeds)
-  values = {name: np.ones((2, 4, seeds)) * jitter for name in ('loss', 'steps')}
+  values = {name: np.ones((2, 5, seeds)) * jitter for name in ('loss', 'steps')}
+  values['gained'] = 1e-4 * np.arange(seeds) + np.reshape(
+    [gained.get(arm, 0.) for arm in arms], (1, 5, 1)) + np.zeros((2, 5, seeds))
   for name, given in (('loss', loss), ('steps', steps)):
     for arm, x in (given or {}).items():
       values[name][:, arms.index(arm)] *= np.reshape(x, (-1, 1))
@@ -98,12 +110,14 @@ class ClaimsTest(absltest.TestCase):
     return {claim.key: claim.verdict for claim in found}
 
   def test_each_claim_can_hold(self):
-    found = self.verdicts(loss={'linear': 9, 'constant': 2})
-    self.assertLen(found, 6)
+    found = self.verdicts(
+      loss={'linear': 9, 'constant': 2}, linear=-.1, root=-.1)
+    self.assertLen(found, 10)
     self.assertEqual(set(found.values()), {'holds'})
 
   def test_each_claim_can_fail(self):
-    found = self.verdicts(loss={'adascale': 2}, steps={'adascale': 2})
+    found = self.verdicts(
+      loss={'adascale': 2}, steps={'adascale': 2}, adascale=-.1)
     self.assertEqual(set(found.values()), {'fails'})
 
   def test_each_scale_is_judged_by_itself(self):
@@ -133,7 +147,7 @@ class ReduceTest(absltest.TestCase):
     self.done = {'base': base}
     for s in SMALL.scales:
       self.done[f'scale_{s}'] = self.runs(
-        ('adascale', 'identity', 'linear'), (0.1,), [2.0, 1.0, 0.5])
+        ('adascale', 'identity', 'linear', 'root'), (0.1,), [2.0, 1.0, 0.5])
       self.done[f'constant_{s}'] = self.runs(
         ('constant',), (0.1,), [2.0, 1.0, 0.75])
 
@@ -170,7 +184,7 @@ class ConfigTest(parameterized.TestCase):
     ('--learning_rates=0,1', 'positive and rising'),
     ('--num_records=7', 'a divisor of --steps=500'),
     ('--batch_size=0', '--batch_size=0: must be at least 1'),
-    ('--window=0', '--window=0: must be at least 1'))
+    ('--window=32', '--window=32: must be above --scales=32'))
   def test_values_out_of_range(self, flag, message):
     with self.assertRaisesRegex(flags.UsageError, message):
       parsing.parse(Config, ['adascale', '--workdir=x', flag])
@@ -200,7 +214,8 @@ class RunTest(absltest.TestCase):
     np.testing.assert_array_equal(steps.sel(arm='constant'), own)
 
   def test_claims_are_printed_and_figures_drawn(self):
-    self.assertLen(self.outcome.claims, 6)
+    self.assertLen(self.outcome.claims, 10)
+    self.assertIn('4 times the batch, beside', self.printed)
     for claim in self.outcome.claims:
       self.assertIn(claim.text, self.printed)
     for name in ('scaling.png', 'claims.png', 'claims.json', 'summary.json'):
