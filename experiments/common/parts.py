@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -146,6 +147,27 @@ class Trained:
     final = {} if self.finish is None else self.finish(state, columns)
     processes.by_first(records.write_whole, block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})
+
+  def final_state(self, workdir: pathlib.Path,
+                  allow_changed: Collection[str] = ()) -> dict:
+    """Read the last state, as `trainer.train` returns it, to go on from there.
+
+    Lanes lead, in their order. Zeros as long as lanes are missing, as while
+    parts are planned.
+    """
+    if self.missing(workdir, allow_changed):
+      return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
+                          trainer.state_shapes(
+                            self.program(_columns(self.lanes)), self.workers))
+    lanes, states = [], []
+    for block in self._blocks(workdir, allow_changed):
+      lanes += block.lanes
+      states.append(trainer.train(
+        self.program(_columns(block.lanes)), self.schedule, block.folder,
+        workers=self.workers, config=block.defined_by))
+    place = {blocks.name(at): i for i, at in enumerate(lanes)}
+    order = [place[blocks.name(at)] for at in self.lanes]
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[order], *states)
 
   def read(self, workdir: pathlib.Path) -> xr.Dataset:
     """Read every quantity [*axes, step, ...], by name and coordinate.
