@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized adascale overhead \
-  accelerator results test test-all lint
+.PHONY: demo mechanisms agreement critical decentralized adascale \
+  critical_batch overhead accelerator results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -36,6 +36,11 @@ adascale: WORKDIR ?= runs/adascale
 adascale: $(VENV)/ready
 	@echo '== learning rates for many workers, into $(WORKDIR) (two minutes)'
 	$(RUN) -m experiments.adascale --workdir=$(WORKDIR)
+
+critical_batch: WORKDIR ?= runs/critical_batch
+critical_batch: $(VENV)/ready
+	@echo '== the critical batch size, measured and predicted, into $(WORKDIR) (five minutes)'
+	$(RUN) -m experiments.critical_batch --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready

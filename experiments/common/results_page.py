@@ -18,7 +18,8 @@ from experiments.common.claims import VERDICTS, Claim
 
 ROOT = pathlib.Path(__file__).parents[2]
 ORDER = ('gradient_diversity', 'mechanisms', 'critical_parameters',
-         'decentralized', 'agreement_filtering', 'adascale')
+         'decentralized', 'agreement_filtering', 'adascale',
+         'critical_batch')
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
 HEAD = """# The papers, claim by claim
 

@@ -117,6 +117,11 @@ def plans(setting: Setting, found: xr.Dataset) -> dict[str, tuple[int, ...]]:
           for arm, sizes in of_points(setting, found).items()}
 
 
+def name_of_ramp(factors: tuple[int, ...]) -> str:
+  """Name the part of a ramp by its factors so far."""
+  return f'ramp_{"_".join(map(str, factors))}'
+
+
 def reduce(config, done) -> dict[str, xr.Dataset]:
   """Collect, by domain, the branches and the ends of whole runs and ramps."""
   return {domain: _reduce(config, domain, done) for domain in config.domains}
@@ -131,7 +136,7 @@ def _reduce(config, domain, done):
     'factor')
   chosen = plans(config.setting(domain), found)
   ramp = xr.concat(
-    [end(f'ramp_{arm}_{len(config.points) - 1}') for arm in ARMS], 'arm')
+    [end(name_of_ramp(chosen[arm])) for arm in ARMS], 'arm')
   lengths = np.diff((*config.points, config.steps))
   steps = [config.points[0] + sum(lengths / chosen[arm]) for arm in ARMS]
   return found.assign(
@@ -176,5 +181,5 @@ def advice(setting: Setting, found: xr.Dataset) -> tables.Table:
     at = found.sel(point=point).isel(seed=0)
     reading = reading_of({name: float(at[name]) for name in TRACKED})
     rows.append((f'{point:,}', str(gradiv.advise(reading, setting.batch_size))))
-  return tables.Table(f'{setting.domain}: what gradiv.advise says there, of the '
-                      'first run', ('step', 'advice'), rows, is_text=True)
+  return tables.Table(f'{setting.domain}: what gradiv.advise says, first run',
+                      ('step', 'advice'), rows, is_text=True)

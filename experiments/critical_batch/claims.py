@@ -32,7 +32,8 @@ class _Judge:
 
   def all(self) -> Iterator[Claim]:
     ratios = [self._ratio(point) for point in self.config.points]
-    worst = max(range(len(ratios)), key=lambda i: _reach(ratios[i]['predicted']))
+    worst = max(range(len(ratios)),
+                key=lambda i: _reach(ratios[i]['predicted']))
     for i, ratio in enumerate(ratios):
       yield self._bound(i, ratio['bound'])
     yield self._predicted(worst, ratios[worst]['predicted'])

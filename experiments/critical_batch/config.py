@@ -62,7 +62,7 @@ class Config(flags.Config):
   model_options: str = flag('{"hidden": [32]}', 'sizes of the model, as JSON')
   optimizer: str = flag('sgd', 'whose learning rate grows as the batch (sgd) '
                         'or as its root (adam)', tuple(POWERS))
-  learning_rate: float = flag(0.1, 'at the smallest batch')
+  learning_rate: float = flag(0.4, 'at the smallest batch')
   tolerance: float = flag(0.1, 'how much larger than that of the smallest '
                           'batch a loss may be, as a share')
   eval_examples: int = flag(0, 'of the training set, to measure the loss on; '
@@ -73,7 +73,7 @@ class Config(flags.Config):
   text_length: int = flag(32, 'characters that a window predicts')
   text_batch_size: int = flag(8, 'see --batch_size')
   text_optimizer: str = flag('adam', 'see --optimizer', tuple(POWERS))
-  text_learning_rate: float = flag(0.003, 'see --learning_rate')
+  text_learning_rate: float = flag(0.008, 'see --learning_rate')
   text_tolerance: float = flag(0.01, 'see --tolerance')
   text_eval_examples: int = flag(128, 'see --eval_examples')
 

@@ -46,12 +46,12 @@ class CriticalBatch(study.Study):
       config.setting(domain), analysis.branches(config, domain, done))
              for domain in config.domains}
     for i in range(len(config.points)):
-      ramps = [(maker, arm, maker.ramp(arm, factors[:i + 1]))
-               for maker in makers
-               for arm, factors in plans[maker.domain].items()]
+      ramps = [(maker, factors, maker.ramp(factors)) for maker in makers
+               for factors in sorted({
+                 plan[:i + 1] for plan in plans[maker.domain].values()})]
       yield [part for *_, part in ramps]
-      for maker, arm, part in ramps:
-        maker.ramped(arm, part)
+      for maker, factors, part in ramps:
+        maker.ramped(factors, part)
 
   def tables(self, config, reduced):
     for domain, found in reduced.items():
@@ -111,22 +111,23 @@ class _Maker:
           lambda lanes, factor=factor: self.task.program(
             factor, lanes['seed'], np.zeros_like(lanes['seed'])))
 
-  def ramp(self, arm, factors):
+  def ramp(self, factors):
     """Go from a point to the next, or to the end, at the last of `factors`."""
     ends, i = (*self.config.points, self.config.steps), len(factors) - 1
-    start = self._ramps.get(arm, self._at_points[0] if self.task else None)
+    start = self._ramps.get(factors[:-1]) if i else (
+      self._at_points[0] if self.task else None)
     return self._part(
-      f'ramp_{arm}_{i}', factors[-1], ends[i + 1] - ends[i],
+      analysis.name_of_ramp(factors), factors[-1], ends[i + 1] - ends[i],
       lambda lanes: self.task.program(
         factors[-1], lanes['seed'], np.full(len(lanes['seed']), ends[i]),
-        start=self._of_seeds(start, lanes)), factors)
+        start=self._of_seeds(start, lanes)))
 
-  def ramped(self, arm, part):
-    """Keep the state of a ramp."""
+  def ramped(self, factors, part):
+    """Keep the state that a ramp has reached."""
     if self.task:
-      self._ramps[arm] = self._state(part)
+      self._ramps[factors] = self._state(part)
 
-  def _part(self, name, factor, steps, program, factors=(), **axes):
+  def _part(self, name, factor, steps, program, **axes):
     config, domain = self.config, self.domain
     shared = ('dataset', 'image_size', 'model') if domain == 'images' else (
       'text_model', 'text_length')
@@ -135,9 +136,7 @@ class _Maker:
     return Trained(
       f'{domain}_{name}', {**axes, 'seed': tuple(config.seeds)}, program,
       config.schedule(steps // factor, config.record_steps // factor),
-      workers=config.workers(),
-      also=lambda at: {'factors': str(factors)} if factors else {},
-      defined_by=config.pick(*shared) | own)
+      workers=config.workers(), defined_by=config.pick(*shared) | own)
 
   def _state(self, part):
     folder = pathlib.Path(self.config.workdir) / self.config.rounding

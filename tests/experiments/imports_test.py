@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / 'experiments'
 FILES = sorted(FOLDER.rglob('*.py'))
 PAPERS = ('gradient_diversity', 'critical_parameters', 'decentralized',
-          'agreement_filtering', 'overhead', 'adascale')
+          'agreement_filtering', 'overhead', 'adascale', 'critical_batch')
 LAYERS = (('data', 'models', 'cost'), ('engine',), ('common',), PAPERS)
 RANK = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
 # These of one layer use each other in this direction alone.
