@@ -27,8 +27,8 @@ def smooth(loss: xr.DataArray) -> xr.DataArray:
   found = [x[0]]
   for value in x[1:]:
     found.append((found[-1] + value) / 2)
-  with np.errstate(divide='ignore'):  # zeros, as parts are planned
-    logs = loss.copy(data=np.log(found)).drop_vars('step')
+  # Zeros, as parts are planned, have a logarithm, too.
+  logs = loss.copy(data=np.log(np.maximum(found, 1e-30))).drop_vars('step')
   return logs.rename(step='record')
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.common import marks, plots
+from experiments.common import intervals, marks, plots
 from experiments.critical_batch import analysis
 from experiments.critical_batch.claims import WORDS
 
@@ -27,11 +27,13 @@ def branches(config, reduced, claims):
       top = np.exp(log_loss[0, -1] + setting.slack)
       ax.axhline(top, color=marks.INK, lw=0.8, ls=':')
       marks.level(ax, top, 'tolerance')
-      ax.set_title(f'{WORDS[domain]}, from step {point:,}')
-      ax.set(yscale='log', xlabel='examples seen by the branch')
-      plots.plain_numbers(ax)
+      low, start = np.exp(log_loss.min()), np.exp(log_loss[0, 0])
+      ax.set_ylim(low - 0.1 * (start - low), start + 1.2 * (start - low))
+      ax.set(title=f'{WORDS[domain]}, from step {point:,}',
+             xlabel='examples seen by the branch')
     row[0].set_ylabel('training loss, smoothed')
-    row[0].legend(ncols=2, fontsize=7)
+    row[0].legend(ncols=2, fontsize=7, loc='upper right')
+  marks.explain(figure, 'Lines that leave a panel are of losses that rise.')
   return figure
 
 
@@ -55,23 +57,25 @@ def critical(config, reduced, claims):
     ax.set(title=WORDS[domain], xlabel='step of the trunk')
     _ramps(config, below, found)
   upper[0].set_ylabel('critical batch size\n(95 % intervals)')
-  upper[0].legend(fontsize=7)
-  lower[0].set_ylabel("last loss / small batch's")
-  lower[0].legend(fontsize=7)
+  upper[-1].legend(fontsize=7, loc='lower right')
+  lower[0].set_ylabel("last loss / small batch's\n(95 % intervals)")
+  lower[0].legend(fontsize=7, loc='lower left')
   return figure
 
 
 def _ramps(config, ax, found):
   """Draw the loss at the end against the steps that it took."""
   fixed = found['fixed'].values
-  excess = lambda ends: (ends - fixed[:, 0])
+  ratios = lambda ends: intervals.of_mean(np.exp(ends - fixed[:, 0]), log=True)
   steps = config.steps / np.array(config.factors)
-  marks.means(ax, steps, excess(fixed.T), color='#888888', marker='.',
-              ls='-', lw=1, label='fixed batches')
+  marks.points(ax, steps, list(map(ratios, fixed.T)), color='#888888',
+               marker='.', ls='-', lw=1, label='fixed batches')
   for arm, (label, color, marker, _) in STYLE.items():
     of = found.sel(arm=arm)
-    marks.means(ax, [float(of['ramp_steps'])], [excess(of['ramp'].values)],
-                color=color, marker=marker, label=f'ramp: {label}')
-  plots.label_sizes(ax, steps.astype(int))
+    marks.points(ax, [float(of['ramp_steps'])], [ratios(of['ramp'].values)],
+                 color=color, marker=marker, label=f'ramp: {label}')
+  plots.label_sizes(ax, steps.astype(int)).set_yscale('log')
+  if np.ptp(fixed.mean(0)) < 2:
+    plots.plain_numbers(ax)
   ax.set(xlabel='steps, all on as many examples',
          title='Ramps and fixed batches')

@@ -19,8 +19,22 @@ class CriticalBatch(study.Study):
   title = 'Merrill et al. 2025: the critical batch size, by branches'
   link = 'https://arxiv.org/abs/2505.23971'
   command = 'make critical_batch'
-  sentence = ''
-  setup = ''
+  sentence = ('Early on, B_S is the critical batch size to a factor of two; '
+              'later it is 3 to 5 times that of SGD on digits, and a third of '
+              'that of Adam on text. On text, ramps take 10 to 47 % fewer '
+              'steps than any fixed batch of their loss; on digits, none '
+              'does.')
+  setup = ('An MLP on 1,437 digits, with SGD, and a transformer of one layer '
+           'and 20,000 parameters on the characters of the help texts of '
+           'Python, with Adam. Learning rates are constant, the best of four '
+           'for the smallest batch (16 images, 8 windows of 32 characters); '
+           'they grow with the batch or with its root. As they do not fall, a '
+           'larger batch also does what a smaller rate would do. Branches see as many '
+           'examples as 256 steps of that batch, and may end with a loss that '
+           'is larger by 10 % (digits) or 1 % (text). We read the abstract of '
+           'the paper, which reports 43 % fewer steps for OLMo 1B with a ramp '
+           'than in its original run, at slightly better loss; nothing here '
+           'is of that size.')
   pictures = {
     'branches': 'The loss against the examples seen, by batch size',
     'critical': 'The critical batch size along the training, measured and '

@@ -18,7 +18,7 @@ from experiments.critical_batch.config import Config
 from experiments.critical_batch.task import Task
 from experiments.engine import trainer
 from tests.experiments import presets
-from tests.experiments.critical_batch.small import CONFIG, SMALL
+from tests.experiments.critical_batch.small import CONFIG
 
 
 class ConfigTest(parameterized.TestCase):
