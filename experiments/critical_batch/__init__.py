@@ -5,7 +5,7 @@
 Merrill, Arora, Groeneveld, Hajishirzi, `Critical Batch Size Revisited
 <https://arxiv.org/abs/2505.23971>`_, 2025, on two data sets that come with the
 repository: digits, an MLP and SGD; the help texts of Python by characters, a
-transformer and Adam. Under five minutes on two CPU cores.
+transformer and Adam. About five minutes on two CPU cores.
 
   trunk     one run at a small batch, which tracks the moments of its examples
   branches  from points along it, at 1 to 32 times the batch, on the same

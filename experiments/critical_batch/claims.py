@@ -68,7 +68,9 @@ class _Judge:
     return self._claim(
       'predicted', 'B_S and the loss of the small batch predict it, to a '
       'factor of two', 'predicted over measured critical batch size, both at '
-      f'the tolerance of {100 * self.setting.tolerance:g} %; of '
+      f'the tolerance of {100 * self.setting.tolerance:g} %. Where the small '
+      'batch B comes to the tolerance after a share s of its branch, B/s + '
+      '(B_S − 1)(1 − s)/s is predicted. Of '
       f'{len(self.config.points)} points the one whose interval reaches '
       f'farthest from 1, step {self.config.points[i]:,}', ratio, FACTOR_OF_TWO,
       self._at(i))
@@ -104,8 +106,9 @@ class _Judge:
              for factor in (1, *of['ramp_factors'].values)]
     return self._claim(
       f'ramp_{arm}', f'a ramp by {RAMPS[arm]} takes fewer steps than any fixed '
-      'batch of its loss, by 5 %', 'steps of the ramp over those of the largest '
-      'fixed batch that reaches the loss of the ramp on as many examples',
+      'batch of its loss, by 5 %', 'steps of the ramp over those of the '
+      'largest fixed batch that reaches its loss on as many examples; of the '
+      'smallest, where none does',
       intervals.resampled(lambda fixed, ramp: analysis.steps_saved(
         self.setting, fixed, ramp, share), fixed, ramp), FEWER,
       f'Batches of {", ".join(map(str, sizes))}: it ends at {kept:.3g} times '

@@ -57,7 +57,7 @@ def critical(config, reduced, claims):
     ax.set(title=WORDS[domain], xlabel='step of the trunk')
     _ramps(config, below, found)
   upper[0].set_ylabel('critical batch size\n(95 % intervals)')
-  upper[-1].legend(fontsize=7, loc='lower right')
+  upper[0].legend(fontsize=7, loc='upper left', bbox_to_anchor=(0, 0.93))
   lower[0].set_ylabel("last loss / small batch's\n(95 % intervals)")
   lower[0].legend(fontsize=7, loc='lower left')
   return figure
