@@ -52,7 +52,7 @@ class OptimizersTest(absltest.TestCase):
     def step(params, state, xs):
       _, grads, moments = gradiv.example_moments(
         lambda params, x: (params['w'] - x) @ (params['w'] - x))(params, xs)
-      if make is self.tracked:
+      if make == self.tracked:
         grads = optimizers.Measured(grads, moments)
       updates, state = optimizer.update(grads, state, params)
       return optax.apply_updates(params, updates), state
@@ -82,8 +82,7 @@ class OptimizersTest(absltest.TestCase):
     again = gradiv.advise(optimizers.reading_of(numbers), 8)
     advice = gradiv.advise(gradiv.read_moments(state), 8)
     self.assertEqual(str(again), str(advice))
-    self.assertAlmostEqual(
-      1 / numbers['signal'], 1 + 24 / 6 * 0.25 / 0.25, delta=200)
+    self.assertBetween(numbers['signal'], 0.01, 0.9)
 
   def test_begun_begins_with_the_state_that_is_there(self):
     _, state = self.walk(self.plain)
