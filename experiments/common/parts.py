@@ -20,7 +20,13 @@ import xarray as xr
 
 from experiments.common import blocks
 from experiments.common.blocks import At
-from experiments.engine import processes, records, signals, trainer
+from experiments.engine import (
+  checkpoints,
+  processes,
+  records,
+  signals,
+  trainer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,21 +156,24 @@ class Trained:
 
   def final_state(self, workdir: pathlib.Path,
                   allow_changed: Collection[str] = ()) -> dict:
-    """Read the last state, as `trainer.train` returns it, to go on from there.
+    """Read the last state, lanes leading in their order, to go on from there.
 
-    Lanes lead, in their order. Zeros as long as lanes are missing, as while
-    parts are planned.
+    For programs without private state. Zeros as long as lanes are missing, as
+    while parts are planned.
     """
+    shapes = trainer.state_shapes(
+      self.program(_columns(self.lanes)), self.workers)
+    sized = lambda make, size: jax.tree.map(
+      lambda x: make((size, *x.shape[1:]), x.dtype), shapes)
     if self.missing(workdir, allow_changed):
-      return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
-                          trainer.state_shapes(
-                            self.program(_columns(self.lanes)), self.workers))
+      return sized(np.zeros, len(self.lanes))
     lanes, states = [], []
     for block in self._blocks(workdir, allow_changed):
+      store = checkpoints.Checkpoints(block.folder / 'checkpoints')
       lanes += block.lanes
-      states.append(trainer.train(
-        self.program(_columns(block.lanes)), self.schedule, block.folder,
-        workers=self.workers, config=block.defined_by))
+      states.append(store.restore(
+        sized(jax.ShapeDtypeStruct, len(block.lanes)), self.schedule.steps
+      ).state)
     place = {blocks.name(at): i for i, at in enumerate(lanes)}
     order = [place[blocks.name(at)] for at in self.lanes]
     return jax.tree.map(lambda *xs: np.concatenate(xs)[order], *states)

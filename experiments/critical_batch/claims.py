@@ -50,9 +50,12 @@ class _Judge:
     """Compare both predictions at a point with what branches measure."""
     at = self.found.sel(point=point)
     loss, signals = at['log_loss'].values, at['signal'].values
-    over = lambda predict: intervals.resampled(
-      lambda *x: predict(*x) / analysis.measured(self.setting, x[0]),
-      loss, signals)
+    def over(predict):
+      found = intervals.resampled(
+        lambda *x: predict(*x) / analysis.measured(self.setting, x[0]),
+        loss, signals)
+      return found if found.is_known else intervals.UNKNOWN
+
     return {'bound': over(lambda _, signals: analysis.bound(signals)),
             'predicted': over(
               lambda *x: analysis.predicted(self.setting, *x))}

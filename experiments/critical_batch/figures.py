@@ -28,7 +28,8 @@ def branches(config, reduced, claims):
       ax.axhline(top, color=marks.INK, lw=0.8, ls=':')
       marks.level(ax, top, 'tolerance')
       low, start = np.exp(log_loss.min()), np.exp(log_loss[0, 0])
-      ax.set_ylim(low - 0.1 * (start - low), start + 1.2 * (start - low))
+      fall = (start - low) or start
+      ax.set_ylim(low - 0.1 * fall, start + 1.2 * fall)
       ax.set(title=f'{WORDS[domain]}, from step {point:,}',
              xlabel='examples seen by the branch')
     row[0].set_ylabel('training loss, smoothed')

@@ -44,7 +44,7 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
       branch = self.done[f'{domain}_branch_1']['loss'].sel(point=4)
       trunk = self.done[f'{domain}_trunk_1']['loss']
       np.testing.assert_allclose(branch, trunk, 1e-5)
-      self.assertGreater(float(np.ptp(trunk, -1).min()), 1e-4)
+      self.assertGreater(float(np.ptp(trunk.values, -1).min()), 1e-4)
 
   def test_ramps_end_after_as_many_examples(self):
     for domain, found in self.outcome.reduced.items():
@@ -57,14 +57,14 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
           4 + 4 / factors[0] + 4 / factors[1])
 
   def test_it_says_what_it_found(self):
-    self.assertLen(self.outcome.claims, 14)
+    self.assertLen(self.outcome.claims, 7 * len(SMALL.domains))
     for claim in self.outcome.claims:
       self.assertIn(claim.text, self.printed)
     self.assertIn('what gradiv.advise says', self.printed)
 
-  def test_one_seed_less_reads_what_is_there(self):
-    again = self.look_again(num_seeds=1, domains=('images',), tolerance=0.1)
-    self.assertEqual(again.reduced['images'].sizes['seed'], 1)
+  def test_one_domain_reads_what_is_there(self):
+    again = self.look_again(domains=SMALL.domains[:1])
+    self.assertEqual([*again.reduced], [SMALL.domains[0]])
 
   def test_another_tolerance_trains_no_branch_again(self):
     before = self.records()
