@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  overhead accelerator results test test-all lint
+  critical_batch overhead accelerator results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -41,6 +41,11 @@ control: WORKDIR ?= runs/batch_size_control
 control: $(VENV)/ready
 	@echo '== controllers of the batch size on digits, into $(WORKDIR)'
 	$(RUN) -m experiments.batch_size_control --workdir=$(WORKDIR)
+
+critical_batch: WORKDIR ?= runs/critical_batch
+critical_batch: $(VENV)/ready
+	@echo '== the critical batch size, measured and predicted, into $(WORKDIR) (five minutes)'
+	$(RUN) -m experiments.critical_batch --workdir=$(WORKDIR)
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready

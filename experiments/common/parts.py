@@ -14,12 +14,19 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 
 from experiments.common import blocks
 from experiments.common.blocks import At
-from experiments.engine import processes, records, signals, trainer
+from experiments.engine import (
+  checkpoints,
+  processes,
+  records,
+  signals,
+  trainer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +153,30 @@ class Trained:
     final = {} if self.finish is None else self.finish(state, columns)
     processes.by_first(records.write_whole, block.folder / 'done.json', {
       name: np.asarray(x, float).tolist() for name, x in final.items()})
+
+  def final_state(self, workdir: pathlib.Path,
+                  allow_changed: Collection[str] = ()) -> dict:
+    """Read the last state, lanes leading in their order, to go on from there.
+
+    For programs without private state. Zeros as long as lanes are missing, as
+    while parts are planned.
+    """
+    shapes = trainer.state_shapes(
+      self.program(_columns(self.lanes)), self.workers)
+    sized = lambda make, size: jax.tree.map(
+      lambda x: make((size, *x.shape[1:]), x.dtype), shapes)
+    if self.missing(workdir, allow_changed):
+      return sized(np.zeros, len(self.lanes))
+    lanes, states = [], []
+    for block in self._blocks(workdir, allow_changed):
+      store = checkpoints.Checkpoints(block.folder / 'checkpoints')
+      lanes += block.lanes
+      states.append(store.restore(
+        sized(jax.ShapeDtypeStruct, len(block.lanes)), self.schedule.steps
+      ).state)
+    place = {blocks.name(at): i for i, at in enumerate(lanes)}
+    order = [place[blocks.name(at)] for at in self.lanes]
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[order], *states)
 
   def read(self, workdir: pathlib.Path) -> xr.Dataset:
     """Read every quantity [*axes, step, ...], by name and coordinate.

@@ -19,7 +19,7 @@ from experiments.common.claims import VERDICTS, Claim
 ROOT = pathlib.Path(__file__).parents[2]
 ORDER = ('gradient_diversity', 'mechanisms', 'critical_parameters',
          'decentralized', 'agreement_filtering', 'adascale',
-         'batch_size_control')
+         'batch_size_control', 'critical_batch')
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
 HEAD = """# The papers, claim by claim
 

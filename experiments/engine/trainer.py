@@ -189,6 +189,13 @@ def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
   return recording.joined(found, jax.eval_shape(lambda: columns))
 
 
+def state_shapes(program: Program, workers: Workers) -> dict:
+  """Return the shapes of what `train` returns, and compute nothing."""
+  compiled = compiled_lib.build(program, workers)
+  return jax.eval_shape(
+    lambda: _final(program, compiled, compiled.create()))
+
+
 def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
          clock, stop, save):
   """Train from `start` to the end, a signal or divergence; return the state."""

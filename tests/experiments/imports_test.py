@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / 'experiments'
 FILES = sorted(FOLDER.rglob('*.py'))
 PAPERS = ('gradient_diversity', 'critical_parameters', 'decentralized',
-          'agreement_filtering', 'overhead', 'adascale', 'batch_size_control')
+          'agreement_filtering', 'overhead', 'adascale', 'batch_size_control',
+          'critical_batch')
 LAYERS = (('holding', 'versions'), ('data', 'models', 'cost'), ('engine',),
           ('common',), PAPERS)
 RANK = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}

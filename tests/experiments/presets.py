@@ -5,6 +5,7 @@ import pathlib
 from experiments.adascale import config as adascale
 from experiments.agreement_filtering import config as agreement_filtering
 from experiments.batch_size_control import config as batch_size_control
+from experiments.critical_batch import config as critical_batch
 from experiments.critical_parameters import config as critical_parameters
 from experiments.decentralized import config as decentralized
 from experiments.gradient_diversity import __main__ as gradient_diversity
@@ -14,6 +15,7 @@ PRESETS = sorted(FOLDER.glob('*/flags/*.flags'))
 _CONFIGS = {'adascale': adascale.Config,
             'agreement_filtering': agreement_filtering.Config,
             'batch_size_control': batch_size_control.Config,
+            'critical_batch': critical_batch.Config,
             'critical_parameters': critical_parameters.Config,
             'decentralized': decentralized.Config}
 

@@ -50,7 +50,7 @@ def configured():
     found[name] = (of.model, *DATA[of.dataset], flags.options(of))
     if hasattr(of, 'text_model_options'):
       found[f'{name}_text'] = (
-        'lstm', (of.text_length,), data.VOCAB_SIZE,
+        getattr(of, 'text_model', 'lstm'), (of.text_length,), data.VOCAB_SIZE,
         flags.options(of, 'text_model_options'))
   return [(name, *network) for name, network in found.items()]
 
