@@ -54,7 +54,7 @@ class Recording:
     Args:
       first: The step that has been reached.
       state: Of that step.
-      window: What `window` returned there.
+      window: That of the `meta` of its checkpoint.
     """
     self._window = [{name: np.asarray(x, jnp.dtype(dtype))
                      for name, (dtype, x) in seen.items()} for seen in window]
@@ -91,10 +91,12 @@ class Recording:
     late, self._late = self._late, None
     self._finish(late)
 
-  def window(self) -> list[dict]:
-    """Return what was seen since the last record, as JSON holds it."""
-    return [{name: (str(x.dtype), np.asarray(x).tolist())
-             for name, x in seen.items()} for seen in self._window]
+  @property
+  def meta(self) -> dict[str, Any]:
+    """What a checkpoint must hold: what was seen since the last record."""
+    window = [{name: (str(x.dtype), np.asarray(x).tolist())
+               for name, x in seen.items()} for seen in self._window]
+    return {'window': window} if window else {}
 
   def fill(self, state: dict) -> None:
     """Record nulls where records are due behind `diverged_at`."""

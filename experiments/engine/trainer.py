@@ -33,7 +33,7 @@ from experiments.engine import (
   profiling,
   progress,
   recording,
-  sealing,
+  saving,
   signals,
   steering,
   writers as writers_lib,
@@ -126,7 +126,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       f'workdir={str(workdir)!r} holds a run of {start.step} steps already, '
       f'more than steps={schedule.steps}: ask for as many, or use another '
       'workdir')
-  mark = _checked_log(store, schedule, start)
+  mark = saving.check_log(store, schedule, start)
   if start.step == schedule.steps:
     return _final(program, compiled, start.state)
   if start.step:
@@ -147,8 +147,11 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     recorded = recording.Recording(
       compiled, schedule, log, clock, bar, is_single=program.is_single,
       also=lambda: steered.columns)
-    save = lambda step, state: _save(
-      store, compiled, step, state, config, workers, recorded, steered, log)
+    meta = {'config': config, 'numerics': identity.numerics(),
+            'layout': workers.layout}
+    save = lambda step, state: saving.save(
+      store, step, state, meta | steered.meta | recorded.meta, log,
+      finite=bool(compiled.is_finite(state)))
     state = _run(program, schedule, workers, compiled, start, steered, recorded,
                  traced, clock, stop, save)
     if recorded.diverged_at is not None:
@@ -164,8 +167,9 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   final = _final(program, compiled, state)
   if processes.is_first():
     lanes = len(jax.tree.leaves(program.lanes)[0])
+    size, = steered.columns.get('batch_size', [clock.examples // lanes])
     said = advising.line(
-      title or str(workdir), final['opt_state'], clock.examples // lanes, lanes)
+      title or str(workdir), final['opt_state'], int(size), lanes)
     if said:
       print(said, file=sys.stderr, flush=True)
   return final
@@ -264,47 +268,6 @@ def _begin(program, compiled, store, config, workers, allow_changed
     name: gradiv.resize_workers(restored.state[name], count)
     for name in program.private}
   return restored._replace(state=compiled.place(state))
-
-
-def _checked_log(store, schedule, start) -> sealing.Mark | None:
-  """Check that the log is what it was at the checkpoint; return its mark."""
-  log = store.directory.parent / 'metrics.jsonl'
-
-  def check_beginning():
-    if log.exists() and not store.directory.exists():
-      raise sealing.LogDamagedError(
-        f'{log} has records, and {store.directory} is missing: put it back, or '
-        f'delete {log.parent} to begin anew')
-    store.directory.mkdir(parents=True, exist_ok=True)
-
-  if not start.step:
-    processes.by_first(check_beginning)
-    return None
-  mark = sealing.Mark(*start.meta['log'])
-  processes.by_first(sealing.check, log, mark, start.step, range(
-    0, start.step + 1, schedule.record_every))
-  return mark
-
-
-def _save(store, compiled, step, state, config, workers, recorded, steered,
-          log):
-  """Save a checkpoint, when the records before it are safe."""
-  log.sync()
-  mark = log.lines and log.lines.mark()
-
-  def check():
-    if mark is None:
-      raise checkpoints.CheckpointError(
-        f'{store.directory}: step {step} is not saved, as records before it '
-        'are not: make room, and the same command goes on from an older '
-        'checkpoint')
-
-  processes.by_first(check)
-  meta = {'config': config, 'numerics': identity.numerics(),
-          'layout': workers.layout, 'log': mark, **steered.meta}
-  if window := recorded.window():
-    meta['window'] = window
-  store.save(step, state, meta, finite=bool(compiled.is_finite(state)))
 
 
 def _final(program, compiled, state):

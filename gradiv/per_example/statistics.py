@@ -96,11 +96,12 @@ def example_moments(
     parameters have gradients of dtype float0, as in `jax.grad` with
     ``allow_int=True``.
 
-  ``metric``: Weights d, a tree like the floating-point parameters, for moments
-  in the norm ‖g‖² = Σ d_j g_j². With `gradiv.adam_metric` of the optimizer's
-  state before the step, B_S is that of Adam. Loss and gradient stay what they
-  are. For dense layers with several positions, the products are written out, a
-  few examples at a time, and layers in a loop are not finished within it.
+  ``metric``: Weights d, a tree like the floating-point (or complex) parameters,
+  for moments in the norm ‖g‖² = Σ d_j |g_j|². With `gradiv.adam_metric` of the
+  optimizer's state before the step, B_S is that of Adam. Loss and gradient stay
+  what they are. For dense layers with several positions, the products are
+  written out, a few examples at a time, and layers in a loop are not finished
+  within it.
 
   ``weights``: How many units w_i each example stands for, such as the tokens of
   a sequence that count in a masked language model, if `loss_fn` returns the
@@ -188,12 +189,16 @@ def _count(n, mask, weights, axis_name):
 
 
 def _diagonals(trace, metric, params, axis_name):
-  """Return the weights of the norm for each leaf of the trace, or None."""
+  """Return the weights of the norm for each leaf of the trace, or None.
+
+  A complex parameter has two such leaves.
+  """
   if metric is None:
     return [None] * len(trace.leaves)
-  floating = [x for x in map(jnp.asarray, jax.tree.leaves(params))
-              if jnp.issubdtype(x.dtype, jnp.floating)]
-  found = _metric.leaves_of(metric, floating)
+  inexact = [x for x in map(jnp.asarray, jax.tree.leaves(params))
+             if jnp.issubdtype(x.dtype, jnp.inexact)]
+  found = [d for d, x in zip(_metric.leaves_of(metric, inexact), inexact)
+           for _ in range(2 if jnp.iscomplexobj(x) else 1)]
   return found if axis_name is None else workers.as_private(found, axis_name)
 
 
@@ -201,7 +206,7 @@ def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
   """Add up over the examples of one microbatch, as `add_up` expects."""
   losses, aux, data = trace.run(batch, mask)
   totals, all_squares, shared = [], [], []
-  for leaf, diagonal in zip(trace.leaves, diagonals):
+  for leaf, diagonal in zip(trace.leaves, diagonals, strict=True):
     # Wide, since microbatches are added to it: bfloat16 stops at 256 of them.
     dtype = trees.wide_dtype(leaf.dtype)
     total, squares = leaf.sums(data, scale.astype(dtype), diagonal)
@@ -223,7 +228,8 @@ def _moments(trace, params, groups, total, count, units, scale, diagonals):
   squares = [
     trace.over_shards(leaf, trees.sq_norm(
       g if d is None else g * jnp.sqrt(d)))
-    for leaf, g, d in zip(trace.leaves, total['grads'], diagonals)]
+    for leaf, g, d in zip(
+      trace.leaves, total['grads'], diagonals, strict=True)]
   square = _by_group.add_up(trace, params, squares, groups)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)

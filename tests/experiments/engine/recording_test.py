@@ -23,7 +23,8 @@ class WindowTest(parameterized.TestCase):
     before, after = make(), make()
     loss = np.asarray([100 / 3, 1e-7], jnp.dtype(dtype))
     before._window = [{'batch_loss': loss}]
-    after.begin(2, {}, json.loads(json.dumps(before.window())))
+    meta = json.loads(json.dumps(before.meta))
+    after.begin(2, {}, meta['window'])
     back = after._window[0]['batch_loss']
     self.assertEqual(back.dtype, loss.dtype)
     self.assertEqual(back.tobytes(), loss.tobytes())

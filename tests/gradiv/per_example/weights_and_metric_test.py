@@ -206,6 +206,21 @@ class MetricTest(parameterized.TestCase):
     helpers.assert_close(
       fn(jax.tree.map(np.ones_like, PARAMS)), fn(None), 1e-4, 1e-6)
 
+  def test_of_a_complex_parameter_weighs_both_of_its_parts(self):
+    w = jnp.array([1 + 2j, 3 - 1j])
+    batch = {'x': jnp.arange(6.).reshape(3, 2), 'a': jnp.ones(3)}
+    loss_fn = lambda p, one: jnp.abs(
+      jnp.sum(p['w'] * one['x']) - one['a'])**2 + p['b']**2 * one['a']
+    params, d = {'b': jnp.float32(2), 'w': w}, jnp.array([.5, 4.])
+    metric = {'b': jnp.float32(3), 'w': d}
+    *_, moments = gradiv.example_moments(loss_fn)(params, batch, metric=metric)
+    rows = jax.vmap(jax.grad(loss_fn), (None, 0))(params, batch)
+    square = lambda g: 3 * g['b']**2 + jnp.sum(d * jnp.abs(g['w'])**2, -1)
+    mean = square(jax.tree.map(lambda x: x.mean(0), rows))
+    np.testing.assert_allclose(moments.sq_norm_of_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(
+      moments.mean_sq_deviation, square(rows).mean() - mean, rtol=1e-5)
+
   def test_products_with_one_position_are_not_written_out(self):
     """The largest array is no larger than [n, in]; a gradient is [in, out]."""
     n, size = 64, 96
