@@ -215,7 +215,7 @@ class MetricTest(parameterized.TestCase):
     metric = {'b': jnp.float32(3), 'w': d}
     *_, moments = gradiv.example_moments(loss_fn)(params, batch, metric=metric)
     rows = jax.vmap(jax.grad(loss_fn), (None, 0))(params, batch)
-    square = lambda g: 3 * g['b']**2 + jnp.sum(d * jnp.abs(g['w'])**2, -1)
+    square = lambda g: 3 * g['b']**2 + jnp.abs(g['w'])**2 @ d
     mean = square(jax.tree.map(lambda x: x.mean(0), rows))
     np.testing.assert_allclose(moments.sq_norm_of_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(
