@@ -93,8 +93,10 @@ def _of_accuracy(reduced, arm, text, allowed):
     note=note.replace('-', '−'))
 
 
-def tables(config, reduced: xr.Dataset) -> list[tables_lib.Table]:
+def tables(config, reduced: xr.Dataset, summary: dict
+           ) -> list[tables_lib.Table]:
   """Show what each arm ends with, at the largest scale."""
+  del summary
   at = reduced.sel(scale=config.scales[-1])
   shown = lambda name, arm, unit='', log=False: tables_lib.with_interval(
     intervals.of_mean(at[name].sel(arm=arm).values, log=log), unit)

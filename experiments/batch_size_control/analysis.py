@@ -95,8 +95,10 @@ def _errors(ours, theirs):
           .replace('-', '−'))
 
 
-def tables(config, reduced: xr.Dataset) -> list[tables_lib.Table]:
+def tables(config, reduced: xr.Dataset, summary: dict
+           ) -> list[tables_lib.Table]:
   """Show what each arm ends with."""
+  del summary
   shown = lambda name, arm, unit='', log=True: tables_lib.with_interval(
     intervals.of_mean(reduced[name].sel(arm=arm).values, log=log), unit)
   return [tables_lib.Table(

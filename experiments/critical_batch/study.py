@@ -68,7 +68,8 @@ class CriticalBatch(study.Study):
       for maker, factors, part in ramps:
         maker.ramped(factors, part)
 
-  def tables(self, config, reduced):
+  def tables(self, config, reduced, summary):
+    del summary
     for domain, found in reduced.items():
       yield analysis.table(config.setting(domain), found)
       yield analysis.advice(config.setting(domain), found)

@@ -61,7 +61,8 @@ def adam_metric(
     Weights d, a tree like the gradient, for ‖g‖² = Σ d_j g_j².
 
   Raises:
-    ValueError: If a parameter has no state of Adam, or several.
+    ValueError: If there is no state of Adam, or if of several states a
+      parameter is in none or in more than one.
 
   >>> adam = optax.scale_by_adam()
   >>> state = adam.init(jnp.zeros(2))
@@ -112,6 +113,9 @@ def _weights_of(state, weight):
 
 def _joined(parts):
   """Join trees with holes, of which exactly one has each leaf."""
+  if len(parts) == 1:  # its holes may be those of the gradient
+    return parts[0]
+
   def join(path, *leaves):
     there = [x for x in leaves if not _is_hole(x)]
     if len(there) != 1:

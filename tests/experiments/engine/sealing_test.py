@@ -65,9 +65,9 @@ class LogTest(ResumeCase):
         sealing.LogDamagedError, 'has records, and .*checkpoints is missing'):
       self.run_to(60)
 
-  @pytest.mark.slow
   @parameterized.parameters(b'{"step": 24, "no', b'\0\0\0\n{"step": 28}\n',
                             b'no record\n')
+  @pytest.mark.slow
   def test_what_is_behind_the_checkpoint_is_cut_whatever_it_is(self, tail):
     self.run_to(20)
     path = self.hurt(lambda lines: [*lines, tail])
