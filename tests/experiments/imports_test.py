@@ -10,7 +10,7 @@ FOLDER = ROOT / 'experiments'
 FILES = sorted(FOLDER.rglob('*.py'))
 PAPERS = ('gradient_diversity', 'critical_parameters', 'decentralized',
           'agreement_filtering', 'overhead', 'adascale', 'batch_size_control',
-          'critical_batch')
+          'critical_batch', 'robustness')
 LAYERS = (('holding', 'versions'), ('data', 'models', 'cost'), ('engine',),
           ('common',), PAPERS)
 RANK = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
