@@ -118,7 +118,7 @@ class Advice:
     if math.isinf(more):
       return '; to know B_S to a factor of two takes a larger batch'
     return (f'; to know B_S to a factor of two takes about {_rough(more)} more '
-            'steps')
+            f'step{"" if _rough(more) == "1" else "s"}')
 
 
 def advise(reading: Reading, batch_size: float) -> Advice:
