@@ -1,5 +1,8 @@
 """The same steps on vmap, pmap and shard_map."""
 
+from unittest import mock
+
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -13,17 +16,24 @@ OWN = [row for row in WITH_WORKERS if row.kind == 'own']
 SHORT = [row for row in COMMON if row in table.FUNCTIONS or row.name in (
   'dual_proj_by_layer', 'agreement_shuffled')]
 # One of each exchange: all-reduce, Gram matrix, coordinates with draws.
+# A hundred steps, of which each is rounded.
+ITERATED = {'geometric_median': 2e-5}
 ON_PMAP = ('aggregate_by_mean', 'agreement_running_mean', 'sign_dropout')
 
 
 class BackendsTest(parameterized.TestCase):
 
   def compare(self, row, backend, axis):
+    # Draws of its own: not what the tests before have left.
+    self.enterContext(
+      mock.patch.object(drive, 'RNG', np.random.default_rng(4)))
     for kind in ('plain', 'zero', 'rank_one', 'tiny', 'huge', 'one_nan'):
       grads = drive.gradients(kind)
+      # Of parallel gradients, distances of cosines are rounding alone.
       helpers.assert_close(
         drive.update(row, grads, axis, backend), drive.update(row, grads),
-        1e-5, 1e-30, of_largest=1e-6)
+        ITERATED.get(row.name, 1e-5), 1e-6 if kind == 'rank_one' else 1e-30,
+        of_largest=1e-6)
 
   @parameterized.named_parameters(*table.named(SHORT))
   def test_shard_map_agrees(self, row):
