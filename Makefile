@@ -64,7 +64,7 @@ results: $(VENV)/ready
 	$(RUN) -m experiments.common.results_page
 
 test: $(VENV)/ready
-	@echo '== the tests (nine minutes on two cores)'
+	@echo '== the tests (ten minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
