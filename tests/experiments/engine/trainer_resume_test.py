@@ -45,8 +45,8 @@ class ResumeCase(parameterized.TestCase):
     workers = trainer.Workers(4)
     program = tiny_run.program(workers)
     store = checkpoints.Checkpoints(self.folder / name / 'checkpoints')
-    return trainer._begin(
-      compiled.build(program, workers), store, {'name': 'tiny'}, ())[:2]
+    return trainer._begin(program, compiled.build(program, workers), store,
+                          {'name': 'tiny'}, workers, ())[:2]
 
 
 class ResumeTest(ResumeCase):
