@@ -15,9 +15,12 @@ OWN = [row for row in WITH_WORKERS if row.kind == 'own']
 # One row of each function, of decisions by layer, and of draws of an order.
 SHORT = [row for row in COMMON if row in table.FUNCTIONS or row.name in (
   'dual_proj_by_layer', 'agreement_shuffled')]
+# By row, relative and absolute tolerance. A hundred steps, of which each is
+# rounded; roots of small eigenvalues; distances of cosines, which between
+# parallel gradients are rounding alone.
+ROUNDED = {'geometric_median': (2e-5, 1e-30), 'aligned_mtl': (1e-4, 1e-30),
+           'agreement_windowed': (1e-5, 1e-6)}
 # One of each exchange: all-reduce, Gram matrix, coordinates with draws.
-# A hundred steps, of which each is rounded; roots of small eigenvalues.
-ROUNDED = {'geometric_median': 2e-5, 'aligned_mtl': 1e-4}
 ON_PMAP = ('aggregate_by_mean', 'agreement_running_mean', 'sign_dropout')
 
 
@@ -29,11 +32,9 @@ class BackendsTest(parameterized.TestCase):
       mock.patch.object(drive, 'RNG', np.random.default_rng(4)))
     for kind in ('plain', 'zero', 'rank_one', 'tiny', 'huge', 'one_nan'):
       grads = drive.gradients(kind)
-      # Of parallel gradients, distances of cosines are rounding alone.
       helpers.assert_close(
         drive.update(row, grads, axis, backend), drive.update(row, grads),
-        ROUNDED.get(row.name, 1e-5), 1e-6 if kind == 'rank_one' else 1e-30,
-        of_largest=1e-6)
+        *ROUNDED.get(row.name, (1e-5, 1e-30)), of_largest=1e-6)
 
   @parameterized.named_parameters(*table.named(SHORT))
   def test_shard_map_agrees(self, row):

@@ -24,8 +24,8 @@ from gradiv.aggregation._exchange import (
   slices as slices_lib,
 )
 
-# Groups are decided in waves. A wave has at least so many elements, and there
-# are no more than so many waves, as each of them compiles a decision.
+# Groups are decided in waves. Each wave compiles a decision of its own: LEAST
+# is the fewest elements of a wave, MOST_WAVES the largest number of waves.
 LEAST = buckets.SMALL_LEAF
 MOST_WAVES = 8
 

@@ -20,7 +20,8 @@ from gradiv.per_example._engine.outer_product import OuterProduct
 from gradiv.per_example._engine.terms import Term
 from gradiv.per_example._engine.values import Value
 
-# Up to so many, each path stays a term of its own, and may keep inner products.
+# Up to this number, each path stays a term of its own, of which inner products
+# can be computed without the gradient. More paths become one linear map.
 MOST_PATHS = 4
 
 
