@@ -87,10 +87,10 @@ def explain(
   Args:
     loss_fn: Function ``loss_fn(params, example, *args)`` that returns the loss
       of one example, as in `example_moments`.
-    params: Parameters, or `jax.ShapeDtypeStruct`s.
-    batch: Examples, or `jax.ShapeDtypeStruct`s. Their number decides on the
-      method.
-    *args: Further arguments of `loss_fn`, or `jax.ShapeDtypeStruct`s.
+    params: Parameters; here and below, a `jax.ShapeDtypeStruct` may stand for
+      an array.
+    batch: Examples. Their number decides on the method.
+    *args: Further arguments of `loss_fn`.
     has_aux: Whether `loss_fn` returns a pair (loss, aux).
 
   Returns:

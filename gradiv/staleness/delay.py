@@ -59,14 +59,11 @@ def delay_updates(
   the parameters.
 
   Args:
-    staleness: One of
-      an int      τ in steps; 0 changes nothing and keeps nothing;
-      a sequence  τ of each worker along `axis_name`;
-      a callable  from a leaf's path to its τ, such as
-                  `gradiv.staleness.pipeline_staleness` returns;
-      Drawn       drawn in each step, separately for each worker if `axis_name`
-                  is given;
-      Recorded    read from a trace in each step.
+    staleness: An int is τ in steps; 0 changes nothing and keeps nothing. A
+      sequence holds τ of each worker along `axis_name`. A callable maps a
+      leaf's path to its τ, such as `gradiv.staleness.pipeline_staleness`
+      returns. With `Drawn`, τ is drawn in each step, separately for each worker
+      if `axis_name` is given. With `Recorded`, it is read from a trace.
     axis_name: Axis, or axes, over which the workers lie.
     key: Key for a Drawn staleness; folded by the step and the worker.
 
