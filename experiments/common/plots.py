@@ -174,6 +174,15 @@ def _forest_row(ax, row, claim):
     ax.plot(at(paper), row, 'D', mfc='white', mec='#222222', ms=5)
 
 
+def save_svg(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
+  """Write an SVG whose text is text; equal figures are equal files."""
+  fixed = {'svg.fonttype': 'none', 'svg.hashsalt': 'gradiv'}
+  with plt.rc_context(fixed):
+    figure.savefig(path, metadata={'Date': None})
+  plt.close(figure)
+  return pathlib.Path(path)
+
+
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
   """Write a PNG: whole, or not at all."""
   path = pathlib.Path(path)

@@ -5,7 +5,8 @@
   python -m experiments.common.results_page --take=runs/agreement_filtering
 
 The claims lie in `docs/results/<paper>.json`; `--take` copies those of a
-finished run there, with the figures that the page shows.
+finished run there, with the figures that the page shows. The forest plots of
+the claims are drawn from there, too.
 """
 
 import pathlib
@@ -59,7 +60,8 @@ def section(story: dict, claims: list[Claim]) -> str:
     f'## {story["title"]}', '', f'[The paper]({story["link"]}) · '
     f'`{story["command"]}` · {counts(claims)}', '', wrapped(
       f'{story["setup"]} {story["num_seeds"]} seeds{again}.'), '',
-    table(claims).markdown(), '']
+    table(claims).markdown(), '',
+    f'![Each claim with its interval and its range]({_forest_of(story)})', '']
   lines += ['<details><summary>What is measured</summary>', '',
             *(wrapped(f'{i}. {detail(claim)}', indent='   ')
               for i, claim in enumerate(claims, 1)),
@@ -67,6 +69,10 @@ def section(story: dict, claims: list[Claim]) -> str:
   for name, caption in story['pictures'].items():
     lines += [f'![{caption}](results/{story["name"]}_{name}.png)', '']
   return '\n'.join(lines)
+
+
+def _forest_of(story: dict) -> str:
+  return f'results/{story["name"]}_claims.svg'
 
 
 def table(claims: list[Claim]) -> tables.Table:
@@ -118,6 +124,13 @@ def outputs() -> dict[pathlib.Path, str]:
           readme: f'{before}{BEGIN}\n{readme_table()}\n{END}{after}'}
 
 
+def draw_forests() -> None:
+  """Draw the claims of every paper into docs/results."""
+  from experiments.common import plots  # loads matplotlib
+  for story, claims in stories():
+    plots.save_svg(plots.forest(claims), ROOT / 'docs' / _forest_of(story))
+
+
 def take(workdir: pathlib.Path) -> None:
   """Copy the claims and figures of a finished run to docs/results."""
   story, _ = claims_lib.read(workdir / 'claims.json')
@@ -140,6 +153,7 @@ def main(argv: list[str]) -> int:
       print(f'{path.relative_to(ROOT)} is stale: run make results',
             file=sys.stderr)
     return bool(stale)
+  draw_forests()
   for path, text in outputs().items():
     path.write_text(text)
     print(f'wrote {path.relative_to(ROOT)}')

@@ -5,7 +5,7 @@ import tempfile
 
 from absl.testing import absltest
 
-from experiments.common import claims, results_page
+from experiments.common import claims, results_page, tables
 from experiments.common.claims import Claim
 from experiments.common.intervals import Interval
 
@@ -28,6 +28,14 @@ class ResultsPageTest(absltest.TestCase):
       for name in story['pictures']:
         path = f'docs/results/{story["name"]}_{name}.png'
         self.assertTrue((results_page.ROOT / path).exists(), path)
+
+  def test_forest_plots_show_what_the_claims_say(self):
+    for story, found in results_page.stories():
+      name = f'docs/results/{story["name"]}_claims.svg'
+      shown = (results_page.ROOT / name).read_text()
+      for claim in found:
+        self.assertIn(tables.with_interval(claim.measured, claim.unit), shown,
+                      f'{name}: run make results')
 
   def test_a_section_says_the_verdict_and_both_numbers(self):
     with tempfile.TemporaryDirectory() as folder:
