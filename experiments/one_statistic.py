@@ -32,7 +32,8 @@ def draw():
   left.plot(ratio, np.asarray(gradiv.scaling.samples_factor(steps)), '--',
             label='gradients')
   left.set(title='What a batch costs', ylabel='over the fewest possible')
-  left.legend(loc='upper center')
+  left.legend(loc='upper center', frameon=True, framealpha=1,
+              edgecolor='none')
 
   right.plot(ratio, gain / (1 + NOISE_SCALE), label='AdaScale gain r = BΔ,\n'
              'over its largest, B_S')
