@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results test test-all lint
+  critical_batch overhead accelerator results site test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -63,6 +63,10 @@ results: $(VENV)/ready
 	@echo '== docs/papers.md and the table of README.md, from docs/results'
 	$(RUN) -m experiments.common.results_page
 
+site: $(VENV)/docs
+	@echo '== the site, into build/site (half a minute); open build/site/index.html'
+	$(RUN) -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
+
 test: $(VENV)/ready
 	@echo '== the tests (ten minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
@@ -83,4 +87,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	@echo '== creating $(VENV) with $(PYTHON) and installing gradiv into it (a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	@echo '== installing what builds the site into $(VENV)'
+	$(RUN) -m pip install --quiet --editable '.[docs]'
 	@touch $@

@@ -26,7 +26,7 @@ external_toc_path = 'docs/_toc.yml'
 include_patterns = [
   'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**',
   'gradiv/per_example/README.md', 'experiments/**/README.md']
-exclude_patterns = ['docs/_templates']
+exclude_patterns = ['docs/_templates', '.venv', 'build', 'runs']
 
 myst_heading_anchors = 3
 
