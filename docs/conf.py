@@ -40,6 +40,8 @@ python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
+# Shows what a diff adds in green.
+pygments_style = 'default'
 html_theme = 'furo'
 html_title = f'gradiv {release}'
 html_copy_source = False

@@ -74,7 +74,7 @@ class DocsTest(parameterized.TestCase):
     return names
 
   def test_the_formulas_of_one_statistic_are_what_gradiv_computes(self):
-    table = rows(page('one_statistic'), '| name | formula')
+    table = rows(page('one_statistic'), '| name, and what')
     self.assertLen(table, 13)
     rng = np.random.default_rng(0)
     for G, S, B, b, s, θ in rng.uniform(1, 9, (3, 6)):
@@ -82,8 +82,8 @@ class DocsTest(parameterized.TestCase):
       # What B gradients with a mean of the expected length have.
       batch = gradiv.Moments(B, 1., G + S / B, (1 - 1 / B) * S)
       names = dict(G=G, S=S, B=B, b=b, s=s, θ=θ, ρ=ρ, e=e, batch=batch,
-                   gradiv=gradiv)
-      for name, formula, call, _ in table:
+                   noise=gradiv.scaling.NoiseModel(ρ), gradiv=gradiv)
+      for name, formula, call in table:
         with self.subTest(name):
           np.testing.assert_allclose(
             eval(code_of(call), names), eval(code_of(formula), names),
