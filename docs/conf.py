@@ -22,10 +22,10 @@ extensions = [
   'sphinx.ext.napoleon',
 ]
 external_toc_path = 'docs/_toc.yml'
-# Only what the table of contents names, and what those pages link to.
+# What the table of contents names.
 include_patterns = [
   'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**',
-  'gradiv/per_example/README.md', 'experiments/**/README.md']
+  'gradiv/per_example/README.md']
 exclude_patterns = ['docs/_templates', '.venv', 'build', 'runs']
 
 myst_heading_anchors = 3
