@@ -1,0 +1,248 @@
+"""The page of a run: one file, which opens without a network."""
+
+import base64
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments.report import (
+  columns,
+  figures,
+  groups,
+  numbers,
+  quantities,
+  verdicts,
+)
+from experiments.report.markup import Raw, join, table, tag
+from experiments.report.reading import Run
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def of_run(run: Run, refresh: float = 0.) -> str:
+  """Write the page of a run.
+
+  Args:
+    run: What its folder holds.
+    refresh: Seconds after which a browser shall load the page anew; 0 for never.
+  """
+  found = {part.name: columns.of_part(part) for part in run.parts}
+  title = run.story.get('title') or run.name
+  return document(
+    run.name, refresh, tag('h1', title), tag('p', status(run), class_='status'),
+    *_said(run), _tiles(run, found), _claims(run), _pictures(run),
+    _figures(run, found), _timing(run), settings(run))
+
+
+def document(name: str, refresh: float, *body: Raw | None) -> str:
+  """Make a page of its sections."""
+  read = lambda file: (_HERE / file).read_text()
+  head = tag(
+    'head', tag('meta', charset='utf-8'),
+    tag('meta', name='viewport', content='width=device-width,initial-scale=1'),
+    tag('meta', http_equiv='refresh', content=f'{refresh:g}')
+    if refresh else None,
+    tag('title', f'{name} · gradiv'), tag('style', Raw(read('style.css'))))
+  script = tag('script', Raw(read('hover.js')))
+  return '<!doctype html>\n' + tag(
+    'html', head, tag('body', *body, script), lang='en') + '\n'
+
+
+def status(run: Run) -> str:
+  """Say how far a run is, and when it wrote last."""
+  when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.seen))
+  done = sum(part.is_done for part in run.parts)
+  if len(run.parts) == 1:
+    part, = run.parts
+    of = f' of {part.steps:,}' if part.steps else ''
+    far = f'step {part.step:,}{of}'
+  else:
+    far = f'{done} of {len(run.parts)} parts are finished'
+  if not run.parts:
+    return str(run.folder)
+  word = 'Training' if run.is_running else 'Finished' if (
+    done == len(run.parts)) else 'Not finished'
+  return f'{word} · {far} · last record {when} · {run.folder}'
+
+
+def _said(run):
+  """Yield what to read first: what was found, and the advice."""
+  sentence = run.story.get('sentence')
+  if sentence:
+    yield tag('p', sentence, class_='lead')
+  said = [part for part in run.parts if part.advice]
+  if len(said) == 1 and not sentence:
+    yield tag('p', _upper(said[0].advice), '.', class_='lead')
+  elif said:
+    yield tag('details', tag('summary', f'Advice on batch sizes of {len(said)} '
+                             f'part{"s" if len(said) > 1 else ""}'), tag(
+      'ul', *(tag('li', tag('b', part.name), ': ', part.advice)
+              for part in said)))
+  if run.story.get('setup'):
+    yield tag('p', run.story['setup'], class_='aside')
+
+
+def _upper(text):
+  return text[:1].upper() + text[1:]
+
+
+def _tiles(run, found):
+  tiles = list(headline(run, found))
+  return tag('div', *(tag('div', tag('b', value), tag('span', name))
+                      for name, value in tiles), class_='tiles'
+             ) if tiles else None
+
+
+def headline(run: Run, found: dict[str, Any]):
+  """Yield (name, value) of what to see at a glance."""
+  if run.claims:
+    words = [claim['verdict'] for claim in run.claims]
+    for word, plural in (('holds', 'claims hold'), ('fails', 'claims fail'),
+                         ('open', 'claims are open'),
+                         ('unknown', 'claims are unknown')):
+      if word in words:
+        yield plural, str(words.count(word))
+  if len(run.parts) == 1:
+    part, = run.parts
+    held = found[part.name]
+    for name in ('loss', 'batch_loss', 'accuracy'):
+      if name in held and held[name].is_scalar and len(held[name].values):
+        yield name, numbers.number(float(held[name].middle()[-1]))
+    for bound in quantities.bounds(held)[:1]:
+      known = np.flatnonzero(np.isfinite(bound.value))
+      yield 'B_S, examples', numbers.number(float(bound.value[known[-1]]))
+    if (used := quantities.batch_used(part, held)) is not None:
+      yield 'batch size', numbers.number(float(used.middle()[-1]))
+  seconds = sum(map(_seconds, run.parts))
+  if seconds:
+    yield 'training', numbers.duration(seconds)
+  if len(run.parts) == 1 and (rate := _rate(run.parts[0])):
+    yield 'steps per second', numbers.number(rate)
+
+
+def _claims(run):
+  if not run.claims:
+    return None
+  return join(tag('h2', f'Claims: {verdicts.counted(run.claims)}'),
+              verdicts.listed(run.claims))
+
+
+def _pictures(run):
+  """Show the figures that the paper's study has drawn."""
+  shown = []
+  for name, caption in run.story.get('pictures', {}).items():
+    path = run.folder / f'{pathlib.Path(name).name}.png'
+    if path.exists():
+      data = base64.b64encode(path.read_bytes()).decode()
+      shown.append(tag('figure', tag(
+        'img', src=f'data:image/png;base64,{data}', alt=caption,
+        loading='lazy'), tag('figcaption', caption)))
+  return join(tag('h2', 'Figures of the study'), *shown) if shown else None
+
+
+def _figures(run, found):
+  sections = []
+  for name, parts in groups.grouped(run.parts).items():
+    first, others = groups.of_group(parts, found)
+    own = [(part, figures.of_part(part, found[part.name])) for part in parts]
+    own = [(part, drawn) for part, drawn in own if drawn]
+    if len(run.parts) == 1:
+      sections += [drawn for _, several in own for drawn in several]
+    sections.append(join(tag('h3', name) if name else None, *first))
+    if len(run.parts) > 1:
+      sections += [_folded(f'Gradients of {part.name}', drawn)
+                   for part, drawn in own]
+    if others:
+      sections.append(_folded(
+        f'More that {name or "the run"} recorded', others))
+  if not any(sections):
+    return None
+  return join(tag('h2', 'Training'), *sections)
+
+
+def _folded(title, drawn):
+  return tag('details', tag('summary', f'{title} ({len(drawn)})'), *drawn,
+             class_='section')
+
+
+def _timing(run):
+  rows = [timing_row(part) for part in run.parts if part.timing]
+  if not rows:
+    return None
+  parts = {part.name: part for part in run.parts if part.timing}
+  return join(
+    tag('h2', 'Time'), figures.speed(parts),
+    table(('part', 'steps', 'steps per second', 'examples per second',
+           'seconds', 'of these the first record'), rows))
+
+
+def timing_row(part: Any) -> tuple[str, ...]:
+  """Write a row of the table of times: rates without what compiled."""
+  rate = _rate(part)
+  last = part.timing[-1]
+  per_step = (last.get('examples_per_second') or 0.) / last['steps_per_second']
+  first = sum(row['seconds'] for row in part.timing if row.get('compiles'))
+  return (part.name or '–', f'{part.step:,}', numbers.number(rate),
+          numbers.number(rate * per_step if rate and per_step else None),
+          numbers.number(_seconds(part)), numbers.number(first or None))
+
+
+def _seconds(part):
+  """Add up the processes of a part: the clock of each begins at 0."""
+  rows = part.timing
+  ends = [a['seconds'] for a, b in zip(rows, rows[1:])
+          if b['seconds'] < a['seconds']]
+  return sum(ends) + (rows[-1]['seconds'] if rows else 0.)
+
+
+def _rate(part):
+  """Compute steps per second, without the records that hold a compilation."""
+  rows = [(row['step'] - before, row['steps_per_second'])
+          for before, row in zip([0, *(r['step'] for r in part.timing)],
+                                 part.timing)
+          if not row.get('compiles') and row.get('steps_per_second')]
+  seconds = sum(steps / rate for steps, rate in rows)
+  return sum(steps for steps, _ in rows) / seconds if seconds else None
+
+
+def settings(run: Run) -> Raw:
+  """Write flags, versions, devices and the command."""
+  flags = flat(configuration(run))
+  versions = {name: x for name, x in origin(run).items() if x}
+  shown = lambda values: table(None, [
+    (tag('code', name), tag('code', text)) for name, text in values.items()])
+  return join(
+    join(tag('h2', 'Configuration'), shown(flags)) if flags else None,
+    join(tag('h2', 'Versions'), shown(versions)) if versions else None)
+
+
+def configuration(run: Run) -> dict[str, Any]:
+  """What defines a run: its flags, or what its checkpoint knows."""
+  if run.config:
+    return run.config['flags']
+  return run.parts[0].defined_by if len(run.parts) == 1 else {}
+
+
+def origin(run: Run) -> dict[str, str]:
+  """Which code ran, on what."""
+  config = run.config
+  if config:
+    found = {'command': ' '.join(config.get('command', [])),
+             'program': config.get('program'), 'commit': config.get('commit')}
+    found |= config.get('versions', {})
+    found['devices'] = ', '.join(config.get('devices', []))
+  else:
+    found = next((part.numerics for part in run.parts if part.numerics), {})
+  return {name: str(x) for name, x in found.items() if x is not None}
+
+
+def flat(values: dict[str, Any]) -> dict[str, str]:
+  """Write each value as text.
+
+  >>> flat({'sizes': [1, 2], 'name': '', 'rate': 0.5})
+  {'sizes': '1, 2', 'name': '', 'rate': '0.5'}
+  """
+  text = lambda x: ', '.join(map(str, x)) if isinstance(x, list) else str(x)
+  return {name: text(x) for name, x in values.items()}

@@ -1,0 +1,236 @@
+"""Find the parts of a run, and read what lies in their folders.
+
+A run may still be at work: a last line that is half written is left out, and a
+file that is not there yet holds nothing.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+# Folders that hold no records, however many files they have.
+_OTHER = {'checkpoints', 'profile', 'tensorboard', 'wandb'}
+# A paper's parts lie at most this many folders below its own.
+_DEPTH = 6
+MAX_POINTS = 160  # of a line in a figure
+
+
+class NoReportError(Exception):
+  """There is nothing to report on; one line says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Lanes that were trained together.
+
+  Attributes:
+    name: Of its folder below that of the run, without that of its lanes.
+    rows: Records, each with its 'step'; of many, some.
+    timing: Those of `timing.jsonl`.
+    lanes: What differs between them; empty where there is one.
+    defined_by: All else that the numbers depend on.
+    numerics: Commit, versions and device; empty before the first checkpoint.
+    advice: The sentence on its batch size; empty where there is none.
+    is_done: Whether it has ended.
+    seen: When the last record was written, in seconds since 1970.
+  """
+
+  name: str
+  rows: list[dict[str, Any]]
+  timing: list[dict[str, Any]]
+  lanes: list[dict[str, Any]]
+  defined_by: dict[str, Any]
+  numerics: dict[str, Any]
+  advice: str
+  is_done: bool
+  seen: float
+
+  @property
+  def step(self) -> int:
+    """The step that has been reached."""
+    return self.rows[-1]['step'] if self.rows else 0
+
+  @property
+  def steps(self) -> int:
+    """How many there will be; 0 where that is not known."""
+    return self.defined_by.get('steps', self.step if self.is_done else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """All that a folder holds.
+
+  Attributes:
+    folder: Of the run.
+    parts: In the order of their names.
+    config: `config.json`; empty where there is none.
+    story: `claims.json` with its claims; empty where there is none.
+    is_running: Whether a process is at work there, as far as can be seen.
+  """
+
+  folder: pathlib.Path
+  parts: list[Part]
+  config: dict[str, Any]
+  story: dict[str, Any]
+  is_running: bool
+
+  @property
+  def name(self) -> str:
+    """The name of the folder."""
+    return self.folder.resolve().name
+
+  @property
+  def claims(self) -> list[dict[str, Any]]:
+    """The rows of `claims.json`."""
+    return self.story.get('claims', [])
+
+  @property
+  def seen(self) -> float:
+    """When anything was written last."""
+    return max((part.seen for part in self.parts), default=0.)
+
+
+def read(folder: str | os.PathLike, *, may_be_empty: bool = False) -> Run:
+  """Read a run.
+
+  Args:
+    folder: Its workdir.
+    may_be_empty: Whether there may be no record yet.
+
+  Raises:
+    NoReportError: Where the folder holds no run, no records, or what another
+      version wrote.
+  """
+  folder = pathlib.Path(folder)
+  _check_is_run(folder)
+  config = _object(folder / 'config.json', ('flags',))
+  story = _object(folder / 'claims.json', ('claims',))
+  for claim in story.get('claims', []):
+    _check_has(claim, ('key', 'text', 'measured', 'allowed', 'verdict'),
+               folder / 'claims.json')
+  parts = [_part(folder, path) for path in _find(folder)]
+  if not may_be_empty and not story and not any(part.rows for part in parts):
+    raise NoReportError(f'{folder} holds no records yet')
+  is_running = ((folder / '.lock').exists() if config else
+                not all(part.is_done for part in parts))
+  return Run(folder, parts, config, story, is_running)
+
+
+def lines(path: pathlib.Path, most: int | None = None) -> list[dict[str, Any]]:
+  """Read JSON lines, but for a last one that is half written.
+
+  Args:
+    path: Of the file.
+    most: How many to read of each kind, evenly, where there are more: a figure
+      shows no more points, and long records take long to read.
+  """
+  try:
+    *whole, rest = path.read_bytes().split(b'\n')
+  except FileNotFoundError:
+    return []
+  rows = []
+  for number, line in _some(whole, most):
+    try:
+      row = json.loads(line)
+      rows.append(row | {'step': int(row['step'])})
+    except (ValueError, TypeError, KeyError):
+      # A power cut may leave a hole in the last line, and its end.
+      if number == len(whole) and not rest:
+        break
+      raise NoReportError(
+        f'{path}:{number} is no record of this version') from None
+  return rows
+
+
+def _some(whole, most):
+  """Pick lines with their numbers: those that evaluate hold more names."""
+  numbered = list(enumerate(whole, 1))
+  if most is None or len(whole) <= most:
+    return numbered
+  kinds: dict[int, list] = {}
+  for number, line in numbered:
+    kinds.setdefault(line.count(b'": '), []).append((number, line))
+  return sorted(pair for pairs in kinds.values()
+                for i in spread(len(pairs), most) for pair in [pairs[i]])
+
+
+def spread(count: int, most: int) -> list[int]:
+  """Pick at most `most` of `count` places, evenly, with the first and last.
+
+  >>> spread(5, 3), spread(2, 3)
+  ([0, 2, 4], [0, 1])
+  """
+  if count <= most:
+    return list(range(count))
+  return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def _check_is_run(folder):
+  if not folder.is_dir():
+    raise NoReportError(f'{folder} is no folder')
+  if _is_run(folder):
+    return
+  inner = sorted(x.name for x in folder.iterdir() if x.is_dir() and _is_run(x))
+  hint = f'; those in it are {", ".join(inner[:8])}' if inner else ''
+  raise NoReportError(f'{folder} is not the folder of a run, as it holds '
+                      f'neither metrics.jsonl nor config.json{hint}')
+
+
+def _is_run(folder):
+  return any((folder / x).exists() for x in ('metrics.jsonl', 'config.json'))
+
+
+def _find(folder):
+  """Yield the folders below that hold records; not those of the second
+  rounding."""
+  if (folder / 'metrics.jsonl').exists():
+    yield folder
+    return
+  for path, folders, files in os.walk(folder):
+    depth = len(pathlib.Path(path).relative_to(folder).parts)
+    folders[:] = sorted(
+      x for x in folders if x not in _OTHER and not x.startswith('.')
+      and depth < _DEPTH and (depth or x != 'reversed'))
+    if 'metrics.jsonl' in files:
+      yield pathlib.Path(path)
+
+
+def _part(folder, path):
+  lanes = _object(path / 'lanes.json', ('lanes', 'defined_by'))
+  metas = sorted(path.glob('checkpoints/step_*/meta.json'))
+  meta = _object(metas[-1], ()) if metas else {}
+  log = path / 'metrics.jsonl'
+  name = path.relative_to(folder)
+  if name.name == 'lanes_00' and name.parent.name:
+    name = name.parent
+  return Part(
+    name='' if path == folder else name.as_posix(),
+    rows=lines(log, MAX_POINTS), timing=lines(path / 'timing.jsonl'),
+    lanes=lanes.get('lanes', []),
+    defined_by=lanes.get('defined_by') or meta.get('config') or {},
+    numerics=meta.get('numerics') or {},
+    advice=_object(path / 'advice.json', ('sentence',)).get('sentence', ''),
+    is_done=any((path / x).exists()
+                for x in ('done.json', 'metrics.jsonl.sha256')),
+    seen=log.stat().st_mtime)
+
+
+def _object(path, names):
+  """Read a JSON object that must have these names; {} where there is none."""
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError:
+    raise NoReportError(f'{path} is no JSON') from None
+  _check_has(value, names, path)
+  return value
+
+
+def _check_has(value, names, path):
+  missing = [x for x in names if not isinstance(value, dict) or x not in value]
+  if missing:
+    raise NoReportError(f'{path} was written by another version: it lacks '
+                        f'{", ".join(missing)}')
