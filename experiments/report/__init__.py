@@ -11,3 +11,5 @@ reads them, `columns` makes arrays of them, `quantities` what follows from these
 such as the noise scale. `figures` says what to draw of one part and `groups` of
 several, `plots` and `marks` draw it, `page` and `comparing` put it together.
 """
+
+from experiments.report.writing import write_at_end as write_at_end

@@ -111,12 +111,14 @@ def color(i: int, count: int) -> str:
   """Pick a color of the palette; of many, one between its ends.
 
   >>> color(0, 2), color(1, 11)
-  ('var(--c0)', 'color-mix(in oklab, var(--c0) 90%, var(--c4))')
+  ('var(--c0)', 'color-mix(in oklab, var(--c0) 80%, var(--c2))')
   """
   if count <= 9:
     return f'var(--c{i})'
-  share = 100 - 100 * i // (count - 1)
-  return f'color-mix(in oklab, var(--c0) {share}%, var(--c4))'
+  place = 2 * i / (count - 1)  # from blue over green to amber
+  low, high = ('--c0', '--c2') if place < 1 else ('--c2', '--c4')
+  share = round(100 * (1 - place % 1)) if place < 2 else 0
+  return f'color-mix(in oklab, var({low}) {share}%, var({high}))'
 
 
 def _colored(line, i, count):

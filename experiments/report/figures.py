@@ -36,6 +36,9 @@ def _noise_scale(part, found) -> Iterator[Raw | None]:
     words.add(bound.band)
     lines.append(Line(f'B_S, {bound.label}', bound.steps, bound.value,
                       bound.low, bound.high, notes=notes))
+  if (least := quantities.at_least(found)) is not None:
+    lines.append(Line('B_S is at least', least.steps, least.middle(),
+                      color='var(--soft)'))
   if not lines:
     return
   if (used := quantities.batch_used(part, found)) is not None:

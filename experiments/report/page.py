@@ -175,7 +175,7 @@ def _timing(run):
   return join(
     tag('h2', 'Time'), figures.speed(parts),
     table(('part', 'steps', 'steps per second', 'examples per second',
-           'seconds', 'of these the first record'), rows))
+           'seconds', 'to the first record'), rows))
 
 
 def timing_row(part: Any) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ def _rate(part):
 
 def settings(run: Run) -> Raw:
   """Write flags, versions, devices and the command."""
-  flags = flat(configuration(run))
+  flags = {name: x for name, x in flat(configuration(run)).items() if x}
   versions = {name: x for name, x in origin(run).items() if x}
   shown = lambda values: table(None, [
     (tag('code', name), tag('code', text)) for name, text in values.items()])

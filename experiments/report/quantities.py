@@ -87,6 +87,17 @@ def _signal(columns):
                '95 % interval')
 
 
+def at_least(columns: Columns) -> Column | None:
+  """Find the lower bounds on B_S, where no window knows it."""
+  column = columns.get('batch_size_at_least', columns.get('at_least'))
+  window = columns.get('window')
+  if column is None or window is None or (
+      column.values.shape != window.values.shape):
+    return None
+  values = np.where(window.values > 0, np.nan, column.values)
+  return Column(column.steps, values) if np.isfinite(values).any() else None
+
+
 def _noise_scale(columns):
   scale = columns.get('noise_scale')
   return None if scale is None or not scale.is_scalar else _of_lanes(

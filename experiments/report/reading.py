@@ -92,12 +92,14 @@ class Run:
     return max((part.seen for part in self.parts), default=0.)
 
 
-def read(folder: str | os.PathLike, *, may_be_empty: bool = False) -> Run:
+def read(folder: str | os.PathLike, *, may_be_empty: bool = False,
+         has_ended: bool = False) -> Run:
   """Read a run.
 
   Args:
     folder: Its workdir.
     may_be_empty: Whether there may be no record yet.
+    has_ended: Whether to know that no process is at work there.
 
   Raises:
     NoReportError: Where the folder holds no run, no records, or what another
@@ -113,8 +115,9 @@ def read(folder: str | os.PathLike, *, may_be_empty: bool = False) -> Run:
   parts = [_part(folder, path) for path in _find(folder)]
   if not may_be_empty and not story and not any(part.rows for part in parts):
     raise NoReportError(f'{folder} holds no records yet')
-  is_running = ((folder / '.lock').exists() if config else
-                not all(part.is_done for part in parts))
+  is_running = not has_ended and (
+    (folder / '.lock').exists() if config else
+    not all(part.is_done for part in parts))
   return Run(folder, parts, config, story, is_running)
 
 
