@@ -58,8 +58,9 @@ def matrix(title: str, values: np.ndarray, names: str, caption: str) -> Raw:
   return drawing.framed(
     title, join(*cells), [{'name': 'cosine', 'color': 'var(--c0)',
                            'points': hover}],
-    drawing.legend([('1', 'var(--c0)'), ('−1', 'var(--c1)')]), caption,
-    f'{names} 1 to {n}', '', 'both',
+    drawing.legend([('−1', 'var(--c1)'), ('0', 'var(--paper)'),
+                    ('1', 'var(--c0)')]), caption, '', '', 'both',
+    is_square=True,
     said=f'{title}: from {numbers.number(float(np.nanmin(off)))} to '
     f'{numbers.number(float(np.nanmax(off)))} between different ones.')
 
@@ -72,7 +73,8 @@ def rows(title: str, found: Mapping[str, Sequence[float]],
     return None
   step, parts, hover = 30, [], {time: [] for time in times}
   height = step * len(found)
-  shades = [drawing.color(i, len(times)) for i in range(len(times))]
+  shades = [f'color-mix(in oklab, var(--c0) {100 * (i + 1) // len(times)}%, '
+            'var(--paper))' for i in range(len(times))]  # the last is dark
   for value, text in x.ticks(5):
     at = percent(float(x.at(value)))
     parts += [tag('line', class_='grid', x1=at, x2=at, y1=0, y2=height),

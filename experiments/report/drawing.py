@@ -90,11 +90,13 @@ def draw(figure: Figure) -> Raw | None:
 
 def framed(title: str, inner: Raw, hover: Sequence[dict[str, Any]],
            legend: Raw | None, caption: str, x_label: str, y_label: str,
-           near: str = 'x', *, said: str, height: int = HEIGHT) -> Raw:
+           near: str = 'x', *, said: str, height: int = HEIGHT,
+           is_square: bool = False) -> Raw:
   """Put a drawing between its title and its caption."""
   svg = tag('svg', tag('title', said), inner, width='100%', height=height,
             role='img', aria_label=said)
-  plot = tag('div', svg, class_='plot', tabindex='0', data_near=near,
+  plot = tag('div', svg, class_='square plot' if is_square else 'plot',
+             tabindex='0', data_near=near,
              data_hover=json.dumps(list(hover), separators=(',', ':')))
   return tag(
     'figure', tag('h4', title), legend, tag('div', y_label, class_='ylabel'),

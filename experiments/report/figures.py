@@ -68,11 +68,24 @@ def _phase(part, found) -> Iterator[Raw | None]:
                    is_dotted=True)
               for name, at, shade in (('first', 0, 'var(--c2)'),
                                       ('last', -1, 'var(--c1)'))]
+    lines += _levels(x, y)
     yield drawing.draw(Figure(
       'Signal against noise', lines, f'Up and to the left, the gradients of '
       f'examples disagree more ({kind}).{lanes}', x_label='‖∇F‖²',
       y_label='tr Σ of one example’s gradient', x_log=True, y_log=True,
       near='both'))
+
+
+def _levels(x, y):
+  """Draw where B_S is a power of ten, across what the path covers."""
+  ratio = y / x
+  for power in range(1, 13):
+    scale = 10.**power - 1
+    if ratio.min() < scale < ratio.max():
+      low, high = max(x.min(), y.min() / scale), min(x.max(), y.max() / scale)
+      yield Line(f'B_S = {10**power:,}', np.array([low, high]),
+                 scale * np.array([low, high]), color='var(--soft)',
+                 is_dashed=True)
 
 
 def _gauges(part, found) -> Iterator[Raw | None]:
@@ -86,7 +99,7 @@ def _gauges(part, found) -> Iterator[Raw | None]:
       'Errors of the mean gradient over its length, from one batch: all of it, '
       'the part along the gradient, the part across it. Above 1, the batch '
       'does not know where to go.', y_label='relative error', y_log=True,
-      guides=[(1., '1')]))
+      guides=[(1., '')]))
   used = quantities.batch_used(part, found)
   if grams or used is None:
     return
@@ -100,7 +113,7 @@ def _gauges(part, found) -> Iterator[Raw | None]:
                          *(theta.band() or ()))],
       'Error of the mean gradient of a batch over its length. Above 1, the '
       f'batch does not know where to go. {theta.caption}',
-      y_label='relative error', y_log=True, guides=[(1., '1')]))
+      y_label='relative error', y_log=True, guides=[(1., '')]))
 
 
 def _cosines(part, found) -> Iterator[Raw | None]:
@@ -171,13 +184,26 @@ def is_log(values: np.ndarray) -> bool:
   return bool(x.size) and x.min() > 0 and x.max() > 20 * x.min()
 
 
+def rate(part: Part) -> float | None:
+  """Compute the median of the steps per second; None where it is not known.
+
+  A record that compiled is none of it, as that is paid once.
+  """
+  rates = [row['steps_per_second'] for row in _timed(part)]
+  return float(np.median(rates)) if rates else None
+
+
+def _timed(part):
+  return [row for row in part.timing
+          if row.get('steps_per_second') and not row.get('compiles')]
+
+
 def speed(parts: Mapping[str, Part]) -> Raw | None:
   """Draw the steps per second of each part; lines that compiled are left out.
   """
   lines = []
   for name, part in parts.items():
-    rows = [row for row in part.timing
-            if row.get('steps_per_second') and not row.get('compiles')]
+    rows = _timed(part)
     # Records may be a step apart: what a clock says of one step is noise.
     size = max(1, len(rows) // 60)
     chunks = [rows[i:i + size] for i in range(0, len(rows), size)]

@@ -51,6 +51,13 @@ def of_group(parts: Sequence[Part], found: Mapping[str, Mapping[str, Column]],
     x for x in others if x is not None]
 
 
+def to_compare(found: Sequence[Mapping[str, Column]]) -> list[str]:
+  """List what people look for first and all have recorded."""
+  return [name for name in sorted(_names(found), key=_rank)
+          if _rank(name)[0] < len(_FIRST)
+          and all(name in each for each in found)]
+
+
 def _bounds(parts, found):
   lines = []
   for part in parts:

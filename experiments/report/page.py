@@ -16,9 +16,12 @@ from experiments.report import (
   verdicts,
 )
 from experiments.report.markup import Raw, join, table, tag
-from experiments.report.reading import Run
+from experiments.report.reading import Part, Run
 
 _HERE = pathlib.Path(__file__).parent
+# The columns of `timing_row`.
+TIMES = ('part', 'steps', 'steps per second', 'examples per second', 'seconds',
+         'to the first record')
 
 
 def of_run(run: Run, refresh: float = 0.) -> str:
@@ -62,8 +65,9 @@ def status(run: Run) -> str:
     far = f'{done} of {len(run.parts)} parts are finished'
   if not run.parts:
     return str(run.folder)
-  word = 'Training' if run.is_running else 'Finished' if (
-    done == len(run.parts)) else 'Not finished'
+  is_done = done == len(run.parts)
+  word = ('Training' if run.is_running and (run.config or not is_done) else
+          'Finished' if is_done else 'Not finished')
   return f'{word} · {far} · last record {when} · {run.folder}'
 
 
@@ -81,7 +85,14 @@ def _said(run):
       'ul', *(tag('li', tag('b', part.name), ': ', part.advice)
               for part in said)))
   if run.story.get('setup'):
-    yield tag('p', run.story['setup'], class_='aside')
+    yield tag('p', run.story['setup'], ' ', _link(run.story.get('link', '')),
+              class_='aside')
+
+
+def _link(address):
+  """Link to the paper; to nothing that a browser might run."""
+  return tag('a', 'The paper.', href=address) if (
+    address.startswith('https://')) else None
 
 
 def _upper(text):
@@ -118,7 +129,8 @@ def headline(run: Run, found: dict[str, Any]):
   seconds = sum(map(_seconds, run.parts))
   if seconds:
     yield 'training', numbers.duration(seconds)
-  if len(run.parts) == 1 and (rate := _rate(run.parts[0])):
+  if len(run.parts) == 1 and (
+      rate := figures.rate(run.parts[0])):
     yield 'steps per second', numbers.number(rate)
 
 
@@ -148,10 +160,10 @@ def _figures(run, found):
     first, others = groups.of_group(parts, found)
     own = [(part, figures.of_part(part, found[part.name])) for part in parts]
     own = [(part, drawn) for part, drawn in own if drawn]
-    if len(run.parts) == 1:
-      sections += [drawn for _, several in own for drawn in several]
     sections.append(join(tag('h3', name) if name else None, *first))
-    if len(run.parts) > 1:
+    if len(run.parts) == 1:
+      sections += [join(tag('h3', 'Gradients'), *drawn) for _, drawn in own]
+    else:
       sections += [_folded(f'Gradients of {part.name}', drawn)
                    for part, drawn in own]
     if others:
@@ -174,13 +186,12 @@ def _timing(run):
   parts = {part.name: part for part in run.parts if part.timing}
   return join(
     tag('h2', 'Time'), figures.speed(parts),
-    table(('part', 'steps', 'steps per second', 'examples per second',
-           'seconds', 'to the first record'), rows))
+    table(TIMES, rows))
 
 
-def timing_row(part: Any) -> tuple[str, ...]:
+def timing_row(part: Part) -> tuple[str, ...]:
   """Write a row of the table of times: rates without what compiled."""
-  rate = _rate(part)
+  rate = figures.rate(part)
   last = part.timing[-1]
   per_step = (last.get('examples_per_second') or 0.) / last['steps_per_second']
   first = sum(row['seconds'] for row in part.timing if row.get('compiles'))
@@ -195,16 +206,6 @@ def _seconds(part):
   ends = [a['seconds'] for a, b in zip(rows, rows[1:])
           if b['seconds'] < a['seconds']]
   return sum(ends) + (rows[-1]['seconds'] if rows else 0.)
-
-
-def _rate(part):
-  """Compute steps per second, without the records that hold a compilation."""
-  rows = [(row['step'] - before, row['steps_per_second'])
-          for before, row in zip([0, *(r['step'] for r in part.timing)],
-                                 part.timing)
-          if not row.get('compiles') and row.get('steps_per_second')]
-  seconds = sum(steps / rate for steps, rate in rows)
-  return sum(steps for steps, _ in rows) / seconds if seconds else None
 
 
 def settings(run: Run) -> Raw:

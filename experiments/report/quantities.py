@@ -94,7 +94,9 @@ def at_least(columns: Columns) -> Column | None:
   if column is None or window is None or (
       column.values.shape != window.values.shape):
     return None
-  values = np.where(window.values > 0, np.nan, column.values)
+  # 1 says nothing.
+  values = np.where((window.values > 0) | (column.values <= 1), np.nan,
+                    column.values)
   return Column(column.steps, values) if np.isfinite(values).any() else None
 
 

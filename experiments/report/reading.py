@@ -8,6 +8,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+import socket
 from typing import Any
 
 # Folders that hold no records, however many files they have.
@@ -116,7 +118,7 @@ def read(folder: str | os.PathLike, *, may_be_empty: bool = False,
   if not may_be_empty and not story and not any(part.rows for part in parts):
     raise NoReportError(f'{folder} holds no records yet')
   is_running = not has_ended and (
-    (folder / '.lock').exists() if config else
+    _is_held(folder / '.lock') if config else
     not all(part.is_done for part in parts))
   return Run(folder, parts, config, story, is_running)
 
@@ -183,6 +185,19 @@ def _check_is_run(folder):
 
 def _is_run(folder):
   return any((folder / x).exists() for x in ('metrics.jsonl', 'config.json'))
+
+
+def _is_held(path):
+  """Tell whether the process that a lock names is there; see `holding`."""
+  try:
+    holder = re.match(r'process (\d+) on (.+)', path.read_text())
+    if holder and holder[2] == socket.gethostname():
+      os.kill(int(holder[1]), 0)
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+  except PermissionError:  # that of another user
+    pass
+  return True
 
 
 def _find(folder):
