@@ -7,9 +7,10 @@ A run is a pure function of its program and seeds. `compiled` makes two programs
 of it, a scan of steps and an evaluation; `gradients` turns any form of loss
 into what a step needs; `recording` writes what they return where it is due, by
 `writers`, and `clock` how long it took; `advising` says what another batch size
-would cost, `tracked` what to record of gradients. `checkpoints` keep the state, each by `committing`, and `identity`
-refuses the folder of another run. After a kill or a signal, `train` goes on bit
-for bit. `processes` joins several, and `placing` lays out what they share.
+would cost, and `tracked` what to record of gradients. `checkpoints` keep the
+state, each by `committing`, and `identity` refuses the folder of another run.
+After a kill or a signal, `train` goes on bit for bit. `processes` joins
+several, and `placing` lays out what they share.
 """
 
 from experiments.data import pipeline as pipeline

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.report import drawing, numbers, scales
-from experiments.report.drawing import HEIGHT, percent
+from experiments.report import drawing, numbers, scales, shapes
 from experiments.report.markup import Raw, join, tag
+from experiments.report.shapes import HEIGHT, percent
 
 
 def histogram(title: str, values: np.ndarray, x_label: str,
@@ -32,7 +32,7 @@ def histogram(title: str, values: np.ndarray, x_label: str,
                   f'{count} of {len(values)}'])
   middle = float(np.median(values))
   return drawing.framed(
-    title, join(drawing.grid(x, y), *bars), [
+    title, join(shapes.grid(x, y), *bars), [
       {'name': 'examples', 'color': 'var(--c0)', 'points': hover}], None,
     caption, x_label, 'examples',
     said=f'{title}: {len(values)} values from {numbers.number(values.min())} '

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.report.reading import Part
 
+
 @dataclasses.dataclass(frozen=True)
 class Column:
   """A quantity.

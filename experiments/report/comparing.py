@@ -9,6 +9,8 @@ from experiments.report import (
   groups,
   page,
   quantities,
+  settings,
+  timing,
   verdicts,
 )
 from experiments.report.drawing import Figure, Line
@@ -18,23 +20,22 @@ from experiments.report.reading import Part, Run
 _MAX_PARTS = 12  # that are drawn
 
 
-def of_runs(first: Run, second: Run, refresh: float = 0.) -> str:
+def of_runs(first: Run, second: Run) -> str:
   """Write the page of two runs.
 
   Args:
     first: Its color is blue.
     second: Its color is orange.
-    refresh: Seconds after which a browser shall load the page anew; 0 for never.
   """
   names = _names(first, second)
   return page.document(
-    f'{names[0]} and {names[1]}', refresh,
+    f'{names[0]} and {names[1]}', 0.,
     tag('h1', f'{names[0]} and {names[1]}'),
     *(tag('p', tag('b', name), ': ', page.status(run), class_='status')
       for name, run in zip(names, (first, second))),
-    _differences('Configuration', names, page.flat(page.configuration(first)),
-                 page.flat(page.configuration(second))),
-    _differences('Versions', names, page.origin(first), page.origin(second)),
+    _differences('Configuration', names, *(
+      settings.flat(settings.of_run(run)) for run in (first, second))),
+    _differences('Versions', names, *map(settings.origin, (first, second))),
     _claims(names, first, second), _curves(names, first, second),
     _times(names, first, second))
 
@@ -70,17 +71,21 @@ def _claims(names, first, second):
       verdicts.badge(claim['verdict']), tag('br'), verdicts.value(claim))
 
   pairs = {key: [found.get(key) for found in by_key] for key in keys}
-  differs = lambda key: len({x and x['verdict'] for x in pairs[key]}) > 1
+  in_both = [key for key in keys if None not in pairs[key]]
+  differ = [key for key in in_both
+            if len({claim['verdict'] for claim in pairs[key]}) > 1]
+  order = dict.fromkeys([*differ, *in_both, *keys])
   rows = [(next(x for x in pairs[key] if x)['text'], *map(cell, pairs[key]))
-          for key in sorted(keys, key=lambda key: not differs(key))]
-  count = sum(map(differs, keys))
-  return join(tag('h2', f'Claims: {count} of {len(keys)} verdicts differ'),
+          for key in order]
+  title = f'{len(differ)} of {len(in_both)} verdicts differ'
+  return join(tag('h2', f'Claims: {title}'),
               table(('claim', *names), rows))
 
 
 def _curves(names, first, second):
   pairs = _pairs(first, second)
-  drawn = [draw for pair in pairs[:_MAX_PARTS] for draw in _of_pair(names, pair)]
+  drawn = [draw for pair in pairs[:_MAX_PARTS]
+           for draw in _of_pair(names, pair)]
   alone = (len(first.parts) - len(pairs), len(second.parts) - len(pairs))
   notes = [f'{count} parts of {name} have no counterpart.'
            for name, count in zip(names, alone) if count]
@@ -104,23 +109,28 @@ def _of_pair(names, pair) -> Iterator[Raw]:
   found = [columns.of_part(part) for part in pair]
   title = f'{pair[0].name}: ' if pair[0].name else ''
   lines = [
-    Line(name, bound.steps, bound.value, bound.low, bound.high)
-    for name, each in zip(names, found) for bound in quantities.bounds(each)[:1]]
+    _line(names, i, bound.steps, bound.value, bound.low, bound.high)
+    for i, each in enumerate(found) for bound in quantities.bounds(each)[:1]]
   drawn = [drawing.draw(Figure(
     f'{title}batch-size bound B_S', lines, y_label='examples', y_log=True))]
   for name in groups.to_compare(found):
     both = [each[name] for each in found]
     drawn.append(drawing.draw(Figure(
       f'{title}{name}', [
-        Line(run, x.steps, x.middle(), *(x.band() or ()))
-        for run, x in zip(names, both)], both[0].caption,
+        _line(names, i, x.steps, x.middle(), *(x.band() or ()))
+        for i, x in enumerate(both)], both[0].caption,
       y_log=all(figures.is_log(x.values) for x in both))))
   yield from (x for x in drawn if x is not None)
 
 
+def _line(names, i, *values):
+  """Draw the second run dashed, as it may lie on the first."""
+  return Line(names[i], *values, color=f'var(--c{i})', is_dashed=i == 1)
+
+
 def _times(names, first, second):
-  rows = [(name, *page.timing_row(part))
+  rows = [(name, *timing.row(part))
           for name, run in zip(names, (first, second)) for part in run.parts
           if part.timing]
-  return join(tag('h2', 'Time'), table(('run', *page.TIMES), rows)) if (
+  return join(tag('h2', 'Time'), table(('run', *timing.NAMES), rows)) if (
     rows) else None

@@ -7,9 +7,10 @@ import numpy as np
 from experiments.report import (
   charts,
   drawing,
+  gauges,
+  lines as lines_lib,
   numbers,
   quantities,
-  reading,
 )
 from experiments.report.columns import Column
 from experiments.report.drawing import Figure, Line
@@ -60,7 +61,7 @@ def _phase(part, found) -> Iterator[Raw | None]:
     steps, x, y = sq_norm.steps[good], x[good], y[good]
     if len(x) < 2:
       return
-    keep = reading.spread(len(x), 120)
+    keep = lines_lib.spread(len(x), 120)
     lines = [Line('path', x[keep], y[keep], color='var(--c0)',
                   notes=[f'step {i:,}' for i in steps[keep]])]
     lines += [Line(name, x[at:at + 1] if at >= 0 else x[-1:],
@@ -89,9 +90,9 @@ def _levels(x, y):
 
 
 def _gauges(part, found) -> Iterator[Raw | None]:
-  grams = quantities.grams(found)
+  grams = gauges.grams(found)
   for name, gram in grams.items():
-    measured = quantities.gauges(gram.values)
+    measured = gauges.measure(gram.values)
     yield drawing.draw(Figure(
       f'Gauges of the mean gradient, by {name}s', [
         Line(kind, gram.steps, Column(gram.steps, x).middle())
@@ -103,7 +104,7 @@ def _gauges(part, found) -> Iterator[Raw | None]:
   used = quantities.batch_used(part, found)
   if grams or used is None:
     return
-  for kind, sq_norm, variance in list(quantities.moments(found))[:1]:
+  for _, sq_norm, variance in list(quantities.moments(found))[:1]:
     size = np.interp(sq_norm.steps, used.steps, used.middle())[:, None]
     with np.errstate(divide='ignore', invalid='ignore'):
       square = variance.values / sq_norm.values / size
@@ -117,8 +118,8 @@ def _gauges(part, found) -> Iterator[Raw | None]:
 
 
 def _cosines(part, found) -> Iterator[Raw | None]:
-  for name, gram in quantities.grams(found).items():
-    all_of_them = quantities.cosines(gram.values[:, 0])
+  for name, gram in gauges.grams(found).items():
+    all_of_them = gauges.cosines(gram.values[:, 0])
     pairs = all_of_them[:, ~np.eye(all_of_them.shape[-1], dtype=bool)]
     # A gradient that is zero has no cosine.
     ends = Column(gram.steps, np.where(np.isfinite(pairs), pairs, np.nan))
@@ -153,7 +154,7 @@ def _layers(part, found) -> Iterator[Raw | None]:
 
 
 def _examples(part, found) -> Iterator[Raw | None]:
-  norms = quantities.example_norms(found)
+  norms = gauges.example_norms(found)
   if norms is None:
     return
   rows, values, step = norms
@@ -182,37 +183,3 @@ def is_log(values: np.ndarray) -> bool:
   """Tell whether positive values span so much that a log axis shows more."""
   x = values[np.isfinite(values)]
   return bool(x.size) and x.min() > 0 and x.max() > 20 * x.min()
-
-
-def rate(part: Part) -> float | None:
-  """Compute the median of the steps per second; None where it is not known.
-
-  A record that compiled is none of it, as that is paid once.
-  """
-  rates = [row['steps_per_second'] for row in _timed(part)]
-  return float(np.median(rates)) if rates else None
-
-
-def _timed(part):
-  return [row for row in part.timing
-          if row.get('steps_per_second') and not row.get('compiles')]
-
-
-def speed(parts: Mapping[str, Part]) -> Raw | None:
-  """Draw the steps per second of each part; lines that compiled are left out.
-  """
-  lines = []
-  for name, part in parts.items():
-    rows = _timed(part)
-    # Records may be a step apart: what a clock says of one step is noise.
-    size = max(1, len(rows) // 60)
-    chunks = [rows[i:i + size] for i in range(0, len(rows), size)]
-    if chunks:
-      lines.append(Line(
-        name, np.array([chunk[-1]['step'] for chunk in chunks]), np.array([
-          len(chunk) / sum(1 / row['steps_per_second'] for row in chunk)
-          for chunk in chunks])))
-  return drawing.draw(Figure(
-    'Speed', lines, 'Records and evaluations included, compilation left out.',
-    y_label='steps per second',
-    y_log=bool(lines) and is_log(np.concatenate([x.y for x in lines]))))

@@ -13,15 +13,14 @@ from experiments.report import (
   groups,
   numbers,
   quantities,
+  settings,
+  timing,
   verdicts,
 )
-from experiments.report.markup import Raw, join, table, tag
-from experiments.report.reading import Part, Run
+from experiments.report.markup import Raw, join, tag
+from experiments.report.reading import Run
 
 _HERE = pathlib.Path(__file__).parent
-# The columns of `timing_row`.
-TIMES = ('part', 'steps', 'steps per second', 'examples per second', 'seconds',
-         'to the first record')
 
 
 def of_run(run: Run, refresh: float = 0.) -> str:
@@ -29,14 +28,14 @@ def of_run(run: Run, refresh: float = 0.) -> str:
 
   Args:
     run: What its folder holds.
-    refresh: Seconds after which a browser shall load the page anew; 0 for never.
+    refresh: Seconds after which a browser loads the page anew; 0 for never.
   """
   found = {part.name: columns.of_part(part) for part in run.parts}
   title = run.story.get('title') or run.name
   return document(
     run.name, refresh, tag('h1', title), tag('p', status(run), class_='status'),
     *_said(run), _tiles(run, found), _claims(run), _pictures(run),
-    _figures(run, found), _timing(run), settings(run))
+    _figures(run, found), timing.of_run(run), settings.shown(run))
 
 
 def document(name: str, refresh: float, *body: Raw | None) -> str:
@@ -65,9 +64,9 @@ def status(run: Run) -> str:
     far = f'{done} of {len(run.parts)} parts are finished'
   if not run.parts:
     return str(run.folder)
-  is_done = done == len(run.parts)
-  word = ('Training' if run.is_running and (run.config or not is_done) else
-          'Finished' if is_done else 'Not finished')
+  # Of a run without a lock nobody knows whether somebody is at work.
+  word = ('Training' if run.is_running and run.config else
+          'Finished' if done == len(run.parts) else 'Not finished')
   return f'{word} · {far} · last record {when} · {run.folder}'
 
 
@@ -126,11 +125,11 @@ def headline(run: Run, found: dict[str, Any]):
       yield 'B_S, examples', numbers.number(float(bound.value[known[-1]]))
     if (used := quantities.batch_used(part, held)) is not None:
       yield 'batch size', numbers.number(float(used.middle()[-1]))
-  seconds = sum(map(_seconds, run.parts))
+  seconds = sum(map(timing.seconds, run.parts))
   if seconds:
     yield 'training', numbers.duration(seconds)
   if len(run.parts) == 1 and (
-      rate := figures.rate(run.parts[0])):
+      rate := timing.rate(run.parts[0])):
     yield 'steps per second', numbers.number(rate)
 
 
@@ -177,73 +176,3 @@ def _figures(run, found):
 def _folded(title, drawn):
   return tag('details', tag('summary', f'{title} ({len(drawn)})'), *drawn,
              class_='section')
-
-
-def _timing(run):
-  rows = [timing_row(part) for part in run.parts if part.timing]
-  if not rows:
-    return None
-  parts = {part.name: part for part in run.parts if part.timing}
-  return join(
-    tag('h2', 'Time'), figures.speed(parts),
-    table(TIMES, rows))
-
-
-def timing_row(part: Part) -> tuple[str, ...]:
-  """Write a row of the table of times: rates without what compiled."""
-  rate = figures.rate(part)
-  last = part.timing[-1]
-  per_step = (last.get('examples_per_second') or 0.) / last['steps_per_second']
-  first = sum(row['seconds'] for row in part.timing if row.get('compiles'))
-  return (part.name or '–', f'{part.step:,}', numbers.number(rate),
-          numbers.number(rate * per_step if rate and per_step else None),
-          numbers.number(_seconds(part)), numbers.number(first or None))
-
-
-def _seconds(part):
-  """Add up the processes of a part: the clock of each begins at 0."""
-  rows = part.timing
-  ends = [a['seconds'] for a, b in zip(rows, rows[1:])
-          if b['seconds'] < a['seconds']]
-  return sum(ends) + (rows[-1]['seconds'] if rows else 0.)
-
-
-def settings(run: Run) -> Raw:
-  """Write flags, versions, devices and the command."""
-  flags = {name: x for name, x in flat(configuration(run)).items() if x}
-  versions = {name: x for name, x in origin(run).items() if x}
-  shown = lambda values: table(None, [
-    (tag('code', name), tag('code', text)) for name, text in values.items()])
-  return join(
-    join(tag('h2', 'Configuration'), shown(flags)) if flags else None,
-    join(tag('h2', 'Versions'), shown(versions)) if versions else None)
-
-
-def configuration(run: Run) -> dict[str, Any]:
-  """What defines a run: its flags, or what its checkpoint knows."""
-  if run.config:
-    return run.config['flags']
-  return run.parts[0].defined_by if len(run.parts) == 1 else {}
-
-
-def origin(run: Run) -> dict[str, str]:
-  """Which code ran, on what."""
-  config = run.config
-  if config:
-    found = {'command': ' '.join(config.get('command', [])),
-             'program': config.get('program'), 'commit': config.get('commit')}
-    found |= config.get('versions', {})
-    found['devices'] = ', '.join(config.get('devices', []))
-  else:
-    found = next((part.numerics for part in run.parts if part.numerics), {})
-  return {name: str(x) for name, x in found.items() if x is not None}
-
-
-def flat(values: dict[str, Any]) -> dict[str, str]:
-  """Write each value as text.
-
-  >>> flat({'sizes': [1, 2], 'name': '', 'rate': 0.5})
-  {'sizes': '1, 2', 'name': '', 'rate': '0.5'}
-  """
-  text = lambda x: ', '.join(map(str, x)) if isinstance(x, list) else str(x)
-  return {name: text(x) for name, x in values.items()}

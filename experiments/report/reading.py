@@ -1,7 +1,6 @@
 """Find the parts of a run, and read what lies in their folders.
 
-A run may still be at work: a last line that is half written is left out, and a
-file that is not there yet holds nothing.
+A run may still be at work: a file that is not there yet holds nothing.
 """
 
 import dataclasses
@@ -12,15 +11,13 @@ import re
 import socket
 from typing import Any
 
+from experiments.report import lines
+from experiments.report.lines import NoReportError as NoReportError
+
 # Folders that hold no records, however many files they have.
 _OTHER = {'checkpoints', 'profile', 'tensorboard', 'wandb'}
 # A paper's parts lie at most this many folders below its own.
 _DEPTH = 6
-MAX_POINTS = 160  # of a line in a figure
-
-
-class NoReportError(Exception):
-  """There is nothing to report on; one line says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,55 +120,6 @@ def read(folder: str | os.PathLike, *, may_be_empty: bool = False,
   return Run(folder, parts, config, story, is_running)
 
 
-def lines(path: pathlib.Path, most: int | None = None) -> list[dict[str, Any]]:
-  """Read JSON lines, but for a last one that is half written.
-
-  Args:
-    path: Of the file.
-    most: How many to read of each kind, evenly, where there are more: a figure
-      shows no more points, and long records take long to read.
-  """
-  try:
-    *whole, rest = path.read_bytes().split(b'\n')
-  except FileNotFoundError:
-    return []
-  rows = []
-  for number, line in _some(whole, most):
-    try:
-      row = json.loads(line)
-      rows.append(row | {'step': int(row['step'])})
-    except (ValueError, TypeError, KeyError):
-      # A power cut may leave a hole in the last line, and its end.
-      if number == len(whole) and not rest:
-        break
-      raise NoReportError(
-        f'{path}:{number} is no record of this version') from None
-  return rows
-
-
-def _some(whole, most):
-  """Pick lines with their numbers: those that evaluate hold more names."""
-  numbered = list(enumerate(whole, 1))
-  if most is None or len(whole) <= most:
-    return numbered
-  kinds: dict[int, list] = {}
-  for number, line in numbered:
-    kinds.setdefault(line.count(b'": '), []).append((number, line))
-  return sorted(pair for pairs in kinds.values()
-                for i in spread(len(pairs), most) for pair in [pairs[i]])
-
-
-def spread(count: int, most: int) -> list[int]:
-  """Pick at most `most` of `count` places, evenly, with the first and last.
-
-  >>> spread(5, 3), spread(2, 3)
-  ([0, 2, 4], [0, 1])
-  """
-  if count <= most:
-    return list(range(count))
-  return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-
-
 def _check_is_run(folder):
   if not folder.is_dir():
     raise NoReportError(f'{folder} is no folder')
@@ -225,7 +173,8 @@ def _part(folder, path):
     name = name.parent
   return Part(
     name='' if path == folder else name.as_posix(),
-    rows=lines(log, MAX_POINTS), timing=lines(path / 'timing.jsonl'),
+    rows=lines.read(log, lines.MAX_POINTS),
+    timing=lines.read(path / 'timing.jsonl'),
     lanes=lanes.get('lanes', []),
     defined_by=lanes.get('defined_by') or meta.get('config') or {},
     numerics=meta.get('numerics') or {},

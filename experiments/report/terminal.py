@@ -11,12 +11,14 @@ from rich.text import Text
 from experiments.report import (
   columns,
   figures,
+  lines,
   numbers,
   page,
   quantities,
+  timing,
   verdicts,
 )
-from experiments.report.reading import Part, Run, spread
+from experiments.report.reading import Part, Run
 
 _STYLES = {'holds': 'green', 'fails': 'red', 'open': 'yellow',
            'unknown': 'dim'}
@@ -55,7 +57,7 @@ def sparkline(values: np.ndarray, width: int = 12) -> str:
   >>> sparkline(np.array([1., 2., np.nan, 8.]))
   '▁▂ █'
   """
-  x = np.asarray(values, float)[spread(len(values), width)]
+  x = np.asarray(values, float)[lines.spread(len(values), width)]
   known = x[np.isfinite(x)]
   if not known.size:
     return ''
@@ -85,7 +87,7 @@ def _row(part: Part, name: str) -> tuple[str, ...]:
   return (part.name or name, f'{part.step:,}{of}', last(loss),
           _course(loss), last(accuracy),
           '' if bound is None else numbers.number(float(bound)),
-          numbers.number(figures.rate(part)))
+          numbers.number(timing.rate(part)))
 
 
 def _course(loss):

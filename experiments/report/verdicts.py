@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.report import numbers
-from experiments.report.drawing import percent
 from experiments.report.markup import Raw, join, tag
+from experiments.report.shapes import percent
 
 MARKS = {'holds': '✓', 'fails': '✗', 'open': '◐', 'unknown': '?'}
 _MIDDLE = 15  # of a row's drawing, in pixels

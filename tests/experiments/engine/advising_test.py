@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import pathlib
 import tempfile
 
 import jax
@@ -26,6 +28,17 @@ def tracked(steps, **options):
   return state
 
 
+def say(*args):
+  """Return what is printed, and what is kept."""
+  with (tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stderr(io.StringIO()) as err):
+    path = pathlib.Path(folder)
+    advising.say(path, *args)
+    kept = path / 'advice.json'
+    return err.getvalue(), (
+      json.loads(kept.read_text()) if kept.exists() else None)
+
+
 class AdviceTest(absltest.TestCase):
 
   def test_is_that_of_the_first_state_and_of_the_first_lane(self):
@@ -34,15 +47,15 @@ class AdviceTest(absltest.TestCase):
     chain = (optax.EmptyState(), one, other)
     self.assertEqual(str(advising.advice(chain, 16)), expected)
     lanes = jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other)
-    self.assertEqual(
-      advising.line('a run', (lanes,), 16, 2),
-      f'a run, lane 1 of 2: {expected}')
+    self.assertEqual(say('a run', (lanes,), 16, 2), (
+      f'a run, lane 1 of 2: {expected}\n',
+      {'sentence': expected, 'batch_size': 16, 'lanes': 2}))
 
   def test_nothing_tracked_is_nothing_said(self):
     for state in (optax.adam(.1).init(jnp.zeros(2)), tracked(0)):
       self.assertIsNone(advising.advice(state, 16))
-      self.assertEqual(advising.line('a run', state, 16, 1), '')
-    self.assertEqual(advising.line('a run', tracked(3), 0, 1), '')
+      self.assertEqual(say('a run', state, 16, 1), ('', None))
+    self.assertEqual(say('a run', tracked(3), 0, 1), ('', None))
 
 
 class FitTest(absltest.TestCase):
