@@ -18,7 +18,7 @@ from experiments.engine import (
   control,
   processes,
   signals,
-  tracked,
+  tracking,
   trainer,
   writers as writers_lib,
 )
@@ -74,7 +74,7 @@ def fit(
       steps. By default 100, or the largest divisor of both.
     held_out: The arrays that `evaluate` takes.
     read: opt_state -> a dict of scalars to record. By default what
-      `gradiv.track_moments` knows, see `tracked`.
+      `gradiv.track_moments` knows, see `tracking.tracked`.
     model_state: params -> the first of what the loss changes; see `Program` for
       the loss and evaluate of such a model.
     view: (params, opt_state) -> the params to evaluate, such as their average.
@@ -120,7 +120,7 @@ def fit(
     loss=loss,
     evaluate=lambda data, lane, *state: {} if evaluate is None else evaluate(
       *state, data['held_out']),
-    read=read or tracked.tracked,
+    read=read or tracking.tracked,
     model_state=None if model_state is None else (
       lambda lane, params: model_state(params)),
     view=view or (lambda params, opt_state: params),

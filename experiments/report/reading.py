@@ -16,6 +16,8 @@ from experiments.report.lines import NoReportError as NoReportError
 
 # Folders that hold no records, however many files they have.
 _OTHER = {'checkpoints', 'profile', 'tensorboard', 'wandb'}
+# A run has one of these; the second is that of a study at work.
+_SIGNS = ('metrics.jsonl', 'config.json', 'claims.json')
 # A paper's parts lie at most this many folders below its own.
 _DEPTH = 6
 
@@ -128,11 +130,11 @@ def _check_is_run(folder):
   inner = sorted(x.name for x in folder.iterdir() if x.is_dir() and _is_run(x))
   hint = f'; those in it are {", ".join(inner[:8])}' if inner else ''
   raise NoReportError(f'{folder} is not the folder of a run, as it holds '
-                      f'neither metrics.jsonl nor config.json{hint}')
+                      f'none of {", ".join(_SIGNS)}{hint}')
 
 
 def _is_run(folder):
-  return any((folder / x).exists() for x in ('metrics.jsonl', 'config.json'))
+  return any((folder / x).exists() for x in _SIGNS)
 
 
 def _is_held(path):
