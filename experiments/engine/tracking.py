@@ -21,8 +21,8 @@ def keep_gram(num_workers: int, axis_name: gradiv.AxisName = 'workers'
               ) -> optax.GradientTransformation:
   """Keep the Gram matrix of the workers' gradients; pass these on unchanged.
 
-  Stands before the aggregation, in place of nothing. It costs half an
-  all-reduce at each step; `tracked` records it.
+  Put it before the aggregation. It costs half an all-reduce at each step, and
+  `tracked` records it.
 
   Args:
     num_workers: Along the axis.

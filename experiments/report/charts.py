@@ -39,9 +39,13 @@ def histogram(title: str, values: np.ndarray, x_label: str,
     f'to {numbers.number(values.max())}, median {numbers.number(middle)}.')
 
 
-def matrix(title: str, values: np.ndarray, names: str, caption: str) -> Raw:
+def matrix(title: str, values: np.ndarray, names: str, caption: str) -> Raw | None:
   """Show cosines [n, n] by color, from −1 to 1."""
   n, cells, hover = len(values), [], []
+  off = values[~np.eye(n, dtype=bool)]
+  off = off[np.isfinite(off)]
+  if not off.size:
+    return None
   side = HEIGHT / n
   for i, j in np.ndindex(n, n):
     value = float(values[i, j])
@@ -54,15 +58,14 @@ def matrix(title: str, values: np.ndarray, names: str, caption: str) -> Raw:
       style=f'fill:{shade};fill-opacity:{min(abs(value), 1):.2f}'))
     hover.append([round(100 * (j + 0.5) / n, 2), round((i + 0.5) * side, 1),
                   f'{names} {i + 1} and {j + 1}', numbers.number(value)])
-  off = values[~np.eye(n, dtype=bool)]
   return drawing.framed(
     title, join(*cells), [{'name': 'cosine', 'color': 'var(--c0)',
                            'points': hover}],
     drawing.legend([('−1', 'var(--c1)'), ('0', 'var(--paper)'),
                     ('1', 'var(--c0)')]), caption, '', '', 'both',
     is_square=True,
-    said=f'{title}: from {numbers.number(float(np.nanmin(off)))} to '
-    f'{numbers.number(float(np.nanmax(off)))} between different ones.')
+    said=f'{title}: from {numbers.number(float(off.min()))} to '
+    f'{numbers.number(float(off.max()))} between different ones.')
 
 
 def rows(title: str, found: Mapping[str, Sequence[float]],

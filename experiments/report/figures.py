@@ -172,13 +172,6 @@ def _examples(part, found) -> Iterator[Raw | None]:
     yield tag('p', tag('strong', 'The largest: '), largest, class_='aside')
 
 
-def scalar(name: str, part: Part, column: Column) -> Raw | None:
-  """Draw a number along the steps, of all trainings of a part."""
-  return drawing.draw(Figure(
-    name, [Line('', column.steps, column.middle(), *(column.band() or ()))],
-    column.caption, y_log=is_log(column.values)))
-
-
 def is_log(values: np.ndarray) -> bool:
   """Tell whether positive values span so much that a log axis shows more."""
   x = values[np.isfinite(values)]

@@ -51,4 +51,4 @@ def table(head: Any, rows: Any, **attributes: Any) -> Raw:
   body = tag('tbody', *(cells('td', row) for row in rows))
   top = tag('thead', cells('th', head)) if head else None
   return tag('div', tag('table', top, body, **attributes), class_='scroll',
-             tabindex='0')
+             tabindex='0', role='region', aria_label='a table')

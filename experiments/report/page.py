@@ -3,7 +3,7 @@
 import base64
 import pathlib
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -105,7 +105,8 @@ def _tiles(run, found):
              ) if tiles else None
 
 
-def headline(run: Run, found: dict[str, Any]):
+def headline(run: Run, found: Mapping[str, Mapping[str, columns.Column]]
+             ) -> Iterator[tuple[str, str]]:
   """Yield (name, value) of what to see at a glance."""
   if run.claims:
     words = [claim['verdict'] for claim in run.claims]
@@ -128,8 +129,7 @@ def headline(run: Run, found: dict[str, Any]):
   seconds = sum(map(timing.seconds, run.parts))
   if seconds:
     yield 'training', numbers.duration(seconds)
-  if len(run.parts) == 1 and (
-      rate := timing.rate(run.parts[0])):
+  if len(run.parts) == 1 and (rate := timing.rate(run.parts[0])):
     yield 'steps per second', numbers.number(rate)
 
 

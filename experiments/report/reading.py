@@ -113,6 +113,9 @@ def read(folder: str | os.PathLike, *, may_be_empty: bool = False,
   for claim in story.get('claims', []):
     _check_has(claim, ('key', 'text', 'measured', 'allowed', 'verdict'),
                folder / 'claims.json')
+    if len(claim['measured']) != 3 or len(claim['allowed']) != 2:
+      raise NoReportError(f'{folder}/claims.json was written by another '
+                          f'version: claim {claim["key"]} has no interval')
   parts = [_part(folder, path) for path in _find(folder)]
   if not may_be_empty and not story and not any(part.rows for part in parts):
     raise NoReportError(f'{folder} holds no records yet')
@@ -176,14 +179,22 @@ def _part(folder, path):
   return Part(
     name='' if path == folder else name.as_posix(),
     rows=lines.read(log, lines.MAX_POINTS),
-    timing=lines.read(path / 'timing.jsonl'),
+    timing=[row for row in lines.read(path / 'timing.jsonl')
+            if row.get('seconds') and row.get('steps_per_second')],
     lanes=lanes.get('lanes', []),
     defined_by=lanes.get('defined_by') or meta.get('config') or {},
     numerics=meta.get('numerics') or {},
-    advice=_object(path / 'advice.json', ('sentence',)).get('sentence', ''),
+    advice=_advice(path / 'advice.json'),
     is_done=any((path / x).exists()
                 for x in ('done.json', 'metrics.jsonl.sha256')),
     seen=log.stat().st_mtime)
+
+
+def _advice(path):
+  found = _object(path, ('sentence',))
+  lanes = found.get('lanes', 1)
+  one = f'training 1 of {lanes}: ' if lanes > 1 else ''
+  return one + found['sentence'] if found else ''
 
 
 def _object(path, names):

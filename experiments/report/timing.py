@@ -21,8 +21,7 @@ def of_run(run: Run) -> Raw | None:
     return None
   parts = {part.name: part for part in run.parts if part.timing}
   return join(
-    tag('h2', 'Time'), speed(parts),
-    table(NAMES, rows))
+    tag('h2', 'Time'), speed(parts), table(NAMES, rows))
 
 
 def row(part: Part) -> tuple[str, ...]:
@@ -56,7 +55,7 @@ def rate(part: Part) -> float | None:
 
 def _timed(part):
   return [row for row in part.timing
-          if row.get('steps_per_second') and not row.get('compiles')]
+          if not row.get('compiles')]
 
 
 def speed(parts: Mapping[str, Part]) -> Raw | None:

@@ -114,6 +114,7 @@ class ChartsTest(absltest.TestCase):
                           'worker', '')
     self.assertEqual([point[2:] for point in hover_of(drawn)[0]['points']][1],
                      ['worker 1 and 2', '−0.5'])
+    self.assertIsNone(charts.matrix('', np.full((2, 2), np.nan), '', ''))
 
   def test_rows(self):
     drawn = charts.rows('layers', {EVIL: [1., np.nan], 'b': [2., 30.]},

@@ -67,6 +67,10 @@ class ReadingTest(parameterized.TestCase):
     ('old_claims', lambda folder: folders.write(
       folders.of_study(folder) / 'claims.json', {'claims': [{'key': 'a'}]}),
      'another version: it lacks text, measured, allowed, verdict'),
+    ('claims_without_interval', lambda folder: folders.write(
+      folders.of_study(folder) / 'claims.json', {'claims': [{
+        'key': 'a', 'text': '', 'measured': [1], 'allowed': [0, 1],
+        'verdict': 'open'}]}), 'another version: claim a has no interval'),
     ('old_records', lambda folder: folders.write_lines(
       folder / 'metrics.jsonl', [{'t': 1}, {'t': 2}]),
      'metrics.jsonl:1 is no record of this version'))
@@ -92,7 +96,18 @@ class ReadingTest(parameterized.TestCase):
     self.assertEqual((kept[0]['step'], kept[-1]['step']), (0, 1000))
     self.assertLen(lines.read(self.folder / 'metrics.jsonl'), 1001)
 
-  def test_order(self):
+  def test_advice_of_the_first_of_several_trainings(self):
+    folders.of_fit(self.folder)
+    folders.write(self.folder / 'advice.json', {'sentence': 'x', 'lanes': 8})
+    part, = reading.read(self.folder).parts
+    self.assertEqual(part.advice, 'training 1 of 8: x')
+
+  def test_times_of_another_version_are_left_out(self):
+    folders.of_fit(self.folder)
+    folders.write_lines(self.folder / 'timing.jsonl', [{'step': 1, 'rate': 2}])
+    self.assertEmpty(reading.read(self.folder).parts[0].timing)
+
+  def test_few_are_picked_evenly(self):
     folders.of_fit(self.folder)
     path = self.folder / 'metrics.jsonl'
     steps = [json.loads(line)['step'] for line in path.read_text().split('\n')
