@@ -39,7 +39,8 @@ def histogram(title: str, values: np.ndarray, x_label: str,
     f'to {numbers.number(values.max())}, median {numbers.number(middle)}.')
 
 
-def matrix(title: str, values: np.ndarray, names: str, caption: str) -> Raw | None:
+def matrix(title: str, values: np.ndarray, names: str, caption: str
+           ) -> Raw | None:
   """Show cosines [n, n] by color, from −1 to 1."""
   n, cells, hover = len(values), [], []
   off = values[~np.eye(n, dtype=bool)]

@@ -60,18 +60,33 @@ def draw(figure: Figure) -> Raw | None:
   hover = [shapes.hover(line, x, y) for line in lines]
   return framed(figure.title, inner, hover, _legend(lines), figure.caption,
                 figure.x_label, figure.y_label, figure.near,
-                said=_said(figure, lines))
+                said=_said(figure, lines), place=f'{figure.x_label} ')
 
 
 def framed(title: str, inner: Raw, hover: Sequence[dict[str, Any]],
            legend: Raw | None, caption: str, x_label: str, y_label: str,
            near: str = 'x', *, said: str, height: int = HEIGHT,
-           is_square: bool = False) -> Raw:
-  """Put a drawing between its title and its caption."""
-  svg = tag('svg', tag('title', said), inner, width='100%', height=height,
-            role='img', aria_label=said)
+           is_square: bool = False, place: str = '') -> Raw:
+  """Put a drawing between its title and its caption.
+
+  Args:
+    title: Above it.
+    inner: What is drawn.
+    hover: The texts of its points; see `shapes.hover`.
+    legend: The colors and what they are, where there is more than one.
+    caption: Below it; may be empty.
+    x_label: Of the axis.
+    y_label: Of the axis.
+    near: As in `Figure`.
+    said: All of it in words.
+    height: In pixels.
+    is_square: Whether it is as wide as it is high.
+    place: What to write before the place of a point.
+  """
+  svg = tag('svg', inner, width='100%', height=height, role='img',
+            aria_label=said)
   plot = tag('div', svg, class_='square plot' if is_square else 'plot',
-             tabindex='0', data_near=near,
+             tabindex='0', data_near=near, data_place=place,
              data_hover=json.dumps(list(hover), separators=(',', ':')))
   return tag(
     'figure', tag('h4', title), legend, tag('div', y_label, class_='ylabel'),

@@ -35,7 +35,7 @@ for (const plot of document.querySelectorAll('.plot')) {
       add('dot', { left: f.point[0] + '%', top: f.point[1] + 'px',
                    background: f.line.color });
     const tip = add('tip', { top: '0', left: '0' });
-    tip.append(best[2]);
+    tip.append(plot.dataset.place + best[2]);
     const shown = found.slice(0, 12);
     for (const f of shown) {
       const row = document.createElement('div');

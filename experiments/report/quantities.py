@@ -138,8 +138,8 @@ def batch_used(part: Part, columns: Columns) -> Column | None:
                    / max(len(part.lanes), 1))
   if not isinstance(size, (int, float)) or not part.rows:
     return None
-  ends = np.array([part.rows[0]['step'], part.step])
-  return Column(ends, np.full((2, 1), float(size)))
+  steps = np.array([row['step'] for row in part.rows])
+  return Column(steps, np.full((len(steps), 1), float(size)))
 
 
 def _ratio(top, bottom):

@@ -154,6 +154,11 @@ def _bars(line, x, y):
                 y2=f'{b:.1f}', style=f'stroke:{line.color}')
 
 
+def _place(x):
+  """Write where a point is: a step, or a number that was measured."""
+  return numbers.short(x) if x.is_integer() else numbers.number(x)
+
+
 def hover(line: Line, x: scales.Scale, y: scales.Scale) -> dict[str, Any]:
   """Say where the points of a line are, and what to say of each."""
   xs, ys = _places(line, x, y)
@@ -168,5 +173,5 @@ def hover(line: Line, x: scales.Scale, y: scales.Scale) -> dict[str, Any]:
             for text, i in zip(said, known)]
   points = [[round(px / 10, 2), round(py, 1), place, text]
             for px, py, place, text in zip(
-              pick(xs), pick(ys), map(numbers.short, pick(line.x)), said)]
+              pick(xs), pick(ys), map(_place, pick(line.x)), said)]
   return {'name': line.label, 'color': line.color, 'points': points}
