@@ -82,6 +82,20 @@ class CommandTest(parameterized.TestCase):
       report.write_at_end(self.folder)
     self.assertEqual(err.getvalue(), f'report: {self.folder}/report.html\n')
 
+  def test_at_the_end_a_page_is_written_where_it_is_old(self):
+    path = self.folder / 'report.html'
+    folders.of_fit(self.folder)
+    with contextlib.redirect_stderr(io.StringIO()):
+      report.write_at_end(self.folder)
+      first = path.stat().st_mtime_ns
+      report.write_at_end(self.folder)
+      self.assertEqual(path.stat().st_mtime_ns, first)
+      folders.write_lines(self.folder / 'metrics.jsonl', [
+        {'step': 0, 'new': 1.}, {'step': 1, 'new': 2.}])
+      report.write_at_end(self.folder)
+    self.assertIn('new', path.read_text())
+    self.assertGreater(path.stat().st_mtime_ns, first)
+
 
 class LiveTest(absltest.TestCase):
 
