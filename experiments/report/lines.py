@@ -1,7 +1,8 @@
-"""JSON lines of a run that may still be at work."""
+"""JSON files of a run that may still be at work."""
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 MAX_POINTS = 160  # of a line in a figure
@@ -58,3 +59,23 @@ def spread(count: int, most: int) -> list[int]:
   if count <= most:
     return list(range(count))
   return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def read_object(path: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
+  """Read a JSON object that must have these names; {} where there is none."""
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError:
+    raise NoReportError(f'{path} is no JSON') from None
+  check_has(value, names, path)
+  return value
+
+
+def check_has(value: Any, names: Sequence[str], path: pathlib.Path) -> None:
+  """Raise NoReportError where a value is no object with these names."""
+  missing = [x for x in names if not isinstance(value, dict) or x not in value]
+  if missing:
+    raise NoReportError(f'{path} was written by another version: it lacks '
+                        f'{", ".join(missing)}')

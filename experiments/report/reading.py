@@ -4,7 +4,6 @@ A run may still be at work: a file that is not there yet holds nothing.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from experiments.report.lines import NoReportError as NoReportError
 _OTHER = {'checkpoints', 'profile', 'tensorboard', 'wandb'}
 # A run has one of these; the second is that of a study at work.
 _SIGNS = ('metrics.jsonl', 'config.json', 'claims.json')
+_OF_A_CLAIM = ('key', 'text', 'measured', 'allowed', 'verdict')
 # A paper's parts lie at most this many folders below its own.
 _DEPTH = 6
 
@@ -108,11 +108,10 @@ def read(folder: str | os.PathLike, *, may_be_empty: bool = False,
   """
   folder = pathlib.Path(folder)
   _check_is_run(folder)
-  config = _object(folder / 'config.json', ('flags',))
-  story = _object(folder / 'claims.json', ('claims',))
+  config = lines.read_object(folder / 'config.json', ('flags',))
+  story = lines.read_object(folder / 'claims.json', ('claims',))
   for claim in story.get('claims', []):
-    _check_has(claim, ('key', 'text', 'measured', 'allowed', 'verdict'),
-               folder / 'claims.json')
+    lines.check_has(claim, _OF_A_CLAIM, folder / 'claims.json')
     if len(claim['measured']) != 3 or len(claim['allowed']) != 2:
       raise NoReportError(f'{folder}/claims.json was written by another '
                           f'version: claim {claim["key"]} has no interval')
@@ -169,9 +168,9 @@ def _find(folder):
 
 
 def _part(folder, path):
-  lanes = _object(path / 'lanes.json', ('lanes', 'defined_by'))
+  lanes = lines.read_object(path / 'lanes.json', ('lanes', 'defined_by'))
   metas = sorted(path.glob('checkpoints/step_*/meta.json'))
-  meta = _object(metas[-1], ()) if metas else {}
+  meta = lines.read_object(metas[-1], ()) if metas else {}
   log = path / 'metrics.jsonl'
   name = path.relative_to(folder)
   if name.name == 'lanes_00' and name.parent.name:
@@ -191,26 +190,7 @@ def _part(folder, path):
 
 
 def _advice(path):
-  found = _object(path, ('sentence',))
+  found = lines.read_object(path, ('sentence',))
   lanes = found.get('lanes', 1)
   one = f'training 1 of {lanes}: ' if lanes > 1 else ''
   return one + found['sentence'] if found else ''
-
-
-def _object(path, names):
-  """Read a JSON object that must have these names; {} where there is none."""
-  try:
-    value = json.loads(path.read_text())
-  except FileNotFoundError:
-    return {}
-  except ValueError:
-    raise NoReportError(f'{path} is no JSON') from None
-  _check_has(value, names, path)
-  return value
-
-
-def _check_has(value, names, path):
-  missing = [x for x in names if not isinstance(value, dict) or x not in value]
-  if missing:
-    raise NoReportError(f'{path} was written by another version: it lacks '
-                        f'{", ".join(missing)}')

@@ -8,8 +8,16 @@ import re
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.common import plots
-from experiments.report import charts, drawing, markup, page, scales, shapes
+from experiments.common import claims, plots
+from experiments.report import (
+  charts,
+  drawing,
+  markup,
+  page,
+  scales,
+  shapes,
+  verdicts,
+)
 from experiments.report.drawing import Figure, Line
 from tests.experiments.report.folders import EVIL
 
@@ -132,6 +140,9 @@ class StyleTest(absltest.TestCase):
                      [x.lower() for x in plots.COLORS])
     for verdict, color in plots.VERDICT_COLORS.items():
       self.assertEqual(light[verdict], color.lower())
+
+  def test_verdicts_have_the_marks_of_the_house(self):
+    self.assertEqual(verdicts.MARKS, claims.VERDICTS)
 
   def test_text_and_lines_have_contrast(self):
     style = (page._HERE / 'style.css').read_text()
