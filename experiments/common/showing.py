@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from experiments import report
 from experiments.common import claims as claims_lib, plots, tables
 from experiments.engine import records
 
@@ -29,6 +30,7 @@ def show(study: Any, config: Any, outcome: Any) -> None:
   if outcome.claims:
     print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
   print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')
+  report.write_at_end(workdir)
 
 
 def last_value(result: Any) -> str:

@@ -1,12 +1,15 @@
 """Tables: one value, written to a terminal and as Markdown."""
 
 import dataclasses
-import math
 import unicodedata
 from collections.abc import Sequence
 
 from experiments.common.claims import VERDICTS, Claim
-from experiments.common.intervals import Interval
+from experiments.report import numbers
+from experiments.report.numbers import (
+  number as number,
+  with_interval as with_interval,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,38 +49,6 @@ class Table:
     return '\n'.join([line(self.columns), line(marks), *map(line, self.rows)])
 
 
-def number(x: float | None, unit: str = '', digits: int = 3) -> str:
-  """Write a number with `digits` significant digits.
-
-  >>> number(1234.5), number(0.1234), number(0.5, '%'), number(None)
-  ('1,234', '0.123', '50.0 %', '–')
-  """
-  if x is None or math.isnan(x):
-    return '–'
-  if math.isinf(x):
-    return '∞' if x > 0 else '−∞'
-  shown = 100 * x if unit == '%' else x
-  if unit == '%':  # to a tenth of a percent
-    text = f'{shown:.1f} %'.replace('-', '−')
-    return text.replace('−0.0 %', '0.0 %')
-  text = (f'{shown:,.0f}' if abs(shown) >= 10**(digits - 1)
-          else f'{shown:.{digits}g}')
-  text = text.replace('-', '−') if 'e' not in text else text
-  return f'{text} {unit}'.rstrip()
-
-
-def with_interval(measured: Interval, unit: str = '') -> str:
-  """Write a value with the ends of its interval.
-
-  >>> with_interval(Interval(0.5, 0.25, 1.))
-  '0.5 [0.25, 1]'
-  """
-  if not measured.is_known:
-    return number(measured.value, unit)
-  low, high = (number(x, unit).removesuffix(f' {unit}') for x in measured[1:])
-  return f'{number(measured.value, unit)} [{low}, {high}]'
-
-
 def plus_minus(mean: float | None, error: float | None, spec: str = '.2f',
                scale: float = 1.) -> str:
   """Write a mean and its standard error.
@@ -93,12 +64,7 @@ def plus_minus(mean: float | None, error: float | None, spec: str = '.2f',
 
 def allowed(claim: Claim) -> str:
   """Write the range that would bear a claim out."""
-  low, high = claim.allowed
-  shown = lambda x: number(x, claim.unit)
-  if math.isinf(high):
-    return f'≥ {shown(low)}' if low else 'above 0'
-  return f'≤ {shown(high)}' if math.isinf(low) else (
-    f'{shown(low)} to {shown(high)}')
+  return numbers.within(*claim.allowed, claim.unit)
 
 
 def of_claims(claims: Sequence[Claim], title: str = 'Claims') -> Table:

@@ -7,9 +7,10 @@ A run is a pure function of its program and seeds. `compiled` makes two programs
 of it, a scan of steps and an evaluation; `gradients` turns any form of loss
 into what a step needs; `recording` writes what they return where it is due, by
 `writers`, and `clock` how long it took; `advising` says what another batch size
-would cost. `checkpoints` keep the state, each by `committing`, and `identity`
-refuses the folder of another run. After a kill or a signal, `train` goes on bit
-for bit. `processes` joins several, and `placing` lays out what they share.
+would cost, and `tracking` what to record of gradients. `checkpoints` keep the
+state, each by `committing`, and `identity` refuses the folder of another run.
+After a kill or a signal, `train` goes on bit for bit. `processes` joins
+several, and `placing` lays out what they share.
 """
 
 from experiments.data import pipeline as pipeline
@@ -18,5 +19,9 @@ from experiments.engine.control import Control as Control
 from experiments.engine.fitting import fit as fit, mean_over as mean_over
 from experiments.engine.program import Program as Program
 from experiments.engine.schedule import Schedule as Schedule
+from experiments.engine.tracking import (
+  keep_gram as keep_gram,
+  tracked as tracked,
+)
 from experiments.engine.trainer import train as train
 from experiments.engine.workers import Workers as Workers

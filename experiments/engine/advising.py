@@ -1,12 +1,23 @@
 """What a run says of its batch size at its end, where it tracks moments."""
 
+import contextlib
+import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 import gradiv
+from experiments.engine import records
 from gradiv.diversity import TrackMomentsState
+
+
+def first_of(kind: type, opt_state: Any) -> Any:
+  """Find the first state of a transformation; None where there is none."""
+  is_state = lambda x: isinstance(x, kind)
+  return next(filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state)),
+              None)
 
 
 def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
@@ -21,9 +32,7 @@ def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
   Returns:
     None where no step was tracked, such as with one worker.
   """
-  is_state = lambda x: isinstance(x, TrackMomentsState)
-  states = filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))
-  if (state := next(states, None)) is None:
+  if (state := first_of(TrackMomentsState, opt_state)) is None:
     return None
   # On this host: of several processes, the first one alone reads it.
   state = jax.tree.map(np.asarray, state)
@@ -34,9 +43,14 @@ def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
   return gradiv.advise(gradiv.read_moments(state), batch_size)
 
 
-def line(title: str, opt_state: Any, batch_size: int, lanes: int) -> str:
-  """Write what `advice` says as a line; empty where it says nothing."""
+def say(workdir: pathlib.Path, title: str, opt_state: Any, batch_size: int,
+        lanes: int) -> None:
+  """Print what `advice` says, and keep it in `advice.json` for the report."""
   found = advice(opt_state, batch_size) if batch_size else None
   if found is None:
-    return ''
-  return f'{title}{f", lane 1 of {lanes}" if lanes > 1 else ""}: {found}'
+    return
+  print(f'{title}{f", lane 1 of {lanes}" if lanes > 1 else ""}: {found}',
+        file=sys.stderr, flush=True)
+  with contextlib.suppress(OSError):  # the run is whole without it
+    records.write_whole(workdir / 'advice.json', {
+      'sentence': str(found), 'batch_size': batch_size, 'lanes': lanes})

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import report
 from experiments.data import pipeline
 from experiments.engine import (
   control,
   processes,
   signals,
+  tracking,
   trainer,
   writers as writers_lib,
 )
@@ -53,7 +55,8 @@ def fit(
   A run that was cut off goes on bit for bit when it is called again; one that
   is finished is read and not trained. Ctrl-C and SIGTERM finish the scan, save,
   and raise `signals.Interrupted`. Where the optimizer tracks moments, the run
-  ends with a line that says what other batch sizes would cost.
+  ends with a line that says what other batch sizes would cost; in any case it
+  writes `report.html`, see `experiments.report`.
 
   Args:
     init: key -> params, any tree of arrays. Traced, as are the next three.
@@ -70,7 +73,8 @@ def fit(
     every: Steps between two records, evaluations and chances to save; divides
       steps. By default 100, or the largest divisor of both.
     held_out: The arrays that `evaluate` takes.
-    read: opt_state -> a dict of scalars to record, such as tracked moments.
+    read: opt_state -> a dict of scalars to record. By default what
+      `gradiv.track_moments` knows, see `tracking.tracked`.
     model_state: params -> the first of what the loss changes; see `Program` for
       the loss and evaluate of such a model.
     view: (params, opt_state) -> the params to evaluate, such as their average.
@@ -116,7 +120,7 @@ def fit(
     loss=loss,
     evaluate=lambda data, lane, *state: {} if evaluate is None else evaluate(
       *state, data['held_out']),
-    read=read or (lambda opt_state: {}),
+    read=read or tracking.tracked,
     model_state=None if model_state is None else (
       lambda lane, params: model_state(params)),
     view=view or (lambda params, opt_state: params),
@@ -127,7 +131,7 @@ def fit(
     allow_changed = [*allow_changed, 'num_workers']
   with _listening(stop) as heard:
     try:
-      return trainer.train(
+      state = trainer.train(
         program, steps, workdir, config=identity | (config or {}),
         workers=workers, stop=heard, title=title or pathlib.Path(workdir).name,
         allow_changed=allow_changed, writers=writers, profile=profile)
@@ -138,6 +142,9 @@ def fit(
         f'the params of {workers.num_workers} workers differ: let the '
         f'optimizer begin with gradiv.aggregate_by_mean({workers.axis_name!r})'
       ) from error
+  if processes.is_first():
+    report.write_at_end(workdir)
+  return state
 
 
 def mean_over(values: Callable[[Any], Any], examples: Any, at_once: int) -> Any:

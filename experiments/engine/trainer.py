@@ -168,10 +168,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   if processes.is_first():
     lanes = len(jax.tree.leaves(program.lanes)[0])
     size, = steered.columns.get('batch_size', [clock.examples // lanes])
-    said = advising.line(
-      title or str(workdir), final['opt_state'], int(size), lanes)
-    if said:
-      print(said, file=sys.stderr, flush=True)
+    advising.say(
+      workdir, title or str(workdir), final['opt_state'], int(size), lanes)
   return final
 
 

@@ -11,8 +11,8 @@ FILES = sorted(FOLDER.rglob('*.py'))
 PAPERS = ('gradient_diversity', 'critical_parameters', 'decentralized',
           'agreement_filtering', 'overhead', 'adascale', 'batch_size_control',
           'critical_batch', 'robustness')
-LAYERS = (('holding', 'versions'), ('data', 'models', 'cost'), ('engine',),
-          ('common',), PAPERS)
+LAYERS = (('holding', 'versions'), ('report',), ('data', 'models', 'cost'),
+          ('engine',), ('common',), PAPERS)
 RANK = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
 # These of one layer use each other in this direction alone.
 ALSO = {('cost', 'models'), ('models', 'data')}

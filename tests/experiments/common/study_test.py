@@ -75,7 +75,8 @@ class GoesOnTest(Case):
   def test_a_whole_run(self):
     self.assertLen(self.before, 3)
     self.printed, self.told = self.first_printed, self.first_told
-    for name in ('claims.json', 'summary.json', 'claims.png', 'count.json'):
+    for name in ('claims.json', 'summary.json', 'claims.png', 'count.json',
+                 'report.html'):
       self.assertTrue((self.folder / 'run' / name).exists(), name)
     self.assertIn('✓', self.printed)
     self.assertIn('runs shrink', self.printed)

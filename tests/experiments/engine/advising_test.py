@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import pathlib
 import tempfile
 
 import jax
@@ -12,7 +14,7 @@ from absl.testing import absltest
 
 import gradiv
 from experiments import engine
-from experiments.engine import advising
+from experiments.engine import advising, records
 from tests.experiments.engine import small
 
 
@@ -26,6 +28,17 @@ def tracked(steps, **options):
   return state
 
 
+def say(*args):
+  """Return what is printed, and what is kept."""
+  with (tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stderr(io.StringIO()) as err):
+    path = pathlib.Path(folder)
+    advising.say(path, *args)
+    kept = path / 'advice.json'
+    return err.getvalue(), (
+      json.loads(kept.read_text()) if kept.exists() else None)
+
+
 class AdviceTest(absltest.TestCase):
 
   def test_is_that_of_the_first_state_and_of_the_first_lane(self):
@@ -34,38 +47,52 @@ class AdviceTest(absltest.TestCase):
     chain = (optax.EmptyState(), one, other)
     self.assertEqual(str(advising.advice(chain, 16)), expected)
     lanes = jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other)
-    self.assertEqual(
-      advising.line('a run', (lanes,), 16, 2),
-      f'a run, lane 1 of 2: {expected}')
+    self.assertEqual(say('a run', (lanes,), 16, 2), (
+      f'a run, lane 1 of 2: {expected}\n',
+      {'sentence': expected, 'batch_size': 16, 'lanes': 2}))
 
   def test_nothing_tracked_is_nothing_said(self):
     for state in (optax.adam(.1).init(jnp.zeros(2)), tracked(0)):
       self.assertIsNone(advising.advice(state, 16))
-      self.assertEqual(advising.line('a run', state, 16, 1), '')
-    self.assertEqual(advising.line('a run', tracked(3), 0, 1), '')
+      self.assertEqual(say('a run', state, 16, 1), ('', None))
+    self.assertEqual(say('a run', tracked(3), 0, 1), ('', None))
 
 
 class FitTest(absltest.TestCase):
 
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
   def said(self, optimizer, num_workers):
-    with (tempfile.TemporaryDirectory() as folder,
-          contextlib.redirect_stderr(io.StringIO()) as err):
+    with contextlib.redirect_stderr(io.StringIO()) as err:
       engine.fit(
         lambda key: {'w': jnp.zeros(3)}, small.loss, optimizer,
         lambda step: small.X[np.random.default_rng(step).integers(0, 32, 8)],
-        workdir=folder, steps=4, title='mine',
+        workdir=self.folder, steps=4, title='mine',
         workers=engine.Workers(num_workers))
+    self.assertIn(f'report: {self.folder}/report.html', err.getvalue())
     return [line for line in err.getvalue().splitlines()
             if line.startswith('mine: batch')]
 
-  def test_a_chain_that_tracks_ends_with_one_line(self):
+  def test_a_chain_that_tracks_records_and_ends_with_one_line(self):
     line, = self.said(optax.chain(
-      gradiv.track_moments('workers', batch_size=2),
+      gradiv.track_moments('workers', batch_size=2), engine.keep_gram(4),
       gradiv.aggregate_by_mean('workers'), optax.sgd(.1)), 4)
     self.assertStartsWith(line, 'mine: batch 8 ')  # of all workers together
+    last = records.read(self.folder / 'metrics.jsonl')[-1]
+    self.assertEqual((last['window'], last['batch_size_bound']), (0, None))
+    self.assertContainsSubset(
+      {'sq_norm', 'variance', 'batch_size_at_least', 'worker_gram'}, last)
+    page = (self.folder / 'report.html').read_text()
+    for text in (line.removeprefix('mine: b'), 'Cosines between workers',
+                 'Finished · step 4 of 4'):
+      self.assertIn(text, page)
 
   def test_a_chain_that_does_not_ends_without(self):
     self.assertEmpty(self.said(optax.sgd(.1), 1))
+    self.assertEqual(list(records.read(self.folder / 'metrics.jsonl')[-1]),
+                     ['step', 'batch_loss'])
 
 
 if __name__ == '__main__':

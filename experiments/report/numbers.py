@@ -1,0 +1,79 @@
+"""Numbers as people read them."""
+
+import math
+from collections.abc import Sequence
+
+
+def number(x: float | None, unit: str = '', digits: int = 3) -> str:
+  """Write a number with `digits` significant digits.
+
+  >>> number(1234.5), number(0.1234), number(0.5, '%'), number(None)
+  ('1,234', '0.123', '50.0 %', '–')
+  """
+  if x is None or math.isnan(x):
+    return '–'
+  if math.isinf(x):
+    return '∞' if x > 0 else '−∞'
+  shown = 100 * x if unit == '%' else x
+  if unit == '%':  # to a tenth of a percent
+    text = f'{shown:.1f} %'.replace('-', '−')
+    return text.replace('−0.0 %', '0.0 %')
+  text = (f'{shown:,.0f}' if abs(shown) >= 10**(digits - 1)
+          else f'{shown:.{digits}g}')
+  text = text.replace('-', '−') if 'e' not in text else text
+  return f'{text} {unit}'.rstrip()
+
+
+def with_interval(measured: Sequence[float | None], unit: str = '') -> str:
+  """Write a value with the ends of its interval, where they are known.
+
+  >>> with_interval((0.5, 0.25, 1.)), with_interval((0.5, None, None))
+  ('0.5 [0.25, 1]', '0.5')
+  """
+  value = number(measured[0], unit)
+  if not all(x is not None and math.isfinite(x) for x in measured):
+    return value
+  low, high = (number(x, unit).removesuffix(f' {unit}') for x in measured[1:])
+  return f'{value} [{low}, {high}]'
+
+
+def within(low: float, high: float, unit: str = '') -> str:
+  """Write a range that may have no end.
+
+  >>> within(1, 2, '×'), within(0, math.inf), within(-math.inf, 3)
+  ('1 × to 2 ×', 'above 0', '≤ 3')
+  """
+  if math.isinf(high):
+    return f'≥ {number(low, unit)}' if low else 'above 0'
+  if math.isinf(low):
+    return f'≤ {number(high, unit)}'
+  return f'{number(low, unit)} to {number(high, unit)}'
+
+
+def short(x: float) -> str:
+  """Write a round number for an axis.
+
+  >>> [short(x) for x in (0, 0.25, 1500, 2e6, 1e-5, -3)]
+  ['0', '0.25', '1,500', '2·10⁶', '10⁻⁵', '−3']
+  """
+  if x == 0 or 1e-3 <= abs(x) < 1e6:
+    return f'{x:,.6g}'.replace('-', '−')
+  digits, power = f'{x:.2e}'.split('e')
+  digits = f'{float(digits):g}'.replace('-', '−')
+  power = str(int(power)).translate(
+    str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
+  return f'10{power}' if digits == '1' else f'{digits}·10{power}'
+
+
+def duration(seconds: float) -> str:
+  """Write a time.
+
+  >>> duration(3.25), duration(75), duration(7300)
+  ('3.2 s', '1 min 15 s', '2 h 1 min')
+  """
+  if seconds < 60:
+    return f'{seconds:.1f} s'
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f'{minutes} min {rest} s'
+  return f'{minutes // 60} h {minutes % 60} min'

@@ -1,0 +1,161 @@
+"""The page of a run: what it shows, and that it is safe and whole."""
+
+import html.parser
+import pathlib
+import re
+import tempfile
+
+from absl.testing import absltest
+
+from experiments.report import comparing, markup, page, reading
+from tests.experiments.report import folders
+
+
+class _Reader(html.parser.HTMLParser):
+  """Collects tags and text, and checks that tags are closed in order."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.open, self.text, self.headings = [], [], '', []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in ('meta', 'img', 'br'):
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open and self.open[-1] == tag, (self.open, tag)
+    self.open.pop()
+
+  def handle_data(self, data):
+    if not {'style', 'script'} & set(self.open):
+      self.text += data
+    if self.open and self.open[-1] in ('h1', 'h2', 'h3', 'h4'):
+      self.headings.append(data)
+
+
+class PageTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enter_context(
+      tempfile.TemporaryDirectory())) / 'mine'
+
+  def page_of(self, make, refresh=0., **options):
+    return page.of_run(reading.read(make(self.folder, **options)), refresh)
+
+  def check(self, text):
+    """Check that a page is whole, safe, and asks for nothing."""
+    read = _Reader(text)
+    self.assertEmpty(read.open)
+    self.assertEqual([tag for tag, _ in read.tags].count('script'), 1)
+    for tag, attributes in read.tags:
+      for name in ('src', 'href'):
+        value = attributes.get(name, 'data:')
+        self.assertStartsWith(value, 'data:', (tag, attributes))
+      self.assertFalse([x for x in attributes if x.startswith('on')])
+      if tag == 'svg' and 'role' in attributes:
+        self.assertTrue(attributes['aria-label'])
+      if tag == 'img':
+        self.assertTrue(attributes['alt'])
+    self.assertNotIn('@import', text)
+    self.assertNotIn('url(', text)
+    return read
+
+  def test_a_fit_shows_all_that_it_recorded(self):
+    read = self.check(self.page_of(folders.of_fit))
+    self.assertIn('Batch 64 is far below B_S.', read.text)
+    for heading in (
+        'loss', 'accuracy', 'Batch-size bound B_S', 'Signal against noise',
+        'Gauges of the mean gradient, by workers', 'Cosines between workers',
+        'Cosines between workers at step 8', 'B_S of each layer',
+        'Gradient norms of single examples at step 8', 'Speed',
+        'Configuration', 'Versions'):
+      self.assertIn(heading, read.headings)
+    self.assertIn('row 119: 20 (1.9 × the median); row 118: 19', read.text)
+    self.assertIn(folders.EVIL, read.text)  # as text
+
+  def test_what_is_not_recorded_is_left_out(self):
+    folders.write_lines(self.folder / 'metrics.jsonl', [
+      {'step': i, 'loss': 1. / (i + 1)} for i in range(3)])
+    read = self.check(page.of_run(reading.read(self.folder)))
+    self.assertEqual(read.headings, ['mine', 'Training', 'loss'])
+
+  def test_a_study_shows_claims_and_pictures(self):
+    read = self.check(self.page_of(folders.of_study))
+    self.assertIn('Claims: 1 hold, 1 unknown', read.headings)
+    self.assertIn('1.5 × [1.25, 1.75] · holds if ≥ 1 ×', read.text)
+    self.assertIn(f'A paper {folders.EVIL}', read.text)
+    self.assertIn('Each line is the median of the trainings', read.text)
+    self.assertIn(('img', {
+      'src': 'data:image/png;base64,iVBORw==', 'alt': 'A curve',
+      'loading': 'lazy'}), read.tags)
+    self.assertNotIn('data_dir', read.text)  # empty flags tell nothing
+
+  def test_only_a_page_that_is_live_loads_itself_anew(self):
+    text = self.page_of(folders.of_fit, refresh=5.)
+    self.assertIn('<meta http-equiv="refresh" content="5">', text)
+    self.assertNotIn('http-equiv', self.page_of(folders.of_fit))
+
+  def test_bytes(self):
+    self.assertLess(len(self.page_of(folders.of_fit)), 100_000)
+
+  def test_status(self):
+    run = reading.read(folders.of_fit(self.folder, is_done=False))
+    self.assertStartsWith(page.status(run), 'Not finished · step 8 · last')
+    run = reading.read(folders.of_study(self.folder.with_name('other')))
+    self.assertStartsWith(
+      page.status(run), 'Finished · 2 of 2 parts are finished · last record')
+
+
+class ComparingTest(absltest.TestCase):
+
+  def compare(self, first, second):
+    return comparing.of_runs(*map(reading.read, (first, second)))
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enter_context(
+      tempfile.TemporaryDirectory()))
+
+  def test_what_differs(self):
+    text = self.compare(
+      folders.of_study(self.folder / 'a'),
+      folders.of_study(self.folder / 'b', rate=0.2, verdict='open'))
+    read = PageTest.check(self, text)
+    self.assertIn('Claims: 1 of 2 verdicts differ', read.headings)
+    table, = re.findall('<table>.*?</table>', text.split('Versions')[0])
+    self.assertEqual(re.findall('<code>(.*?)</code>', table),
+                     ['rate', '0.1', '0.2'])
+    self.assertIn('sweep/batch_8: loss', read.headings)
+    self.assertIn('The same in both.', read.text)  # the versions
+
+  def test_two_fits_are_a_pair(self):
+    read = PageTest.check(self, self.compare(
+      folders.of_fit(self.folder / 'a' / 'run'),
+      folders.of_fit(self.folder / 'b' / 'run', steps=4)))
+    self.assertIn('batch-size bound B_S', read.headings)
+    self.assertIn(str(self.folder / 'a' / 'run'), read.text)
+
+  def test_nothing_in_common(self):
+    read = PageTest.check(self, self.compare(
+      folders.of_fit(self.folder / 'a'), folders.of_study(self.folder / 'b')))
+    self.assertIn('1 parts of a have no counterpart', read.text)
+
+
+class EscapeTest(absltest.TestCase):
+
+  def test_raw_is_made_by_tag_alone(self):
+    """No module of the report calls `Raw` but those that hold own text."""
+    folder = pathlib.Path(markup.__file__).parent
+    users = {path.name for path in folder.glob('*.py')
+             if re.search(r'\bRaw\(', path.read_text())}
+    self.assertEqual(users, {'markup.py', 'page.py'})
+
+
+if __name__ == '__main__':
+  absltest.main()
