@@ -28,7 +28,7 @@ class Case(parameterized.TestCase):
     """Write a block as a run would: values [step][lane]."""
     block = self.folder / made.name / f'lanes_{number:02d}'
     records.write_whole(block / 'lanes.json', {
-      'defined_by': made._definition, 'lanes': lanes})
+      'defined_by': made.definition, 'lanes': lanes})
     with records.Records(block / 'metrics.jsonl') as log:
       for step, row in enumerate(values):
         log.write(step, **row)

@@ -8,7 +8,12 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.gradient_diversity.batches import analysis, coverage, windows
+from experiments.gradient_diversity.batches import (
+  advice,
+  analysis,
+  coverage,
+  windows,
+)
 from tests.experiments.gradient_diversity.small import SMALL
 
 
@@ -102,7 +107,7 @@ class WindowTest(parameterized.TestCase):
       run = xr.Dataset(
         {name: (axes, np.full((1, 2, steps), 2.)) for name in names},
         {'step': np.arange(steps), 'passes': ('step', np.arange(1. * steps))})
-      bands = coverage.windowed(run)
+      bands = windows.windowed(run)
       np.testing.assert_array_equal(bands['step'], np.arange(first, steps))
       np.testing.assert_allclose(bands['exact'], 0.5)
     self.assertEqual(coverage.band_ratio(
@@ -124,7 +129,7 @@ class WindowTest(parameterized.TestCase):
     bands = xr.Dataset({name: ('step', x) for name, x in
                         found._asdict().items()})
     for window, words in ((16, 'far below B_S, 100'), (0, 'at least 100')):
-      self.assertIn(words, str(coverage.advice(
+      self.assertIn(words, str(advice.of_run(
         SMALL, bands.assign(
           window=0 * bands['window'] + window,
           steps_until_known=bands['steps_until_known'] * np.nan))))
