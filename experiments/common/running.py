@@ -1,7 +1,6 @@
 """Trains what a study lacks, and then shows what it found."""
 
 import dataclasses
-import pathlib
 import sys
 import time
 import traceback
