@@ -47,6 +47,11 @@ def _do(i):
   return _jobs[i]()
 
 
+def cores() -> int:
+  """Return how many processes may run at once here; 1 where that is unknown."""
+  return len(os.sched_getaffinity(0)) if sys.platform == 'linux' else 1
+
+
 def _is_safe():
-  return (sys.platform == 'linux' and len(os.sched_getaffinity(0)) > 1
-          and 'jax' not in sys.modules and threading.active_count() == 1)
+  return (cores() > 1 and 'jax' not in sys.modules
+          and threading.active_count() == 1)

@@ -70,7 +70,9 @@ class Config:
                             'else one')
   save_seconds: float = flag(20.0, 'least time between two checkpoints')
   report: bool = flag(False, 'train nothing; judge, print and draw a finished '
-                      'run again, with its flags where none are given')
+                      'run again, with its flags where none are given; of the '
+                      'figures, those for which records, flags or code have '
+                      'changed')
   allow_changed: tuple[str, ...] = flag(
     (), 'names of what may differ from the run in the folder, such as '
     'eval_batch_size; its records are used all the same')

@@ -1,7 +1,7 @@
-"""Runs `overhead_examples`; see `experiments.overhead.examples`."""
+"""Runs `overhead.examples`; see `experiments.overhead.examples`."""
 
 from experiments.common import cli
-from experiments.overhead import examples
+from experiments.overhead.examples.config import Config
 
 if __name__ == '__main__':
-  cli.run(examples.Config, 'experiments.overhead.examples:run')
+  cli.run(Config, 'experiments.overhead.examples.measuring:run')

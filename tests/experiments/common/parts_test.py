@@ -93,6 +93,20 @@ class TrainedTest(Case):
                                 'momentum: stored 0.5, now 0.9'):
       part({'seed': (0, 7)}, defined_by={'momentum': 0.9}).missing(self.folder)
 
+  def test_the_digest_follows_the_records_that_are_read(self):
+    made = part({'seed': (0, 1)})
+    found = [made.digest(self.folder)]
+    self.write(made, 0, [{'seed': 0}, {'seed': 9}], [{'loss': [1., 2.]}])
+    found.append(made.digest(self.folder))
+    self.write(made, 1, [{'seed': 1}], [{'loss': [1.]}])
+    found.append(made.digest(self.folder))
+    self.assertEqual(part({'seed': (0, 1)}).digest(self.folder), found[-1])
+    self.write(part({'seed': (5,)}), 2, [{'seed': 5}], [{'loss': [1.]}])
+    self.assertEqual(made.digest(self.folder), found[-1])  # not its own
+    (self.folder / 'p/lanes_01/metrics.jsonl').write_text('{"step": 0}\n')
+    found.append(made.digest(self.folder))
+    self.assertLen(set(found), 4)
+
   def test_a_tuned_value_is_part_of_a_lane(self):
     tuned = lambda rate: part({'seed': (0,)}, also=lambda at: {'rate': rate})
     self.write(tuned(0.1), 0, tuned(0.1).lanes, [{'loss': [1.]}])
