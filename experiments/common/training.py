@@ -15,13 +15,14 @@ from experiments.engine import (
   processes,
   records,
   signals,
+  states,
   trainer,
 )
 
 
 def shapes(part: Any) -> dict:
   """Trace a step and an evaluation of all lanes; return what is recorded."""
-  return trainer.shapes(
+  return states.shapes(
     part.program(_columns(part.lanes)), part.schedule, part.workers)
 
 
@@ -72,10 +73,10 @@ def final_state(part: Any, workdir: pathlib.Path,
   For programs without private state. Zeros as long as lanes are missing, as
   while parts are planned.
   """
-  states = trainer.state_shapes(
+  template = states.state_shapes(
     part.program(_columns(part.lanes)), part.workers)
   sized = lambda make, size: jax.tree.map(
-    lambda x: make((size, *x.shape[1:]), x.dtype), states)
+    lambda x: make((size, *x.shape[1:]), x.dtype), template)
   if part.missing(workdir, allow_changed):
     return sized(np.zeros, len(part.lanes))
   names, found = [], []
