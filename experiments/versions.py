@@ -5,7 +5,6 @@ import hashlib
 import pathlib
 import platform
 import subprocess
-from collections.abc import Sequence
 from importlib import metadata
 
 PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
@@ -13,7 +12,8 @@ PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def packages(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+@functools.cache  # nobody changes what it returns
+def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
   """Return the versions of Python and of the packages; None: not installed."""
   found: dict[str, str | None] = {'python': platform.python_version()}
   for name in names:

@@ -42,9 +42,9 @@ class AdaScale(study.Study):
     yield [base]
     rates = analysis.best_rate(done['base']),
     gains = Derived(
-      analysis.GAINS, 'experiments.adascale.gains:exact', (config, done),
-      [base], config.pick('batch_size', 'scales'),
-      ['experiments/adascale/analysis.py', 'gradiv/diversity'])
+      analysis.GAINS, 'experiments.adascale.task:exact_gains',
+      (config, analysis.small_batch(done)), [base],
+      config.pick('batch_size', 'scales'), ['gradiv/diversity'])
     yield [gains, *(part(
       f'scale_{s}', s, rates, adascale=lambda seed: 0, identity=lambda seed: 1,
       linear=lambda seed, s=s: s, root=lambda seed, s=s: s)

@@ -52,7 +52,7 @@ class Reduced:
 def reduce(config, done) -> Reduced:
   """Choose rates and reduce every part."""
   loss = losses(config, done)
-  rates = tuned_rates(config, done)
+  rates = best_rates(loss)
   tuned = loss.sel(rate=rates).isel({'pass': slice(1, None)})
   ratios = tuned / tuned.isel(batch=0, drop=True)
   counts = gradients_to_target(config, loss)
@@ -96,13 +96,13 @@ def _by_batch(config, done, kind, name):
     xr.DataArray(list(config.batch_sizes), dims='batch', name='batch'))
 
 
-def tuned_rates(config, done) -> xr.DataArray:
+def best_rates(loss: xr.DataArray) -> xr.DataArray:
   """Choose the rate [replication, batch] with the least mean loss.
 
   The mean runs over the passes and the seeds: a rate that diverges once is
   never chosen.
   """
-  loss = losses(config, done).isel({'pass': slice(1, None)})
+  loss = loss.isel({'pass': slice(1, None)})
   mean = loss.mean(('seed', 'pass'), skipna=False)
   return mean['rate'][mean.argmin('rate')].drop_vars('rate')
 

@@ -56,7 +56,8 @@ class Batches(study.Study):
       lambda lanes, size=size: task.plain(size, lanes))
       for size in config.batch_sizes]
     rates = results.lookup(
-      analysis.tuned_rates(config, done), 'replication', 'batch')
+      analysis.best_rates(analysis.losses(config, done)), 'replication',
+      'batch')
     tuned = lambda size: lambda at: {
       'rate': float(rates[at.get('replication', 1), size])}
     reference, small = config.reference_batch_size, config.batch_sizes[0]

@@ -15,7 +15,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.adascale import analysis, gains, task
+from experiments.adascale import analysis, task
 from experiments.adascale.config import Config
 from experiments.adascale.study import AdaScale
 from experiments.common import flags, parsing, reporting, running
@@ -154,7 +154,8 @@ class ReduceTest(absltest.TestCase):
   def reduced(self):
     """Reduce the results, with the gains that follow from them."""
     return analysis.reduce(SMALL, self.done | {
-      analysis.GAINS: gains.exact(SMALL, self.done)})
+      analysis.GAINS: task.exact_gains(
+        SMALL, analysis.small_batch(self.done))})
 
   def test_the_rate_is_the_best_and_a_lost_run_makes_it_none(self):
     self.assertEqual(analysis.best_rate(self.done['base']), 0.1)

@@ -42,7 +42,8 @@ class FormulaTest(parameterized.TestCase):
       {'replication': [1.], 'rate': [0.1, 0.4], 'step': [0, 4, 8]})
     config = dataclasses.replace(
       SMALL, batch_sizes=(16,), replications=(1.,))
-    found = analysis.tuned_rates(config, {'sweep/batch_00016': run})
+    found = analysis.best_rates(analysis.losses(
+      config, {'sweep/batch_00016': run}))
     self.assertEqual(found.sel(replication=1, batch=16), 0.1)
 
   def test_prediction_at_a_constant_noise_scale(self):
