@@ -7,6 +7,7 @@ done after the other.
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -37,10 +38,15 @@ def each(jobs: Sequence[Callable[[], T]],
   _jobs = jobs
   forks = multiprocessing.get_context('fork')
   with futures.ProcessPoolExecutor(
-      min(_AT_ONCE, len(jobs)), mp_context=forks) as pool:
+      min(_AT_ONCE, len(jobs)), forks, _leave_signals) as pool:
     found = [pool.submit(_do, i) for i in range(len(jobs))]
     meanwhile()
     return [job.result() for job in found]
+
+
+def _leave_signals():
+  """Leave Ctrl-C to the process that waits for the jobs."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _do(i):
