@@ -52,7 +52,7 @@ overhead: $(VENV)/ready
 	@echo '== the cost of exchanging gradients, into $(WORKDIR) (eight minutes)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 	@echo '== the cost of per-example statistics (four minutes)'
-	$(RUN) -m experiments.overhead_examples --workdir=$(WORKDIR)
+	$(RUN) -m experiments.overhead.examples --workdir=$(WORKDIR)
 
 accelerator: WORKDIR ?= runs/accelerator
 accelerator: $(VENV)/ready

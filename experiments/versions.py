@@ -1,6 +1,7 @@
 """Which code runs: the commit, and the packages that it uses."""
 
 import functools
+import hashlib
 import pathlib
 import platform
 import subprocess
@@ -11,10 +12,11 @@ PACKAGES = ('gradiv', 'jax', 'jaxlib', 'numpy', 'flax', 'optax',
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def packages() -> dict[str, str | None]:
+@functools.cache  # nobody changes what it returns
+def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
   """Return the versions of Python and of the packages; None: not installed."""
   found: dict[str, str | None] = {'python': platform.python_version()}
-  for name in PACKAGES:
+  for name in names:
     try:
       found[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -34,3 +36,19 @@ def commit() -> str | None:
     ).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None
+
+
+@functools.cache
+def sources(*places: str) -> str:
+  """Hash the code in files and folders below the root, by default all of it."""
+  found = hashlib.sha256()
+  for place in places or ('experiments', 'gradiv'):
+    path = ROOT / place
+    files = [path] if path.is_file() else sorted(
+      x for x in path.rglob('*') if x.suffix in ('.py', '.mplstyle'))
+    if not files:
+      raise FileNotFoundError(f'{path} holds no code')
+    for file in files:
+      found.update(f'{file.relative_to(ROOT)}\n'.encode())
+      found.update(file.read_bytes())
+  return found.hexdigest()

@@ -5,19 +5,25 @@ import math
 import numpy as np
 import xarray as xr
 
-import gradiv
 from experiments.common import intervals, tables as tables_lib
 from experiments.common.claims import Claim
 
 LOSS, STEPS = (-math.inf, 1.1), (0.9, 1.1)  # what ratios count as kept
 ACCURACY = -0.01  # what difference counts as kept
 SPEED_UP = 5.0
+GAINS = 'exact_gains'  # the part
 
 
 def best_rate(base: xr.Dataset) -> float:
   """Choose the rate of the lowest last loss, in the mean over the seeds."""
   loss = base['loss'].isel(step=-1).mean(('arm', 'seed'), skipna=False)
   return float(loss.fillna(math.inf).idxmin('rate'))
+
+
+def small_batch(done) -> xr.Dataset:
+  """Take the runs of the small batch at their best rate: [seed, step]."""
+  base = done['base']
+  return base.sel(rate=best_rate(base), arm='base', drop=True)
 
 
 def mean_gain(config, runs: xr.Dataset):
@@ -29,16 +35,14 @@ def mean_gain(config, runs: xr.Dataset):
 
 def reduce(config, done) -> xr.Dataset:
   """Collect all arms; each loss is relative to the same seed's small batch."""
-  base = done['base'].sel(rate=best_rate(done['base']), arm='base', drop=True)
+  base = small_batch(done)
   runs = xr.concat(
     [xr.concat([done[f'scale_{s}'], done[f'constant_{s}']], 'arm')
      for s in config.scales], 'scale').squeeze('rate')
   # A run that was lost counts as one that did not begin.
   loss = runs['loss'].where(np.isfinite, base['loss'].isel(step=0, drop=True))
-  estimate = gradiv.Estimate(base['sq_norm'].values, base['variance'].values)
-  steps = [base['loss'].copy(data=1 / np.asarray(gradiv.adascale_gain(
-    estimate, batch_size=config.batch_size, scale=s))).integrate('step')
-    for s in config.scales]
+  steps = [base['loss'].copy(data=1 / gain).integrate('step')
+           for gain in done[GAINS]['gain'].values]
   return xr.Dataset({
     'loss': (loss / base['loss']).isel(step=-1),
     'steps': runs['taken'].isel(step=-1),

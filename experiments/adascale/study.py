@@ -1,7 +1,8 @@
 """The study of `adascale`: its parts, and what becomes of them."""
 
-from experiments.adascale import analysis, figures
+from experiments.adascale import analysis
 from experiments.common import study
+from experiments.common.derived import Derived
 from experiments.common.parts import Trained
 
 
@@ -18,7 +19,7 @@ class AdaScale(study.Study):
            'rate is tuned for one worker and is the same in all arms. We did '
            'not read the paper, and quote none of its numbers.')
   pictures = {'scaling': 'The loss and the steps of AdaScale and its controls'}
-  figures = {'scaling': figures.scaling}
+  figures = {'scaling': 'experiments.adascale.figures:scaling'}
   task = 'experiments.adascale.task:Task'
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(analysis.claims)
@@ -37,12 +38,17 @@ class AdaScale(study.Study):
         defined_by=config.pick('dataset', 'image_size', 'model',
                                'model_options', 'batch_size', 'window'))
 
-    yield [part('base', 1, config.learning_rates, base=lambda seed: 1)]
+    base = part('base', 1, config.learning_rates, base=lambda seed: 1)
+    yield [base]
     rates = analysis.best_rate(done['base']),
-    yield [part(f'scale_{s}', s, rates, adascale=lambda seed: 0,
-                identity=lambda seed: 1, linear=lambda seed, s=s: s,
-                root=lambda seed, s=s: s)
-           for s in config.scales]
+    gains = Derived(
+      analysis.GAINS, 'experiments.adascale.task:exact_gains',
+      (config, analysis.small_batch(done)), [base],
+      config.pick('batch_size', 'scales'), ['gradiv/diversity'])
+    yield [gains, *(part(
+      f'scale_{s}', s, rates, adascale=lambda seed: 0, identity=lambda seed: 1,
+      linear=lambda seed, s=s: s, root=lambda seed, s=s: s)
+      for s in config.scales)]
     yield [part(f'constant_{s}', s, rates,
                 constant=analysis.mean_gain(config, done[f'scale_{s}']))
            for s in config.scales]

@@ -1,7 +1,9 @@
 """The optimizer of `adascale`, its data, its network and its programs."""
 
 import jax.numpy as jnp
+import numpy as np
 import optax
+import xarray as xr
 
 import gradiv
 from experiments import data, models
@@ -19,6 +21,15 @@ def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
     min_gain=lane['gain'],
     max_gain=jnp.where(lane['gain'] > 0, lane['gain'], scale),
     end=config.steps, power=lane['power'], field='average')
+
+
+def exact_gains(config, runs: xr.Dataset) -> xr.Dataset:
+  """Compute AdaScale's 'gain' [scale, ...] from the exact moments of runs."""
+  estimate = gradiv.Estimate(runs['sq_norm'].values, runs['variance'].values)
+  gains = [gradiv.adascale_gain(estimate, batch_size=config.batch_size, scale=s)
+           for s in config.scales]
+  return xr.Dataset({
+    'gain': (('scale', *runs['sq_norm'].dims), np.stack(gains))})
 
 
 class Task:

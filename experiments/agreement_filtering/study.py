@@ -1,12 +1,6 @@
 """The study of `agreement_filtering`: its parts, and what becomes of them."""
 
-from experiments.agreement_filtering import (
-  analysis,
-  arms,
-  claims,
-  figures,
-  tables,
-)
+from experiments.agreement_filtering import analysis, arms, claims, tables
 from experiments.agreement_filtering.config import FILTER
 from experiments.common import results, study
 from experiments.common.parts import Trained
@@ -32,8 +26,8 @@ class Filtering(study.Study):
            'switches on for three or more examples a class.')
   pictures = {'agreement': 'What filtering gains over the mean, and over three '
               'controls'}
-  figures = {'agreement': figures.agreement, 'accuracy': figures.accuracy,
-             'distances': figures.distances, 'thresholds': figures.thresholds}
+  figures = {name: f'experiments.agreement_filtering.figures:{name}' for name in
+             ('agreement', 'accuracy', 'distances', 'thresholds')}
 
   task = 'experiments.agreement_filtering.task:Task'
   reduce = staticmethod(analysis.reduce)

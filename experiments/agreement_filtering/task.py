@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.agreement_filtering import arms
+from experiments.agreement_filtering import rules
+from experiments.agreement_filtering.arms import Arm
 from experiments.agreement_filtering.config import Config
 from experiments.common import image_task, task
 from experiments.engine import trainer
@@ -40,7 +41,7 @@ class Task:
     """Make the labels to learn."""
     return data.flip_labels(self.given, noise, self.num_classes, seed)
 
-  def program(self, arm: arms.Arm, lanes: dict[str, np.ndarray]
+  def program(self, arm: Arm, lanes: dict[str, np.ndarray]
               ) -> trainer.Program:
     """Train lanes of an arm.
 
@@ -67,13 +68,14 @@ class Task:
 
     return task.program(
       self.model, lanes, arrays=self.arrays, draw=draw, streams=streams,
-      make_optimizer=lambda lane: arms.make_optimizer(
-        lane, arm, key=trainer.key_for(lane['seed'], 'filter'),
+      make_optimizer=lambda lane: rules.make_optimizer(
+        lane['rate'], rules.build(arm.rule, lane, config.every),
+        key=trainer.key_for(lane['seed'], 'filter'),
         axis_name=config.workers().axis_name, num_workers=config.num_workers,
         momentum=config.momentum, weight_decay=config.weight_decay),
       batch=lambda arrays, lane, rows: {
         'image': arrays['image'][rows], 'label': lane['labels'][rows]},
-      loss=self.loss, evaluate=self.evaluate, read=arms.read)
+      loss=self.loss, evaluate=self.evaluate, read=rules.read)
 
   def predict(self, params, images):
     """Name the class of each image."""

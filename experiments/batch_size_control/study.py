@@ -1,7 +1,6 @@
 """The study of `batch_size_control`: its parts, and what becomes of them."""
 
-from experiments import engine
-from experiments.batch_size_control import analysis, figures, task
+from experiments.batch_size_control import analysis
 from experiments.common import study
 from experiments.common.parts import Trained
 
@@ -20,13 +19,13 @@ class BatchSizeControl(study.Study):
            'batch 16. Controllers begin at 16 and may go to 512; they see the '
            'moments of 8 workers, tracked.')
   pictures = {'control': 'The batch sizes that were chosen, and what they cost'}
-  figures = {'control': figures.control}
-  prepare = staticmethod(task.Task)
+  figures = {'control': 'experiments.batch_size_control.figures:control'}
+  task = 'experiments.batch_size_control.task:Task'
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(analysis.claims)
   tables = staticmethod(analysis.tables)
 
-  def stages(self, config, made, done):
+  def stages(self, config, task, done):
     """Yield all runs at once: the fixed sizes, and a part for each control.
 
     A controller decides for one run, so that its seeds cannot be lanes.
@@ -35,12 +34,13 @@ class BatchSizeControl(study.Study):
                          'learning_rate', 'steps', 'decay')
     first, most = config.batch_sizes[0], config.batch_sizes[-1]
 
-    def part(name, seeds, schedule, size, control=None, **defined_by):
+    def part(name, seeds, schedule, size, arm=None, **defined_by):
       return Trained(
         name, {'seed': tuple(seeds)},
-        lambda lanes: made.program(lanes, size, control), schedule,
+        lambda lanes: task.program(lanes, size, arm), schedule,
         workers=config.workers(),
-        defined_by=common | {'batch_size': size} | defined_by)
+        defined_by=common | {'batch_size': size} | defined_by | (
+          {'arm': arm} if arm else {}))
 
     fixed = config.schedule(config.steps, config.steps // config.num_records)
     # In batches of the first size, with a look at each of the largest.
@@ -48,9 +48,7 @@ class BatchSizeControl(study.Study):
     yield [
       *(part(f'fixed_{size}', config.seeds, fixed, size)
         for size in config.batch_sizes),
-      *(part(f'{arm}_{seed}', [seed], steered, first,
-             engine.Control(task.controller(arm, config), None), arm=arm,
-             most=most)
+      *(part(f'{arm}_{seed}', [seed], steered, first, arm, most=most)
         for arm in analysis.ARMS for seed in config.seeds)]
 
   def summarize(self, config, reduced):

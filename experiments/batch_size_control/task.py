@@ -45,9 +45,11 @@ class Task:
       config, train.arrays['image'], train.num_classes)
 
   def program(self, lanes: dict, batch_size: int,
-              control: engine.Control | None = None) -> engine.Program:
-    """Train lanes of some 'seed'; with a control, on batches that change."""
+              arm: str | None = None) -> engine.Program:
+    """Train lanes of some 'seed'; as an arm controls, on batches that change.
+    """
     network = self.network
+    control = arm and engine.Control(controller(arm, self.config), None)
     return task.program(
       network.model, {'seed': lanes['seed']}, arrays=self.arrays,
       draw=lambda seed, steps: data.order(

@@ -22,7 +22,7 @@ _ERRORS = (('experiments.data', 'DataUnavailableError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
            ('experiments.engine.processes', 'ProcessLostError'),
            ('experiments.engine.sealing', 'LogDamagedError'),
-           ('experiments.engine.trainer', 'OtherRunError'))
+           ('experiments.engine.identity', 'OtherRunError'))
 _SIGNAL = ('experiments.engine.signals', 'Interrupted')
 
 
@@ -41,14 +41,15 @@ def main(cls: type[flags.Config], study: str) -> None:
   with exit_codes(), _begun(cls, study) as config:
     if config.report:
       gc.disable()  # a report is short, and frees little
-    else:
-      from experiments.common import inputs  # here: a bad flag needs no data
-      inputs.check_data(config)
+      from experiments.common import reporting  # here: see `parsing`
+      reporting.report(pkgutil.resolve_name(study)(), config)
+      return
+    from experiments.common import inputs  # here: a bad flag needs no data
+    inputs.check_data(config)
     made = pkgutil.resolve_name(study)()
-    from experiments.common import study as study_lib
+    from experiments.common import running
     _keep_compiled(config)
-    study_lib.run(made, config, report_only=config.report,
-                  begin=lambda: _describe(config, study))
+    running.run(made, config, begin=lambda: _describe(config, study))
 
 
 def run(cls: type, work: str) -> None:

@@ -1,13 +1,14 @@
 """Parts of a study that are computed without the trainer."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from experiments.common import blocks
-from experiments.engine import processes, records, signals
+from experiments.engine import records, signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Computed:
     Raises:
       OtherRunError: Where the result is one by another definition.
     """
-    path = workdir / f'{self.name}.json'
+    path = self._path(workdir)
     if not path.exists():
       return f'{path} is missing'
     blocks.check_definition(json.loads(path.read_text())['defined_by'],
@@ -55,14 +56,24 @@ class Computed:
           watch: Mapping[str, Any] | None = None) -> None:
     """Compute what is not there."""
     if self.missing(workdir, allow_changed):
+      from experiments.engine import processes  # here: to read needs no JAX
       try:
         result = self.compute(stop)  # alike in all processes
       except signals.Interrupted as stopped:
         raise signals.Interrupted(
           stopped.signum, f'what was finished is saved, and {self.name} begins '
           'anew') from None
-      processes.by_first(records.write_whole, workdir / f'{self.name}.json', {
+      processes.by_first(records.write_whole, self._path(workdir), {
         'defined_by': self._definition, 'result': result})
+
+  def digest(self, workdir: pathlib.Path) -> str:
+    """Hash what `read` reads; empty where that is missing."""
+    path = self._path(workdir)
+    return hashlib.sha256(
+      path.read_bytes()).hexdigest() if path.exists() else ''
+
+  def _path(self, workdir):
+    return workdir / f'{self.name}.json'
 
   @property
   def _definition(self) -> dict[str, Any]:
@@ -70,4 +81,4 @@ class Computed:
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the result."""
-    return json.loads((workdir / f'{self.name}.json').read_text())['result']
+    return json.loads(self._path(workdir).read_text())['result']

@@ -18,7 +18,7 @@ from experiments.common import cluster
 from experiments.models import options as model_options
 
 if TYPE_CHECKING:
-  from experiments.engine import trainer
+  from experiments.engine import schedule, workers
 
 BACKENDS = ('vmap', 'pmap', 'shard_map')
 LARGEST_IMAGE = 1024
@@ -70,7 +70,9 @@ class Config:
                             'else one')
   save_seconds: float = flag(20.0, 'least time between two checkpoints')
   report: bool = flag(False, 'train nothing; judge, print and draw a finished '
-                      'run again, with its flags where none are given')
+                      'run again, with its flags where none are given; of the '
+                      'figures, those for which records, flags or code have '
+                      'changed')
   allow_changed: tuple[str, ...] = flag(
     (), 'names of what may differ from the run in the folder, such as '
     'eval_batch_size; its records are used all the same')
@@ -129,19 +131,19 @@ class Config:
     """The seeds of the runs of each setting."""
     return range(self.seed, self.seed + self.num_seeds)
 
-  def workers(self, num_workers: int | None = None) -> trainer.Workers:
+  def workers(self, num_workers: int | None = None) -> workers.Workers:
     """Say who computes; a single worker needs no backend of its own."""
-    from experiments.engine import trainer  # here: parsing needs no JAX
+    from experiments.engine import workers  # here: parsing needs no NumPy
     count = self.num_workers if num_workers is None else num_workers
-    return trainer.Workers(
+    return workers.Workers(
       count, self.backend if count > 1 else 'vmap', self.lanes_at_once,
       is_reversed=self.rounding == 'reversed',
       allow_reshape=self.allow_reshape)
 
-  def schedule(self, steps: int, every: int) -> trainer.Schedule:
+  def schedule(self, steps: int, every: int) -> schedule.Schedule:
     """Say how long, and how often to evaluate and record."""
-    from experiments.engine import trainer  # here: parsing needs no JAX
-    return trainer.Schedule(steps, every, self.save_seconds)
+    from experiments.engine import schedule  # here: parsing needs no NumPy
+    return schedule.Schedule(steps, every, self.save_seconds)
 
   def pick(self, *names: str) -> dict[str, Any]:
     """Pick flags by name: what a part is defined by.

@@ -67,6 +67,13 @@ def folder(cls: type, workdir: str) -> pathlib.Path:
   return pathlib.Path(workdir or f'runs/{paper(cls)}')
 
 
+def of_the_run(config: Any) -> dict[str, Any]:
+  """Return the flags that say something of the run in the folder."""
+  return {field.name: getattr(config, field.name)
+          for field in declared(type(config))
+          if field.name not in _OF_THE_COMMAND}
+
+
 def _stored(cls, workdir) -> dict[str, Any]:
   """Read the flags of the run in the folder, where there is one."""
   try:

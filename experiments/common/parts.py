@@ -1,10 +1,12 @@
-"""Parts of a study that are trained: lanes that share a program.
+"""Parts of a study that are trained: what defines them, and what they recorded.
 
 What defines a part is what its numbers depend on, and no more. The lanes of a
 trained part are known by their coordinates: a run with one seed more trains the
 lanes of that seed and goes on using the others. Each such training is a
-*block*, a folder of its own with the lanes in `lanes.json`.
+*block*, a folder of its own with the lanes in `lanes.json`, made by `training`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -12,21 +14,19 @@ import itertools
 import json
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import xarray as xr
 
 from experiments.common import blocks
 from experiments.common.blocks import At
-from experiments.engine import (
-  checkpoints,
-  processes,
-  records,
-  signals,
-  trainer,
-)
+from experiments.engine.schedule import Schedule
+from experiments.engine.workers import Workers
+
+if TYPE_CHECKING:
+  from experiments.engine import signals
+  from experiments.engine.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Trained:
 
   name: str
   axes: Mapping[str, Sequence]
-  program: Callable[[dict[str, np.ndarray]], trainer.Program]
-  schedule: trainer.Schedule
-  workers: trainer.Workers = trainer.Workers()
+  program: Callable[[dict[str, np.ndarray]], Program]
+  schedule: Schedule
+  workers: Workers = Workers()
   defined_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   also: Callable[[At], At] = lambda at: {}
   dims: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -69,14 +69,34 @@ class Trained:
                for values in itertools.product(*self.axes.values())]
     return [at | self.also(at) for at in product]
 
+  @functools.cached_property
+  def names(self) -> list[str]:
+    """Name the lanes, as blocks do."""
+    return list(map(blocks.name, self.lanes))
+
+  @property
+  def definition(self) -> dict[str, Any]:
+    """All that the numbers of every lane depend on, as JSON has it."""
+    schedule = {'steps': self.schedule.steps, 'every': self.schedule.every}
+    return json.loads(json.dumps({
+      **self.defined_by, **schedule,
+      'num_workers': self.workers.num_workers}))
+
+  def find_blocks(self, workdir: pathlib.Path,
+                  allow_changed: Collection[str] = ()) -> list[blocks.Block]:
+    """Find the blocks that hold wanted lanes."""
+    also = ['num_workers'] if self.workers.allow_reshape else []
+    return list(blocks.find(workdir / self.name, self.names, self.definition,
+                            [*allow_changed, *also]))
+
   def check(self) -> None:
     """Trace a step and an evaluation of all lanes; nothing is computed."""
     self._shapes  # noqa: B018
 
   @functools.cached_property
   def _shapes(self):
-    return trainer.shapes(
-      self.program(_columns(self.lanes)), self.schedule, self.workers)
+    from experiments.common import training
+    return training.shapes(self)
 
   def plan(self) -> xr.Dataset:
     """Return zeros with the shapes and coordinates of what `read` returns."""
@@ -84,7 +104,7 @@ class Trained:
     rows = [{'step': step} | {
       name: np.zeros(x.shape) for name, x in metrics.items()}
       for step in range(0, self.schedule.steps + 1, self.schedule.every)]
-    return self._dataset(self.lanes, rows, {})
+    return self._dataset(self.names, rows, {})
 
   @property
   def size(self) -> int:
@@ -98,85 +118,34 @@ class Trained:
     Raises:
       OtherRunError: Where the folder holds these lanes by another definition.
     """
-    folder = workdir / self.name
     found = set()
-    for block in self._blocks(workdir, allow_changed):
+    for block in self.find_blocks(workdir, allow_changed):
       if block.is_done:
-        found |= set(map(blocks.name, block.lanes))
-    lacking = [at for at in self.lanes if blocks.name(at) not in found]
+        found |= set(block.names)
+    lacking = [at for at, name in zip(self.lanes, self.names)
+               if name not in found]
     if not lacking:
       return ''
     first = ', '.join(f'{name}={lacking[0][name]}' for name in self.axes)
-    return (f'{folder} lacks {len(lacking)} of {len(self.lanes)} lanes, the '
-            f'first {first}')
+    return (f'{workdir / self.name} lacks {len(lacking)} of '
+            f'{len(self.lanes)} lanes, the first {first}')
 
   def run(self, workdir: pathlib.Path, stop: signals.Stop,
           allow_changed: Collection[str] = (),
           watch: Mapping[str, Any] | None = None) -> None:
-    """Finish the blocks that hold wanted lanes; train the rest in a new one."""
-    folder = workdir / self.name
-    wanted = {blocks.name(at): at for at in self.lanes}
-    for block in self._blocks(workdir, allow_changed):
-      if not block.is_done:
-        self._train(block, stop, allow_changed, watch)
-      for at in block.lanes:
-        wanted.pop(blocks.name(at), None)
-    if wanted:
-      # The first free name: a block may have been deleted by hand.
-      names = (f'lanes_{i:02d}' for i in itertools.count())
-      free = next(x for x in names if not (folder / x / 'lanes.json').exists())
-      block = blocks.Block(
-        folder / free, list(wanted.values()), self._definition)
-      processes.by_first(records.write_whole, block.folder / 'lanes.json', {
-        'defined_by': block.defined_by, 'lanes': block.lanes})
-      self._train(block, stop, allow_changed, watch)
-
-  def _blocks(self, workdir, allow_changed) -> list[blocks.Block]:
-    """Find the blocks that hold wanted lanes."""
-    also = ['num_workers'] if self.workers.allow_reshape else []
-    return list(blocks.find(workdir / self.name, self.lanes, self._definition,
-                            [*allow_changed, *also]))
-
-  @property
-  def _definition(self) -> dict[str, Any]:
-    schedule = {'steps': self.schedule.steps, 'every': self.schedule.every}
-    return json.loads(json.dumps({
-      **self.defined_by, **schedule,
-      'num_workers': self.workers.num_workers}))
-
-  def _train(self, block, stop, allow_changed, watch):
-    columns = _columns(block.lanes)
-    state = trainer.train(
-      self.program(columns), self.schedule, block.folder, workers=self.workers,
-      stop=stop, config=block.defined_by, title=self.name,
-      allow_changed=allow_changed, **watch or {})
-    final = {} if self.finish is None else self.finish(state, columns)
-    processes.by_first(records.write_whole, block.folder / 'done.json', {
-      name: np.asarray(x, float).tolist() for name, x in final.items()})
+    """Train what is not finished; see `training`."""
+    from experiments.common import training  # here: to read needs no JAX
+    training.run(self, workdir, stop, allow_changed, watch)
 
   def final_state(self, workdir: pathlib.Path,
                   allow_changed: Collection[str] = ()) -> dict:
-    """Read the last state, lanes leading in their order, to go on from there.
+    """Read the last state, to go on from there; see `training`."""
+    from experiments.common import training
+    return training.final_state(self, workdir, allow_changed)
 
-    For programs without private state. Zeros as long as lanes are missing, as
-    while parts are planned.
-    """
-    shapes = trainer.state_shapes(
-      self.program(_columns(self.lanes)), self.workers)
-    sized = lambda make, size: jax.tree.map(
-      lambda x: make((size, *x.shape[1:]), x.dtype), shapes)
-    if self.missing(workdir, allow_changed):
-      return sized(np.zeros, len(self.lanes))
-    lanes, states = [], []
-    for block in self._blocks(workdir, allow_changed):
-      store = checkpoints.Checkpoints(block.folder / 'checkpoints')
-      lanes += block.lanes
-      states.append(store.restore(
-        sized(jax.ShapeDtypeStruct, len(block.lanes)), self.schedule.steps
-      ).state)
-    place = {blocks.name(at): i for i, at in enumerate(lanes)}
-    order = [place[blocks.name(at)] for at in self.lanes]
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[order], *states)
+  def digest(self, workdir: pathlib.Path) -> str:
+    """Hash what `read` reads."""
+    return blocks.digest(workdir / self.name, self.names)
 
   def read(self, workdir: pathlib.Path) -> xr.Dataset:
     """Read every quantity [*axes, step, ...], by name and coordinate.
@@ -184,13 +153,12 @@ class Trained:
     NaN where a record lacks it; what `finish` returned has no step. Nothing may
     be `missing`.
     """
-    lanes, rows, final = blocks.read(workdir / self.name, self.lanes)
-    return self._dataset(lanes, rows, final)
+    return self._dataset(*blocks.read(workdir / self.name, self.names))
 
-  def _dataset(self, lanes, rows, final) -> xr.Dataset:
+  def _dataset(self, names, rows, final) -> xr.Dataset:
     """Order the lanes as the axes are, and label everything."""
-    place = {blocks.name(at): i for i, at in enumerate(lanes)}
-    order = [place[blocks.name(at)] for at in self.lanes]
+    place = {name: i for i, name in enumerate(names)}
+    order = [place[name] for name in self.names]
     sizes = [len(values) for values in self.axes.values()]
     def labeled(name, x, dims):
       x = x[order].reshape(*sizes, *x.shape[1:])
@@ -198,10 +166,10 @@ class Trained:
       more = self.dims.get(name) or [f'{name}_{i}' for i in range(rest)]
       return (*self.axes, *dims, *more), x
 
-    names = dict.fromkeys(
+    recorded = dict.fromkeys(
       name for row in rows for name in row if name != 'step')
     variables = {}
-    for name in names:
+    for name in recorded:
       some = next(np.asarray(row[name], float) for row in rows if name in row)
       nothing = np.full(some.shape, np.nan)
       x = np.array([np.asarray(row.get(name, nothing), float) for row in rows])
@@ -211,7 +179,3 @@ class Trained:
     coordinates = {name: list(values) for name, values in self.axes.items()}
     return xr.Dataset(
       variables, coordinates | {'step': [row['step'] for row in rows]})
-
-
-def _columns(lanes: list[At]) -> dict[str, np.ndarray]:
-  return {name: np.array([at[name] for at in lanes]) for name in lanes[0]}

@@ -1,15 +1,45 @@
 """What a study shows at its end: files, tables, figures and claims."""
 
+import functools
 import pathlib
+import time
 from typing import Any
 
 from experiments import report
-from experiments.common import claims as claims_lib, plots, tables
+from experiments.common import (
+  beside,
+  claims as claims_lib,
+  drawing,
+  tables,
+)
 from experiments.engine import records
 
 
-def show(study: Any, config: Any, outcome: Any) -> None:
-  """Write summary, claims and figures; print tables and the claims."""
+def show(study: Any, config: Any, outcome: Any, began: float) -> None:
+  """Write summary, claims and figures; print tables and the claims.
+
+  Args:
+    study: The paper's.
+    config: Its flags.
+    outcome: What it found.
+    began: `time.monotonic()` at the start.
+  """
+  figures = drawing.Figures(study, config, outcome)
+  drawn = beside.each(
+    [functools.partial(figures.draw, name) for name in figures.due],
+    functools.partial(_write, study, config, outcome))
+  for line in figures.keep(drawn):
+    print(line)
+  if outcome.claims:
+    print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
+  workdir = pathlib.Path(config.workdir)
+  print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')
+  report.write_at_end(workdir)
+  print(f'{time.monotonic() - began:.1f} s in all')
+
+
+def _write(study, config, outcome):
+  """Write summary and claims; print the tables."""
   workdir = pathlib.Path(config.workdir)
   summary = study.summarize(config, outcome.reduced)
   records.write_whole(workdir / 'summary.json', summary)
@@ -20,27 +50,3 @@ def show(study: Any, config: Any, outcome: Any) -> None:
   claims_lib.write(workdir / 'claims.json', story, outcome.claims)
   for table in study.tables(config, outcome.reduced, summary):
     print(f'\n{table.text()}')
-  draw = dict(study.figures)
-  if outcome.claims:
-    draw['claims'] = lambda *args: plots.forest(args[-1])
-  for name, make in draw.items():
-    figure = make(config, outcome.reduced, outcome.claims)
-    if figure is not None:
-      print(f'figure: {plots.save(figure, workdir / f"{name}.png")}')
-  if outcome.claims:
-    print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
-  print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')
-  report.write_at_end(workdir)
-
-
-def last_value(result: Any) -> str:
-  """Say in words what a part came to: its best final accuracy, or loss."""
-  names = [name for name in getattr(result, 'data_vars', ())
-           if set(result[name].dims) <= {*result.coords}]
-  for words, best in ((('test', 'accuracy', 'validation'), 'max'),
-                      (('loss',), 'min')):
-    for name in (name for word in words for name in names if word in name):
-      last = result[name]
-      last = last.isel(step=-1) if 'step' in last.dims else last
-      return f'best {name} {float(getattr(last, best)()):.3g}'
-  return ''

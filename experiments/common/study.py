@@ -1,25 +1,25 @@
-"""A study: parts are trained, records become labeled arrays, claims judge.
+"""A study: what a paper writes.
 
-What a paper writes is a `Study`; `run` is the only program there is. It trains
-what is missing, reads the records, judges the claims, prints, draws and writes.
-With `report_only` it does all of that but the training.
+Parts are trained, records become labeled arrays, claims judge. There are two
+programs for it: `running` trains what is missing and then shows everything;
+`reporting` shows what a finished run has recorded. What is here, and what a
+paper's study imports, needs neither JAX nor matplotlib.
 """
+
+from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import pathlib
 import pkgutil
-import sys
-import time
-import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent import futures
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-import jax
+from experiments.common import claims as claims_lib, tables
 
-from experiments.common import claims as claims_lib, flags, showing, tables
-from experiments.engine import processes, progress, signals
+if TYPE_CHECKING:
+  from experiments.engine import signals
 
 ROUNDINGS = ('', 'reversed')
 
@@ -27,7 +27,7 @@ Watch = Mapping[str, Any]  # options of `trainer.train` that change no number
 
 
 class Part(Protocol):
-  """What is done at once and then read: see `parts` and `computed`."""
+  """What is done at once and then read: see `parts`, `computed`, `derived`."""
 
   name: str
 
@@ -53,6 +53,9 @@ class Part(Protocol):
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the results from disk, of which nothing may be missing."""
 
+  def digest(self, workdir: pathlib.Path) -> str:
+    """Hash what `read` reads."""
+
 
 # What the earlier parts have found, by their names.
 Done = Mapping[str, Any]
@@ -71,8 +74,9 @@ class Study(abc.ABC):
     task: 'package.module:Name' of what `prepare` makes of the flags. It is
       imported then, as a report needs neither data nor a network.
     pictures: The captions of the figures that docs/papers.md shows.
-    figures: By file name, functions of (config, reduced, claims), which return
-      None where there is nothing to draw.
+    figures: By file name, 'package.module:function' of what draws it from
+      (config, reduced, claims), or returns None where there is nothing to draw.
+      It is imported then, as matplotlib takes its time.
   """
 
   name: str
@@ -83,7 +87,7 @@ class Study(abc.ABC):
   setup: str = ''
   task: str = ''
   pictures: Mapping[str, str] = {}
-  figures: Mapping[str, Callable[..., Any]] = {}
+  figures: Mapping[str, str] = {}
 
   def prepare(self, config: Any) -> Any:
     """Load the data and build the network; raises UsageError on bad flags."""
@@ -114,7 +118,7 @@ class Study(abc.ABC):
 
   def tables(self, config: Any, reduced: Any, summary: Any
              ) -> Iterable[tables.Table]:
-    """Lay the results out; the table of claims is added by `run`.
+    """Lay the results out; the table of claims is added by `showing`.
 
     `summary` is what `summarize` returned.
     """
@@ -123,150 +127,51 @@ class Study(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a study found: `reduced` of the first rounding, and all claims."""
+  """What a study found.
+
+  Attributes:
+    reduced: Of the first rounding.
+    claims: All claims.
+    digest: A hash of the records that all of this follows from.
+  """
 
   reduced: Any
   claims: list[claims_lib.Claim]
+  digest: str = ''
 
 
-def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
-        report_only: bool = False, begin: Callable[[], None] = lambda: None,
-        ) -> Outcome:
-  """Train what is missing, then judge, tabulate and draw.
+def roundings(config: Any) -> list[Any]:
+  """Return the flags of each rounding; the first is the run itself."""
+  return [dataclasses.replace(config, rounding=rounding)
+          for rounding in ROUNDINGS[:config.roundings]]
+
+
+def folder_of(config: Any) -> pathlib.Path:
+  """Return the folder of a rounding's records."""
+  return pathlib.Path(config.workdir) / config.rounding
+
+
+def judged(study: Study, config: Any, done: Done, digests: Mapping[str, str]
+           ) -> Outcome:
+  """Reduce the results of a rounding and judge the claims.
 
   Args:
     study: The paper's.
-    config: Its flags; see `flags.Config`.
-    stop: Raised by a signal; by default, one that listens while this runs.
-    report_only: Whether to read the records of a finished run, and no more.
-    begin: Called when all parts have been checked, before any is trained.
-
-  Raises:
-    UsageError: On flags that do not fit the data or the network.
-    FileNotFoundError: With `report_only`, where a part is not finished.
+    config: The flags of the rounding.
+    done: The results of all parts.
+    digests: Hashes of what they were read from, by part.
   """
-  began = time.monotonic()
-  config = dataclasses.replace(
-    config, workdir=config.workdir or f'runs/{study.name}')
-  found = []
-  for rounding in ROUNDINGS[:config.roundings]:
-    workdir = pathlib.Path(config.workdir) / rounding
-    one = dataclasses.replace(config, rounding=rounding)
-    if report_only:
-      done = _read(study, one, workdir)
-    elif stop is None:
-      with signals.listen() as heard:
-        done = _train(study, one, workdir, heard, begin)
-    else:
-      done = _train(study, one, workdir, stop, begin)
-    reduced = study.reduce(one, done)
-    found.append(Outcome(reduced, list(study.claims(one, reduced))))
-  outcome = found[0]
-  if len(found) > 1:
-    outcome = dataclasses.replace(
-      outcome, claims=claims_lib.joined(outcome.claims, found[1].claims))
-  processes.by_first(_show, study, config, outcome, began)
-  return outcome
+  reduced = study.reduce(config, done)
+  text = '\n'.join(f'{name} {x}' for name, x in sorted(digests.items()))
+  return Outcome(reduced, list(study.claims(config, reduced)),
+                 hashlib.sha256(text.encode()).hexdigest())
 
 
-def _show(study, config, outcome, began):
-  showing.show(study, config, outcome)
-  print(f'{time.monotonic() - began:.1f} s in all')
-
-
-def _read(study, config, workdir):
-  """Read all parts of a finished run."""
-  done: dict[str, Any] = {}
-  for stage in study.stages(config, None, done):
-    for part in stage:
-      if lacks := part.missing(workdir, config.allow_changed):
-        raise FileNotFoundError(f'{lacks}: run without --report')
-      done[part.name] = part.read(workdir)
-  return done
-
-
-def _train(study, config, workdir, stop, begin):
-  """Check every part that is not finished, then run it; return all results."""
-  task = study.prepare(config)
-  done: dict[str, Any] = {}
-  work = _plan(study, config, task, workdir)
-  begin()
-  finished = sum(size is None for size in work.values())
-  if finished and processes.is_first():
-    print(f'{finished} of {len(work)} parts were finished before',
-          file=sys.stderr)
-  sizes = {name: size for name, size in work.items() if size is not None}
-  with progress.board(sizes, finished) as board:
-    for stage in study.stages(config, task, done):
-      done |= _run_stage(stage, config, workdir, stop, board)
-  return done
-
-
-def _plan(study, config, task, workdir) -> dict[str, int | None]:
-  """Check the shapes of all parts that are to do; return the size of each.
-
-  A finished part has none, and is read, as later parts may depend on it.
-  """
-  found: dict[str, Any] = {}
-  sizes: dict[str, int | None] = {}
-  for stage in study.stages(config, task, found):
-    for part in stage:
-      if part.missing(workdir, config.allow_changed):
-        found[part.name] = _checked(part, workdir)
-        sizes[part.name] = part.size
-      else:
-        found[part.name] = part.read(workdir)
-        sizes[part.name] = None
-  return sizes
-
-
-def _checked(part, workdir):
-  """Return the plan of a part; what does not fit becomes one line."""
-  try:
-    part.check()
-    return part.plan()
-  except Exception as error:
-    path = workdir / 'traceback.txt'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc())
-    text = ' '.join(str(error).split())
-    raise flags.UsageError(f'part {part.name}: {text} (see {path})') from error
-
-
-def parts_at_once(config: Any) -> int:
-  """Return how many parts to train side by side; by default two on a CPU.
-
-  XLA runs small networks on one core each. Collectives of two programs over
-  the same devices would cross, so other backends train one after the other;
-  and a process can write one trace at a time.
-  """
-  if config.backend != 'vmap' or config.profile:
-    return 1
-  return config.parts_at_once or (2 if jax.default_backend() == 'cpu' else 1)
-
-
-def _run_stage(stage, config, workdir, stop, board) -> dict[str, Any]:
-  """Run the parts of a stage, some side by side.
-
-  After an error no further part begins; those at work are waited for.
-  """
-  def one(part):
-    lacks = part.missing(workdir, config.allow_changed)
-    processes.check(stop)  # all have looked before one of them writes
-    if not lacks:
-      return part.name, part.read(workdir)
-    board.begin(part.name)
-    part.run(workdir, stop, config.allow_changed, config.watch())
-    result = part.read(workdir)
-    board.finish(part.name, showing.last_value(result))
-    return part.name, result
-
-  with futures.ThreadPoolExecutor(parts_at_once(config)) as pool:
-    jobs = [pool.submit(one, part) for part in stage]
-    try:
-      for job in futures.as_completed(jobs):
-        job.result()
-    except BaseException:
-      pool.shutdown(cancel_futures=True)
-      raise
-  return dict(job.result() for job in jobs)
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+  """Give the claims of the first rounding the intervals of the second."""
+  first, *others = outcomes
+  for other in others:
+    first = dataclasses.replace(
+      first, claims=claims_lib.joined(first.claims, other.claims),
+      digest=f'{first.digest} {other.digest}')
+  return first

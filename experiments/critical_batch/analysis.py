@@ -9,10 +9,8 @@ import math
 import numpy as np
 import xarray as xr
 
-import gradiv
 from experiments.common import intervals, tables
 from experiments.critical_batch.config import Setting
-from experiments.critical_batch.optimizers import reading_of
 
 ARMS = ('bound', 'predicted', 'measured')  # what the ramps follow
 TRACKED = ('signal', 'signal_low', 'signal_high', 'window', 'at_least',
@@ -93,19 +91,31 @@ def predicted(setting: Setting, log_loss: np.ndarray, signals: np.ndarray
   return setting.batch_size / share + (bound(signals) - 1) * (1 - share) / share
 
 
+STATISTICS = {
+  'bound': lambda setting, loss, signals: bound(signals),
+  'predicted': predicted,
+  'measured': lambda setting, loss, signals: measured(setting, loss)}
+
+
 def of_points(setting: Setting, found: xr.Dataset
               ) -> dict[str, list[intervals.Interval]]:
   """Find the batch sizes of `ARMS` at each point, with their intervals."""
-  sizes = {name: [] for name in ARMS}
-  for point in found['point'].values:
-    at = found.sel(point=point)
-    loss, signals = at['log_loss'].values, at['signal'].values
-    of = lambda fn, *samples: intervals.resampled(fn, *samples)
-    sizes['bound'].append(of(bound, signals))
-    sizes['predicted'].append(of(
-      lambda *x: predicted(setting, *x), loss, signals))
-    sizes['measured'].append(of(lambda x: measured(setting, x), loss))
-  return sizes
+  return {arm: [intervals.resampled(
+    lambda *runs, arm=arm: STATISTICS[arm](setting, *runs), *at)
+    for at in _points(found)] for arm in ARMS}
+
+
+def _points(found) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Return the losses [seed, factor, record] and signals [seed] of each point.
+  """
+  return [(at['log_loss'].values, at['signal'].values) for at in (
+    found.sel(point=point) for point in found['point'].values)]
+
+
+def sizes_of(found: xr.Dataset) -> dict[str, list[intervals.Interval]]:
+  """Return what `of_points` found, from the reduced results."""
+  return {arm: [intervals.Interval(*x) for x in found['size'].sel(
+    arm=arm).values.tolist()] for arm in ARMS}
 
 
 def plans(setting: Setting, found: xr.Dataset) -> dict[str, tuple[int, ...]]:
@@ -113,8 +123,13 @@ def plans(setting: Setting, found: xr.Dataset) -> dict[str, tuple[int, ...]]:
   fits = lambda size: max(
     [factor for factor in setting.factors
      if factor * setting.batch_size <= size], default=1)
-  return {arm: tuple(fits(size.value) for size in sizes)
-          for arm, sizes in of_points(setting, found).items()}
+  return {arm: tuple(fits(STATISTICS[arm](setting, *at))
+                     for at in _points(found)) for arm in ARMS}
+
+
+def name_of_advice(domain: str) -> str:
+  """Name the part of what `gradiv.advise` says."""
+  return f'{domain}_advice'
 
 
 def name_of_ramp(factors: tuple[int, ...]) -> str:
@@ -134,7 +149,8 @@ def _reduce(config, domain, done):
   fixed = xr.concat(
     [small, *(end(f'fixed_{factor}') for factor in config.factors[1:])],
     'factor')
-  chosen = plans(config.setting(domain), found)
+  setting = config.setting(domain)
+  chosen, sizes = plans(setting, found), of_points(setting, found)
   ramp = xr.concat(
     [end(name_of_ramp(chosen[arm])) for arm in ARMS], 'arm')
   lengths = np.diff((*config.points, config.steps))
@@ -143,7 +159,10 @@ def _reduce(config, domain, done):
     fixed=fixed.transpose('seed', 'factor'),
     ramp=ramp.transpose('seed', 'arm'),
     ramp_factors=(('arm', 'point'), [chosen[arm] for arm in ARMS]),
-    ramp_steps=('arm', steps)).assign_coords(arm=list(ARMS))
+    ramp_steps=('arm', steps),
+    size=(('arm', 'point', 'end'), [sizes[arm] for arm in ARMS]),
+    advice=done[name_of_advice(domain)]['advice']).assign_coords(
+      arm=list(ARMS))
 
 
 def steps_saved(setting: Setting, fixed: np.ndarray, ramp: np.ndarray,
@@ -165,7 +184,7 @@ def steps_saved(setting: Setting, fixed: np.ndarray, ramp: np.ndarray,
 
 def table(setting: Setting, found: xr.Dataset) -> tables.Table:
   """Lay out the batch sizes at each point."""
-  sizes = of_points(setting, found)
+  sizes = sizes_of(found)
   rows = [(f'{point:,}', f'{point * setting.batch_size:,}',
            *(tables.with_interval(sizes[arm][i]) for arm in ARMS))
           for i, point in enumerate(found['point'].values)]
@@ -174,12 +193,11 @@ def table(setting: Setting, found: xr.Dataset) -> tables.Table:
     ('step', 'examples seen', 'B_S', 'predicted', 'measured'), rows)
 
 
-def advice(setting: Setting, found: xr.Dataset) -> tables.Table:
+def advice_table(setting: Setting, found: xr.Dataset) -> tables.Table:
   """Say at each point what the first run of the trunk knew."""
-  rows = []
-  for point in found['point'].values:
-    at = found.sel(point=point).isel(seed=0)
-    reading = reading_of({name: float(at[name]) for name in TRACKED})
-    rows.append((f'{point:,}', str(gradiv.advise(reading, setting.batch_size))))
-  return tables.Table(f'{setting.domain}: what gradiv.advise says, first run',
-                      ('step', 'advice'), rows, is_text=True)
+  return tables.Table(
+    f'{setting.domain}: what gradiv.advise says, first run',
+    ('step', 'advice'), [
+      (f'{point:,}', str(said))
+      for point, said in zip(found['point'].values, found['advice'].values)],
+    is_text=True)

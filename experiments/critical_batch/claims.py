@@ -28,7 +28,7 @@ class _Judge:
   def __init__(self, config, domain, found):
     self.config, self.found = config, found
     self.setting = config.setting(domain)
-    self.sizes = analysis.of_points(self.setting, found)
+    self.sizes = analysis.sizes_of(found)
 
   def all(self) -> Iterator[Claim]:
     ratios = [self._ratio(point) for point in self.config.points]

@@ -43,7 +43,7 @@ def critical(config, reduced, claims):
   figure, (upper, lower) = plots.panels(len(reduced), 2, 2.9)
   for ax, below, (domain, found) in zip(upper, lower, reduced.items()):
     setting = config.setting(domain)
-    sizes = analysis.of_points(setting, found)
+    sizes = analysis.sizes_of(found)
     points = np.array(config.points)
     for arm, (label, color, marker, shift) in STYLE.items():
       shown = np.minimum(np.array(sizes[arm], float), 4 * setting.sizes[-1])

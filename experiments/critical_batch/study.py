@@ -1,15 +1,13 @@
 """The study of `critical_batch`: its parts, and what becomes of them."""
 
 import dataclasses
-import pathlib
 
-import jax
 import numpy as np
 
 from experiments.common import study
+from experiments.common.derived import Derived
 from experiments.common.parts import Trained
-from experiments.critical_batch import analysis, claims, figures
-from experiments.critical_batch.task import Task, pick_lanes, untracked
+from experiments.critical_batch import analysis, claims
 
 
 class CriticalBatch(study.Study):
@@ -40,12 +38,11 @@ class CriticalBatch(study.Study):
     'branches': 'The loss against the examples seen, by batch size',
     'critical': 'The critical batch size along the training, measured and '
                 'predicted'}
-  figures = {'branches': figures.branches, 'critical': figures.critical}
+  figures = {name: f'experiments.critical_batch.figures:{name}'
+             for name in ('branches', 'critical')}
+  task = 'experiments.critical_batch.task:of_domains'
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(claims.claims)
-
-  def prepare(self, config):
-    return {domain: Task(config, domain) for domain in config.domains}
 
   def stages(self, config, task, done):
     """Yield the trunk, point by point; branches and whole runs; the ramps."""
@@ -56,7 +53,8 @@ class CriticalBatch(study.Study):
       yield [part for _, part in trunk]
       for maker, part in trunk:
         maker.reached(part)
-    yield [part for maker in makers for part in maker.branches_and_fixed()]
+    yield [part for maker in makers for part in (
+      maker.advice(done), *maker.branches_and_fixed())]
     plans = {domain: analysis.plans(
       config.setting(domain), analysis.branches(config, domain, done))
              for domain in config.domains}
@@ -72,11 +70,11 @@ class CriticalBatch(study.Study):
     del summary
     for domain, found in reduced.items():
       yield analysis.table(config.setting(domain), found)
-      yield analysis.advice(config.setting(domain), found)
+      yield analysis.advice_table(config.setting(domain), found)
 
   def summarize(self, config, reduced):
     """Return the mean over the seeds of all that was measured."""
-    return {domain: found.mean('seed').to_dict()
+    return {domain: found.drop_vars(('size', 'advice')).mean('seed').to_dict()
             for domain, found in reduced.items()}
 
 
@@ -86,7 +84,7 @@ class _Maker:
 
   def __init__(self, config, domain, task):
     self.config, self.domain, self.task = config, domain, task
-    self._at_points, self._ramps = [], {}
+    self._parts, self._at_points, self._ramps = [], [], {}
     self._trunk = None
 
   def trunk(self, i):
@@ -100,10 +98,19 @@ class _Maker:
         start=self._of_seeds(start, lanes), is_tracked=True))
 
   def reached(self, part):
-    """Keep the state at a point."""
+    """Keep the part, and the state, at a point."""
+    self._parts.append(part)
     if self.task:
       self._trunk = self._state(part)
-      self._at_points.append(untracked(self._trunk))
+      self._at_points.append(self.task.untracked(self._trunk))
+
+  def advice(self, done):
+    """Say what the first run of the trunk knew at each point."""
+    return Derived(
+      analysis.name_of_advice(self.domain),
+      'experiments.critical_batch.advice:at_points',
+      (self.config, self.domain, done), self._parts,
+      code=['experiments/critical_batch/optimizers.py', 'gradiv/diversity'])
 
   def branches_and_fixed(self):
     """Branch from all points, and train whole runs, at each batch size."""
@@ -112,10 +119,9 @@ class _Maker:
     def branched(factor, lanes):
       at = [points.index(point) * config.num_seeds + seed - config.seed
             for point, seed in zip(lanes['point'], lanes['seed'])]
-      state = jax.tree.map(
-        lambda *xs: np.concatenate(xs), *self._at_points)
+      state = self.task.joined(self._at_points)
       return self.task.program(factor, lanes['seed'], lanes['point'],
-                               start=pick_lanes(state, at))
+                               start=self.task.pick_lanes(state, at))
 
     for factor in config.factors:
       yield self._part(
@@ -155,10 +161,10 @@ class _Maker:
       workers=config.workers(), defined_by=config.pick(*shared) | own)
 
   def _state(self, part):
-    folder = pathlib.Path(self.config.workdir) / self.config.rounding
-    return part.final_state(folder, self.config.allow_changed)
+    return part.final_state(
+      study.folder_of(self.config), self.config.allow_changed)
 
   def _of_seeds(self, start, lanes):
     """Pick the lanes of some seeds."""
-    return start and pick_lanes(
+    return start and self.task.pick_lanes(
       start, [seed - self.config.seed for seed in lanes['seed']])

@@ -108,12 +108,19 @@ class Task:
     del lane
     return {'loss': self.loss(params, arrays['measured'])}
 
+  def untracked(self, state: dict) -> dict:
+    """Leave the tracked moments out of a state of the trunk."""
+    return state | {'opt_state': state['opt_state'][1]}
 
-def untracked(state: dict) -> dict:
-  """Leave the tracked moments out of a state of the trunk."""
-  return state | {'opt_state': state['opt_state'][1]}
+  def joined(self, states: list[dict]) -> dict:
+    """Put the lanes of states behind one another."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *states)
+
+  def pick_lanes(self, state: dict, rows: list[int]) -> dict:
+    """Pick lanes of a state."""
+    return jax.tree.map(lambda x: x[np.array(rows)], state)
 
 
-def pick_lanes(state: dict, rows: list[int]) -> dict:
-  """Pick lanes of a state."""
-  return jax.tree.map(lambda x: x[np.array(rows)], state)
+def of_domains(config) -> dict[str, Task]:
+  """Make the task of each domain."""
+  return {domain: Task(config, domain) for domain in config.domains}

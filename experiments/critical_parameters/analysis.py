@@ -1,7 +1,6 @@
 """Reduces the records to steps by setting, and to critical numbers by run."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +8,15 @@ import numpy as np
 import xarray as xr
 
 from experiments.common import intervals, results
-from experiments.critical_parameters import network, theory
-from experiments.critical_parameters.grids import doubling, steps_of
+from experiments.critical_parameters import network
+from experiments.critical_parameters.counts import doubling, steps_of
 
 # The axes of the cells of a study, in the order of its record.
 AXES = {'quadratic': ('dimension', 'staleness', 'batch_size'),
         'noise': ('label_noise', 'staleness', 'batch_size'),
         'rates': ('dimension', 'batch_size', 'staleness')}
+# The part with the exact theory of a study.
+EXACT = {'quadratic': 'exact_steps', 'rates': 'exact_limits'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Reduced:
   """What claims, tables and figures show; None where a study was not chosen.
 
   Attributes:
-    quadratic: 'steps' [dimension, staleness, batch_size, run], 'slowness'.
+    quadratic: 'steps' [dimension, staleness, batch_size, run], 'slowness', and
+      the 'exact' steps of the theory.
     noise: The same by 'label_noise' in place of the dimension.
-    rates: The largest stable rates, as 'steps'.
+    rates: The largest stable rates, as 'steps'; their exact 'limit', and its
+      'curve' [batch_size, dimension, delay].
     sparse: 'delay' [setting, run], the critical one, and what the setting is.
     network: The network.
     edges: By study, how many cells chose a rate at an end of the grid, and how
@@ -50,6 +53,9 @@ def reduce(config, done) -> Reduced:
   grids = {name: _labeled(done[name], axes) if name in done else None
            for name, axes in AXES.items()}
   sparse = _critical_delays(done['sparse']) if 'sparse' in done else None
+  for name, exact in EXACT.items():
+    if grids.get(name) is not None:
+      grids[name] = grids[name].merge(done[exact], join='left')
   return Reduced(**grids, sparse=sparse, network=found, edges=edges)
 
 
@@ -100,16 +106,6 @@ def critical(config, grid: xr.Dataset, d: int) -> tuple[np.ndarray, np.ndarray]:
     doubling(config.stalenesses, own.sel(batch_size=1).values),
     doubling(config.batch_sizes, examples.transpose('batch_size', 'run').values)
   )
-
-
-def exact_steps(config, grid: xr.Dataset) -> xr.DataArray:
-  """Predict the steps on least squares without noise from the best rate r*."""
-  def of_cell(d, tau, b):
-    rate, _ = theory.best_rate((d + 1) / b, int(tau))
-    return math.log(config.target) / math.log1p(-rate)
-
-  return xr.apply_ufunc(of_cell, *(grid[name] for name in AXES['quadratic']),
-                        vectorize=True)
 
 
 def stale_over_batch(config, grid: xr.Dataset) -> np.ndarray:

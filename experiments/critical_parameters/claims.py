@@ -13,7 +13,7 @@ import xarray as xr
 
 from experiments.common import intervals
 from experiments.common.claims import Claim
-from experiments.critical_parameters import analysis, theory
+from experiments.critical_parameters import analysis
 
 SLOPE, FACTOR, EXACT = (0.85, 1.15), (1 / 3, 3.), (0.8, 1.25)
 POSITIVE = (0., math.inf)
@@ -81,7 +81,7 @@ def quadratic(config, grid) -> list[Claim]:
     'delay': ('the delay alone', 'τ + 1', tau + 1),
     'examples': ('the number of examples in work alone', 'b (τ + 1)',
                  b * (tau + 1))})
-  ratios = (grid['steps'] / analysis.exact_steps(config, grid)).stack(
+  ratios = (grid['steps'] / grid['exact']).stack(
     cell=grid['slowness'].dims).transpose('cell', 'run')
   for name, pick in reversed(EXTREMES):
     at = ratios[pick(np.mean(np.log(ratios.values), 1))]
@@ -181,12 +181,12 @@ def network(config, found) -> list[Claim]:
 def rates(config, grid) -> list[Claim]:
   """Judge the largest stable rates of least squares."""
   del config
-  cells = grid.stack(cell=grid['slowness'].dims).transpose('cell', 'run')
+  cells = grid[['steps', 'slowness', 'limit']].stack(
+    cell=grid['slowness'].dims).transpose('cell', 'run')
   limits = cells['steps'].values
   c = limits * cells['slowness'].values[:, None]
-  exact = np.array([theory.mean_square_limit((d + 1) / b, tau)
-                    for d, b, tau in cells['cell'].values])
-  ratios, data = limits / exact[:, None], 'least squares'
+  ratios = limits / cells['limit'].values[:, None]
+  data = 'least squares'
   at = lambda values, pick: values[pick(np.mean(values, 1))]
   return [make(
     f'rates_c_{name}', f'{data}: the largest stable rate is '

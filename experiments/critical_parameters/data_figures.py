@@ -3,9 +3,14 @@
 import numpy as np
 
 from experiments.common import intervals, marks, plots
-from experiments.critical_parameters.figures import explain_bars, points
+from experiments.critical_parameters.figures import (
+  explain_bars,
+  of_study,
+  points,
+)
 
 
+@of_study('sparse')
 def sparse(config, found):
   """Show the critical delay by 1/Δ and by 1 + M."""
   figure, ((left, right),) = plots.panels(2, height=3.3, sharey=True)
@@ -40,6 +45,7 @@ def sparse(config, found):
   return figure
 
 
+@of_study('network')
 def network(config, found):
   """Show that larger batches save fewer and fewer steps, and four numbers."""
   figure, ((left, right),) = plots.panels(2, height=3.1)
@@ -71,6 +77,7 @@ def network(config, found):
   return figure
 
 
+@of_study('network')
 def course(config, found):
   """Show what delay costs, and the M tracked along the training."""
   figure, ((left, right),) = plots.panels(2, height=3.1)

@@ -1,16 +1,34 @@
 """The figures of least squares: steps, their collapse, and stable rates."""
 
+import functools
 import math
 
 import numpy as np
 
 from experiments.common import marks, plots
-from experiments.critical_parameters import theory
 
 LAW = r'$\tau + 1 + M/b$'
 WORDS = r'(delay $\tau$, batch $b$, gradient noise $M$)'
 
 
+def of_study(study: str):
+  """Make figures of (config, reduced, claims) of those of a study's grid.
+
+  They draw nothing where the study was not chosen.
+  """
+  def decorate(draw):
+    @functools.wraps(draw)
+    def figure(config, reduced, claims):
+      del claims
+      found = getattr(reduced, study)
+      return None if found is None else draw(config, found)
+
+    return figure
+
+  return decorate
+
+
+@of_study('quadratic')
 def critical(config, grid):
   """Show steps by batch and delay, and that they lie on one curve."""
   figure, ((left, right),) = plots.panels(2, height=3.4)
@@ -31,6 +49,7 @@ def critical(config, grid):
   return figure
 
 
+@of_study('quadratic')
 def steps(config, grid):
   """Show the steps by batch and delay in the smallest and largest dimension."""
   figure, (axes,) = plots.panels(2, height=3.3)
@@ -66,6 +85,7 @@ def _map_steps(ax, config, grid, d):
          r'delay costs above the line $\tau = M/b$')
 
 
+@of_study('noise')
 def noise(config, grid):
   """Show the steps under label noise on the law without it and with it."""
   figure, ((left, right),) = plots.panels(2, height=3.4, sharey=True)
@@ -88,23 +108,20 @@ def noise(config, grid):
   return figure
 
 
+@of_study('rates')
 def rates(config, grid):
   """Show c of the largest stable rates beside the exact limit."""
   figure, ((ax,),) = plots.panels(height=3.6)
-  delays = config.stalenesses[:-1]
-  taus = np.unique(np.geomspace(
-    1, delays[-1] + 1, 40).round().astype(int) - 1)
+  delays, taus = config.stalenesses[:-1], grid['delay'].values
   ax.axhspan(math.pi / 2, 2, color=marks.SHADE, lw=0, alpha=0.6)
   marks.level(ax, 1.99, r'$\pi/2 \leq c \leq 2$', va='top', fontsize=8)
   for j, b in enumerate(grid['batch_size'].values):
     for d, style, fill in zip(config.dimensions, ('-', '--'),
                               (plots.COLORS[j % 6], 'white')):
-      own, m = grid.sel(batch_size=b, dimension=d), (d + 1) / b
+      own = grid.sel(batch_size=b, dimension=d)
       points(ax, own['staleness'] + 1, own['steps'] * own['slowness'], j,
              mfc=fill, label=f'$M$ = {d + 1}, $b$ = {b}')
-      ax.plot(taus + 1, [(tau + 1 + m) * theory.mean_square_limit(m, int(tau))
-                         for tau in taus], color=plots.COLORS[j % 6], ls=style,
-              lw=1)
+      ax.plot(taus + 1, own['curve'], color=plots.COLORS[j % 6], ls=style, lw=1)
   ax.set_xscale('log', base=2)
   ax.set_xticks([tau + 1 for tau in delays], map(str, delays))
   ax.set(xlabel=r'delay $\tau$ (steps)', ylim=(1.5, None),

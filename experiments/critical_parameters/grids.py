@@ -1,12 +1,9 @@
 """The simulated studies: which settings each has, and what is kept of them."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from experiments.common import results, tuning
 from experiments.critical_parameters import quadratics, sparse as sparse_data
+from experiments.critical_parameters.counts import doubling, steps_of, tuned
 from experiments.engine import progress, signals
 
 # Finer than the grid for tuning: a limit is read off between two rates.
@@ -112,56 +109,6 @@ def rates(config, stop: signals.Stop) -> list[dict]:
       'slowness': cell.slowness(1.), 'steps': limits(growth)}
 
   return _each('rates', cells, stop, compute)
-
-
-# By study: the function, and the flags that its numbers depend on.
-_SQUARES = ('dimensions', 'batch_sizes', 'stalenesses')
-_TUNED = ('rates_per_octave', 'together', 'max_steps')
-STUDIES: dict[str, tuple[Callable[[Any, signals.Stop], list[dict]],
-                         tuple[str, ...]]] = {
-  'quadratic': (quadratic, (*_SQUARES, *_TUNED, 'target')),
-  'noise': (noise, (*_SQUARES, *_TUNED, 'noise_target', 'noise_ratios')),
-  'sparse': (sparse, ('sparse_dimensions', 'supports', 'sparse_stalenesses',
-                      'sparse_target', 'together', 'max_steps')),
-  'rates': (rates, (*_SQUARES, 'stable_steps'))}
-
-
-def tuned(steps: np.ndarray, rates: tuple[float, ...]) -> dict:
-  """Choose the rate of each run of steps [rate, run] on the other runs.
-
-  Steps are None where a run does not get there.
-  """
-  best = tuning.chosen_on_others(steps)
-  chosen = steps[best, np.arange(len(best))]
-  return {'rates': [rates[k] for k in best],
-          'at_edge': bool(tuning.is_at_edge(best, len(rates)).any()),
-          'steps': [results.known(x) for x in chosen]}
-
-
-def steps_of(cells: list[dict]) -> np.ndarray:
-  """Stack the steps of cells: [cell, run], NaN where unknown."""
-  return np.array([cell['steps'] for cell in cells], float)
-
-
-def doubling(at: tuple[int, ...], steps: np.ndarray) -> np.ndarray:
-  """Find where steps [place, run] are twice those of the first place.
-
-  Linear between two places. NaN where they do not double, and next to steps
-  that are unknown. `at` may have more places than `steps`.
-
-  >>> doubling((0, 4, 16), np.array([[10.], [15.], [45.]]))
-  array([6.])
-  """
-  found = []
-  for run in steps.T:
-    above = np.flatnonzero(~(run <= 2 * run[0]))
-    if not len(above) or above[0] == 0 or np.isnan(run[above[0]]):
-      found.append(np.nan)
-      continue
-    i = above[0]
-    share = (2 * run[0] - run[i - 1]) / (run[i] - run[i - 1])
-    found.append(at[i - 1] + share * (at[i] - at[i - 1]))
-  return np.array(found)
 
 
 def limits(growth: np.ndarray) -> list[float | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.common import tuning
-from experiments.critical_parameters.grids import doubling
+from experiments.critical_parameters.counts import doubling
 
 TRACKED = 'network/tracked'
 

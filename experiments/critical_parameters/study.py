@@ -1,25 +1,23 @@
 """The study of `critical_parameters`: its parts, and what becomes of them."""
 
-import functools
+import pkgutil
 
 from experiments.common import study
 from experiments.common.computed import Computed
+from experiments.common.derived import Derived
 from experiments.common.parts import Trained
-from experiments.critical_parameters import (
-  analysis,
-  claims,
-  data_figures,
-  figures,
-  grids,
-  network,
-  tables,
-)
+from experiments.critical_parameters import analysis, claims, network, tables
 
-
-def _draw(part, draw, config, reduced, claims):
-  """Draw what one of the five studies found, if it was chosen."""
-  found = getattr(reduced, part)
-  return None if found is None else draw(config, found)
+PACKAGE = 'experiments.critical_parameters'
+# By simulated study, the flags that its numbers depend on.
+_SQUARES = ('dimensions', 'batch_sizes', 'stalenesses')
+_TUNED = ('rates_per_octave', 'together', 'max_steps')
+SIMULATED = {
+  'quadratic': (*_SQUARES, *_TUNED, 'target'),
+  'noise': (*_SQUARES, *_TUNED, 'noise_target', 'noise_ratios'),
+  'sparse': ('sparse_dimensions', 'supports', 'sparse_stalenesses',
+             'sparse_target', 'together', 'max_steps'),
+  'rates': (*_SQUARES, 'stable_steps')}
 
 
 class Critical(study.Study):
@@ -42,15 +40,13 @@ class Critical(study.Study):
     'critical': 'Steps by batch size and delay, and the curve onto which all '
     'fall', 'critical_network': 'Four measures of the critical parameter of a '
     'network', 'sparse': 'The critical delay by sparsity and by M'}
-  figures = {name: functools.partial(_draw, part, draw)
-             for name, part, draw in (
-               ('critical', 'quadratic', figures.critical),
-               ('critical_steps', 'quadratic', figures.steps),
-               ('noise', 'noise', figures.noise),
-               ('rates', 'rates', figures.rates),
-               ('sparse', 'sparse', data_figures.sparse),
-               ('critical_network', 'network', data_figures.network),
-               ('critical_course', 'network', data_figures.course))}
+  figures = {
+    'critical': f'{PACKAGE}.figures:critical',
+    'critical_steps': f'{PACKAGE}.figures:steps',
+    'noise': f'{PACKAGE}.figures:noise', 'rates': f'{PACKAGE}.figures:rates',
+    'sparse': f'{PACKAGE}.data_figures:sparse',
+    'critical_network': f'{PACKAGE}.data_figures:network',
+    'critical_course': f'{PACKAGE}.data_figures:course'}
   task = 'experiments.critical_parameters.task:Task'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
@@ -63,8 +59,8 @@ class Critical(study.Study):
 
   def stages(self, config, task, done):
     """Yield all that stands alone; then the tracked run, at the rates found."""
-    alone = [self.computed(config, name) for name in config.studies
-             if name != 'network']
+    alone = [part for name in config.studies if name != 'network'
+             for part in self.computed(config, name)]
     if 'network' not in config.studies:
       yield alone
       return
@@ -74,10 +70,16 @@ class Critical(study.Study):
     yield [self.trained(config, task, *cells[0], rates=rates)]
 
   def computed(self, config, name):
-    """Make the part of a study that is simulated."""
-    compute, names = grids.STUDIES[name]
-    return Computed(name, functools.partial(compute, config),
-                    config.pick('num_seeds', 'seed', *names))
+    """Make the part of a study that is simulated, and that of its theory."""
+    yield Computed(
+      name, lambda stop: pkgutil.resolve_name(f'{PACKAGE}.grids:{name}')(
+        config, stop), config.pick('num_seeds', 'seed', *SIMULATED[name]))
+    if name in analysis.EXACT:
+      exact = analysis.EXACT[name]
+      yield Derived(
+        exact, f'{PACKAGE}.exact:{exact.removeprefix("exact_")}', (config,),
+        defined_by=config.pick(*_SQUARES, 'target'),
+        code=[f'{PACKAGE.replace(".", "/")}/theory.py'])
 
   def trained(self, config, task, batch_size, staleness, rates=None):
     """Make the part of a batch size and a delay of the network.

@@ -10,6 +10,7 @@ from experiments.common.intervals import Interval
 from experiments.decentralized.arms import Arm, list_arms
 
 MEASURES = 'ratio', 'spread', 'across', 'across_batch', 'across_spread'
+MIXING = 'mixing'  # the part of how well the graphs mix
 EARLY, LATE = 0.1, 0.2  # shares of the looks: the first 30, the last 60 of 300
 
 
@@ -46,9 +47,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Reduced:
-  """What claims, tables and figures show: the runs of every arm."""
+  """What claims, tables and figures show.
+
+  Attributes:
+    runs: Of every arm.
+    contraction: [graph], what a step of mixing leaves of a disagreement.
+  """
 
   runs: tuple[Run, ...]
+  contraction: xr.DataArray
 
   def find(self, name: str, domain: str = 'images', size: int | None = None
            ) -> Run:
@@ -60,8 +67,9 @@ class Reduced:
 
 def reduce(config, done) -> Reduced:
   """Label the looks, and judge every run."""
-  return Reduced(tuple(
-    _run(config, arm, done[arm.part]) for arm in list_arms(config)))
+  return Reduced(
+    tuple(_run(config, arm, done[arm.part]) for arm in list_arms(config)),
+    done[MIXING]['contraction'])
 
 
 def _run(config, arm, found):

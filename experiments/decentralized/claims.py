@@ -15,7 +15,6 @@ import xarray as xr
 from experiments.common.claims import Claim
 from experiments.common.intervals import UNKNOWN, Interval
 from experiments.decentralized import analysis
-from experiments.decentralized.arms import contraction, mixing_matrices
 
 MORE_SUCCESSES, EARLY_BELOW, LATE_ABOVE = 1 / 3, 0.6, 0.85
 PLAIN_WITHIN = (0.9, 1.1)
@@ -134,7 +133,7 @@ def _of_spread(config, reduced):
   if len(config.topologies) > 1:
     runs = sorted(
       (reduced.find(f'dpsgd_{name}') for name in config.topologies),
-      key=lambda run: contraction(mixing_matrices(config, run.arm)))
+      key=lambda run: float(reduced.contraction.sel(graph=run.arm.topology)))
     names = ', '.join(run.arm.topology.replace('_', ' ') for run in runs)
     found.append(Claim(
       'spread_by_graph', 'the less the graph mixes, the further workers spread',

@@ -1,10 +1,9 @@
 """The study of `decentralized`: its parts, and what becomes of them."""
 
-import pkgutil
-
 from experiments.common import study
+from experiments.common.derived import Derived
 from experiments.common.parts import Trained
-from experiments.decentralized import analysis, claims, figures, tables
+from experiments.decentralized import analysis, claims, tables
 from experiments.decentralized.arms import list_arms
 
 # What the numbers of an arm depend on, beside its name and batch size.
@@ -38,25 +37,25 @@ class Decentralized(study.Study):
   pictures = {'success': 'Runs that succeed, by arm and learning rate',
               'along': 'Effective learning rate, and how far the workers are '
               'apart, along the training'}
-  figures = {'success': figures.success, 'along': figures.along,
-             'text': figures.text}
+  figures = {name: f'experiments.decentralized.figures:{name}'
+             for name in ('success', 'along', 'text')}
 
-  task = 'experiments.decentralized.task:Task'
+  task = 'experiments.decentralized.task:of_domains'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(analysis.summarize)
   claims = staticmethod(claims.claims)
   tables = staticmethod(tables.tables)
 
-  def prepare(self, config):
-    """Load the data and build the network of each domain."""
-    make = pkgutil.resolve_name(self.task)
-    return {domain: make(config, domain) for domain in config.domains}
-
   def stages(self, config, task, done):
     """Yield all arms but the one that copies DPSGD's rate; then that."""
     arms = list_arms(config)
-    yield [self.part(config, task, arm) for arm in arms
-           if arm.name != 'imposed']
+    mixing = Derived(
+      analysis.MIXING, 'experiments.decentralized.optimizers:contractions',
+      (config,), defined_by=config.pick(
+        'topologies', 'num_workers', 'num_matchings'),
+      code=['gradiv/decentralized'])
+    yield [mixing, *(self.part(config, task, arm) for arm in arms
+                     if arm.name != 'imposed')]
     for arm in arms:
       if arm.name == 'imposed':
         source = next(a for a in arms if a.name == config.main_arm)

@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments import data, models
 from experiments.common import flags, task
-from experiments.decentralized import arms, measures
+from experiments.decentralized import measures, optimizers
+from experiments.decentralized.arms import Arm
 from experiments.engine import trainer
 
 
@@ -91,7 +92,7 @@ class Task:
       {'image': test['input'], 'label': test['target'].astype(jnp.int32)},
       at_once=self.config.eval_batch_size)
 
-  def program(self, arm: arms.Arm, lanes: dict[str, np.ndarray]
+  def program(self, arm: Arm, lanes: dict[str, np.ndarray]
               ) -> trainer.Program:
     """Train lanes of an arm.
 
@@ -108,7 +109,7 @@ class Task:
 
     def gradient(lane, params, batch, key):
       noise, augmentation = jax.random.split(key)
-      at = arms.place(self.config, arm, params, noise)
+      at = optimizers.place(self.config, arm, params, noise)
       loss, g = jax.value_and_grad(self.loss)(at, batch, augmentation)
       return loss, measures.Sample(g, (batch, augmentation), lane['step'])
 
@@ -132,7 +133,7 @@ class Task:
     config = self.config
     axis_name = config.workers(arm.num_workers).axis_name
     optimizer = measures.take_gradient(
-      arms.make_optimizer(config, arm, lane, axis_name))
+      optimizers.make_optimizer(config, arm, lane, axis_name))
     if not arm.is_measured:
       return optimizer
     measure = functools.partial(
@@ -150,3 +151,8 @@ def _evenly(examples, count):
   size = len(examples['target'])
   return task.pick(
     examples, np.linspace(0, size, count, endpoint=False, dtype=int))
+
+
+def of_domains(config) -> dict[str, Task]:
+  """Make the task of each domain."""
+  return {domain: Task(config, domain) for domain in config.domains}

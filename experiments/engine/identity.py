@@ -5,8 +5,6 @@ import os
 import pathlib
 from collections.abc import Collection
 
-import jax
-
 from experiments import versions
 
 # These change how many devices there are, or what is written down.
@@ -60,6 +58,7 @@ def check_config(stored: dict, wanted: dict, workdir: pathlib.Path,
 
 def numerics() -> dict[str, str | None]:
   """Return what the last bits of a run depend on, besides its configuration."""
+  import jax  # here: to compare what is stored needs none
   installed = versions.packages()
   flags = sorted(flag for flag in os.environ.get('XLA_FLAGS', '').split()
                  if not flag.startswith(_HARMLESS))

@@ -37,6 +37,13 @@ def write_seal(path: str | os.PathLike, mark: Mark) -> None:
   os.replace(partial, seal)
 
 
+def hash_of(path: str | os.PathLike) -> str:
+  """Return the SHA-256 of a log: that of its seal, where it has one."""
+  seal = seal_of(path)
+  return (seal.read_text()[:64] if seal.exists()
+          else hashlib.sha256(_data(path)).hexdigest())
+
+
 def check_seal(path: str | os.PathLike) -> None:
   """Raise LogDamagedError where a sealed log was changed."""
   seal = seal_of(path)

@@ -1,15 +1,18 @@
-"""Who computes: workers that share each batch, and lanes side by side."""
+"""Who computes: workers that share each batch, and lanes side by side.
+
+To say so needs no JAX; it is imported where something is laid out.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
-from jax import lax
 
-import gradiv
-from experiments.engine import processes
+if TYPE_CHECKING:
+  import gradiv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Workers:
   @property
   def axis_name(self) -> gradiv.AxisName:
     """Two names where a backend puts several workers on a device."""
+    import jax
     single = self.backend == 'vmap' or self.num_workers <= jax.device_count()
     return 'workers' if single else ('devices', 'workers')
 
   @property
   def layout(self) -> dict[str, int]:
     """On what the workers lie, and with it the order of summation."""
+    import jax
+
+    from experiments.engine import processes
     most = 1 if self.backend == 'vmap' else min(
       self.num_workers, jax.device_count())
     devices = next(
@@ -48,13 +55,16 @@ class Workers:
 
   def over_lanes(self, fn: Callable, *trees: Any) -> Any:
     """Apply `fn` to each lane."""
+    import jax
     if not self.lanes_at_once:
       return jax.vmap(fn)(*trees)
-    return lax.map(lambda lane: fn(*lane), trees,
-                   batch_size=self.lanes_at_once)
+    return jax.lax.map(lambda lane: fn(*lane), trees,
+                       batch_size=self.lanes_at_once)
 
   def split(self, tree: Any) -> Any:
     """Deal batches out: [orders, K, W·b, ...] to [W, K, orders, b, ...]."""
+    import jax
+
     def deal(x):
       orders, steps, size, *rest = x.shape
       if size % self.num_workers:

@@ -67,7 +67,7 @@ def build(name: str, *, input_shape: tuple[int, ...], num_classes: int,
   """
   options = options_lib.DEFAULTS.get(name, {}) | options_lib.check(
       name, options)
-  input_shape = _check_shapes(name, input_shape, num_classes)
+  input_shape = options_lib.check_shapes(name, input_shape, num_classes)
   graphdef, shapes = nnx.split(nnx.eval_shape(lambda: _MODULES[name](
       input_shape, num_classes, rngs=nnx.Rngs(0), **options)))
   shapes = nnx.to_pure_dict(shapes)
@@ -124,17 +124,3 @@ def _initialize(key: jax.Array, shapes: Params, rectified: bool) -> Params:
       value *= math.sqrt(gain / fan_in)
     params.append(value)
   return jax.tree.unflatten(treedef, params)
-
-
-def _check_shapes(name, input_shape, num_classes):
-  """Return the shape as a tuple; raise ValueError for a bad argument."""
-  shape, are_sizes = tuple(input_shape), options_lib.are_sizes
-  rank = {'logistic': len(shape), 'mlp': len(shape),
-          **dict.fromkeys(options_lib.TOKEN_MODELS, 1)}.get(name, 3)
-  if not are_sizes(shape) or len(shape) != rank:
-    raise ValueError(f'input_shape is {shape!r}; allowed for {name!r}: '
-                     f'{rank or "some"} positive integers')
-  if not are_sizes((num_classes,)) or num_classes < 2:
-    raise ValueError(
-        f'num_classes is {num_classes!r}; allowed: an integer from 2 on')
-  return shape

@@ -6,7 +6,7 @@ and Flax are not imported.
 
 import difflib
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # By name, the options with their defaults.
@@ -75,3 +75,22 @@ def are_sizes(value: Any) -> bool:
   return isinstance(value, tuple) and bool(value) and all(
     isinstance(x, numbers.Integral) and not isinstance(x, bool) and x > 0
     for x in value)
+
+
+def check_shapes(name: str, input_shape: Sequence[int], num_classes: int
+                 ) -> tuple[int, ...]:
+  """Return the shape of an example as a tuple.
+
+  Raises:
+    ValueError: On a shape that the network does not take, or too few classes.
+  """
+  shape = tuple(input_shape)
+  rank = {'logistic': len(shape), 'mlp': len(shape),
+          **dict.fromkeys(TOKEN_MODELS, 1)}.get(name, 3)
+  if not are_sizes(shape) or len(shape) != rank:
+    raise ValueError(f'input_shape is {shape!r}; allowed for {name!r}: '
+                     f'{rank or "some"} positive integers')
+  if not are_sizes((num_classes,)) or num_classes < 2:
+    raise ValueError(
+        f'num_classes is {num_classes!r}; allowed: an integer from 2 on')
+  return shape

@@ -19,6 +19,16 @@ _CONFIGS = {'adascale': adascale.Config,
             'critical_parameters': critical_parameters.Config,
             'decentralized': decentralized.Config}
 
+# The studies of all papers.
+STUDIES = (
+  'experiments.adascale.study:AdaScale',
+  'experiments.agreement_filtering.study:Filtering',
+  'experiments.batch_size_control.study:BatchSizeControl',
+  'experiments.critical_batch.study:CriticalBatch',
+  'experiments.critical_parameters.study:Critical',
+  'experiments.decentralized.study:Decentralized',
+  *(study for _, study in gradient_diversity.STUDIES.values()))
+
 
 def config_of(path):
   """Return the dataclass that a flag file is for."""

@@ -11,14 +11,15 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from experiments.common import study as study_lib
+from experiments.common import reporting, running
 from experiments.engine import signals
 
 
-def run(study, config, **options):
-  """Runs a study; returns the outcome and what it printed."""
+def run(study, config, *, is_report=False):
+  """Runs or reports a study; returns the outcome and what it printed."""
   with contextlib.redirect_stdout(io.StringIO()) as out:
-    outcome = study_lib.run(study, config, stop=signals.Stop(), **options)
+    outcome = (reporting.report(study, config) if is_report else
+               running.run(study, config, stop=signals.Stop()))
   return outcome, out.getvalue()
 
 
@@ -59,7 +60,7 @@ class StudyRun:
     root = self.folder / folder
     return {path.relative_to(root): path.stat().st_mtime_ns
             for path in root.rglob('*.json*')
-            if path.stem not in ('claims', 'summary')}
+            if path.stem not in ('claims', 'figures', 'summary')}
 
   def look_again(self, **changed):
     """Runs other flags on a copy; fails where that adds or changes a record."""
@@ -87,7 +88,7 @@ class StudyRun:
     stamps = self.records()
     self.assertTrue(stamps)
     for is_report in (False, True):
-      again, _ = run(self.study, self.config, report_only=is_report)
+      again, _ = run(self.study, self.config, is_report=is_report)
       self.assertEqual(again.claims, self.outcome.claims)
       self.assertEqual(
         json.loads((self.folder / 'run/summary.json').read_text()),

@@ -11,7 +11,9 @@ import numpy as np
 import xarray as xr
 
 from experiments.common import tuning
-from experiments.gradient_diversity.batches import coverage
+
+# Parts that are derived from the tracked runs.
+BANDS, SMALL_BANDS, ADVICE = 'bands', 'small_bands', 'advice'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Reduced:
       'workers' and from 'examples'; with --exact, the truth as 'exact'.
     small_bands: The same at the smallest batch size [source, seed, step]; None
       where that is not tracked.
+    advice: What `gradiv.advise` says at the end of the first run [replication].
     distance: Between twin runs: [batch, seed, pass].
   """
 
@@ -42,13 +45,14 @@ class Reduced:
   tracked: xr.Dataset
   bands: xr.Dataset
   small_bands: xr.Dataset | None
+  advice: xr.DataArray
   distance: xr.DataArray
 
 
 def reduce(config, done) -> Reduced:
   """Choose rates and reduce every part."""
   loss = losses(config, done)
-  rates = tuned_rates(config, done)
+  rates = best_rates(loss)
   tuned = loss.sel(rate=rates).isel({'pass': slice(1, None)})
   ratios = tuned / tuned.isel(batch=0, drop=True)
   counts = gradients_to_target(config, loss)
@@ -59,7 +63,8 @@ def reduce(config, done) -> Reduced:
     rates, ratios.mean('pass', skipna=False).drop_vars(
       'rate', errors='ignore'),
     fastest.drop_vars('rate'), predicted_growth(config, fastest, run), run,
-    coverage.windowed(run), small_bands(config, done), distances(config, done))
+    done[BANDS], done.get(SMALL_BANDS), done[ADVICE]['advice'],
+    distances(config, done))
 
 
 def part_of(kind: str, size: int) -> str:
@@ -91,13 +96,13 @@ def _by_batch(config, done, kind, name):
     xr.DataArray(list(config.batch_sizes), dims='batch', name='batch'))
 
 
-def tuned_rates(config, done) -> xr.DataArray:
+def best_rates(loss: xr.DataArray) -> xr.DataArray:
   """Choose the rate [replication, batch] with the least mean loss.
 
   The mean runs over the passes and the seeds: a rate that diverges once is
   never chosen.
   """
-  loss = losses(config, done).isel({'pass': slice(1, None)})
+  loss = loss.isel({'pass': slice(1, None)})
   mean = loss.mean(('seed', 'pass'), skipna=False)
   return mean['rate'][mean.argmin('rate')].drop_vars('rate')
 
@@ -182,14 +187,6 @@ def layer_bounds(run: xr.Dataset) -> dict[str, xr.DataArray]:
     square = signal + run[key.replace('sq_norm', 'variance', 1)]
     bounds[layer] = 1 / (signal / square).mean('seed', skipna=False)
   return bounds
-
-
-def small_bands(config, done) -> xr.Dataset | None:
-  """Read the windows of the run at the smallest batch size, where there is one.
-  """
-  if not config.tracks_small:
-    return None
-  return coverage.windowed(done[part_of('diversity', config.batch_sizes[0])])
 
 
 def predicted_counts(config, reduced: Reduced) -> xr.DataArray:

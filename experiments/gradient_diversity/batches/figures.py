@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 
 from experiments.common import intervals, marks, plots
-from experiments.gradient_diversity.batches import analysis, coverage
+from experiments.gradient_diversity.batches import analysis
 from experiments.gradient_diversity.batches.claims import (
   PAPER_DISTANCES,
   large,
@@ -153,7 +153,7 @@ def diversity(config, reduced, claims):
   right.set_title('$B_S$ grows along the training\n(mean of all runs)')
   left.legend()
   plots.label_lines(right)
-  said = str(coverage.advice(config, one)).split(';')[0]
+  said = str(reduced.advice.values[0]).split(';')[0]
   figure.supxlabel(textwrap.fill(
     f'In the end, `gradiv.advise` says: {said}', 80), fontsize=8,
     color='#444444')

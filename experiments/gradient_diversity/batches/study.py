@@ -1,22 +1,20 @@
 """The study of batch sizes: its parts, and what becomes of them."""
 
-import functools
 import math
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from experiments.common import results, study
+from experiments.common.derived import Derived
 from experiments.common.parts import Trained
-from experiments.gradient_diversity import tracking
 from experiments.gradient_diversity.batches import (
   analysis,
   claims,
-  figures,
   summary,
   tables,
 )
+
+PACKAGE = 'experiments.gradient_diversity.batches'
+FOLDER = PACKAGE.replace('.', '/')
+CODE = ('gradiv/diversity',)  # what windows and advice come from
 
 
 class Batches(study.Study):
@@ -40,87 +38,77 @@ class Batches(study.Study):
     'loss_ratio': 'Loss after equal passes, over that of the smallest batch',
     'diversity': 'The batch-size bound along the training, tracked and exact',
     'stability': 'How far two runs end apart whose sets differ in one example'}
-  figures = {
-    'collapse': figures.collapse, 'loss_ratio': figures.loss_ratio,
-    'diversity': figures.diversity, 'stability': figures.stability}
+  figures = {name: f'{PACKAGE}.figures:{name}' for name in (
+    'collapse', 'loss_ratio', 'diversity', 'stability')}
 
-  task = 'experiments.gradient_diversity.task:Problem'
+  task = f'{PACKAGE}.programs:Programs'
   reduce = staticmethod(analysis.reduce)
   summarize = staticmethod(summary.summarize)
   claims = staticmethod(claims.claims)
   tables = staticmethod(tables.tables)
 
   def stages(self, config, task, done):
-    """Yield the sweep; then what is trained at the rates that it chose."""
+    """Yield the sweep; what is trained at the rates that it chose; windows."""
     seeds, rs = tuple(config.seeds), config.replications
-    yield [part(config, task, 'sweep', size, {
-      'replication': rs, 'rate': config.learning_rates, 'seed': seeds})
+    yield [part(
+      config, 'sweep', size,
+      {'replication': rs, 'rate': config.learning_rates, 'seed': seeds},
+      lambda lanes, size=size: task.plain(size, lanes))
       for size in config.batch_sizes]
     rates = results.lookup(
-      analysis.tuned_rates(config, done), 'replication', 'batch')
-    tuned = lambda at, size: {
+      analysis.best_rates(analysis.losses(config, done)), 'replication',
+      'batch')
+    tuned = lambda size: lambda at: {
       'rate': float(rates[at.get('replication', 1), size])}
+    reference, small = config.reference_batch_size, config.batch_sizes[0]
     tracked = part(
-      config, task, 'diversity', config.reference_batch_size,
-      {'replication': rs, 'seed': seeds}, tuned, looks=config.looks,
-      num_workers=config.num_workers, defined_by=('decay', 'exact'),
-      optimizer=functools.partial(
-        tracking.tracked_sgd, config=config,
-        batch_size=config.reference_batch_size),
-      also=lambda: {
-        'gradient': task.measured_gradient,
-        'read': tracking.read,
-        'evaluate': task.evaluate_exactly if config.exact else task.evaluate})
-    small = config.batch_sizes[0]
+      config, 'diversity', reference, {'replication': rs, 'seed': seeds},
+      lambda lanes: task.tracked(reference, lanes, by_layer=True),
+      tuned(reference), looks=config.looks, num_workers=config.num_workers,
+      defined_by=('decay', 'exact'))
     followed = [part(
-      config, task, 'diversity', small, {'seed': seeds}, tuned,
+      config, 'diversity', small, {'seed': seeds},
+      lambda lanes: task.tracked(small, lanes), tuned(small),
       looks=config.train_examples, passes=config.small_passes,
-      num_workers=config.num_workers, defined_by=('decay',),
-      optimizer=functools.partial(
-        tracking.tracked_sgd, config=config, batch_size=small),
-      also=lambda: {
-        'gradient': task.measured_gradient, 'read': tracking.read,
-        'evaluate': task.evaluate_whole})] if config.tracks_small else []
+      num_workers=config.num_workers, defined_by=('decay',))
+      ] if config.tracks_small else []
     twins = tuple(range(config.seed, config.seed + config.num_twins))
     yield [tracked, *followed, *(part(
-      config, task, 'stability', size, {'half': (0, 1), 'seed': twins}, tuned,
-      also=lambda: {'compare': distances}) for size in config.batch_sizes)]
+      config, 'stability', size, {'half': (0, 1), 'seed': twins},
+      lambda lanes, size=size: task.twins(size, lanes), tuned(size))
+      for size in config.batch_sizes)]
+    bands = [windows_of(
+      analysis.BANDS, tracked, analysis.tracked(config, done)), *(
+        windows_of(analysis.SMALL_BANDS, made, done[made.name])
+        for made in followed)]
+    yield bands
+    yield [Derived(
+      analysis.ADVICE, f'{PACKAGE}.advice:of_first_runs',
+      (config, done[analysis.BANDS]), bands[:1],
+      config.pick('reference_batch_size'), CODE)]
 
 
-def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
-         passes=None, num_workers=1, defined_by=(),
-         optimizer=tracking.plain_sgd, also=dict) -> Trained:
+def part(config, kind, size, axes, program, also=lambda at: {}, *, looks=1,
+         passes=None, num_workers=1, defined_by=()) -> Trained:
   """Train lanes on batches of one size.
 
   Args:
     config: The flags.
-    task: The data and the network.
     kind: Names the part, with the size.
     size: Of the batches.
     axes: Of the lanes.
-    rate: (lane, size) -> the rate of a lane, where it is no axis.
+    program: Takes the lanes; see `programs`.
+    also: lane -> its rate, where that is no axis.
     looks: Records a pass, at most.
     passes: Over the training set; by default --passes.
     num_workers: Who share a batch.
     defined_by: Names of the flags that the numbers depend on, beside the task.
-    optimizer: Takes a lane and `axis_name`.
-    also: () -> what else `task.program` takes.
   """
-  workers = config.workers(num_workers)
-
-  def program(lanes):
-    seed = lanes['seed']
-    rows = (twin_rows(task, lanes['half'], seed) if 'half' in lanes else
-            rows_of(task, lanes.get('replication', np.ones(len(seed))), seed))
-    return task.program(
-      lanes | {'rows': rows}, size, functools.partial(
-        optimizer, axis_name=workers.axis_name), **also())
-
   return Trained(
     analysis.part_of(kind, size), axes, program,
     schedule(config, size, looks, passes or config.passes),
-    workers=workers, defined_by=config.pick_task(*defined_by) | {
-      'batch_size': size}, also=lambda at: rate(at, size))
+    workers=config.workers(num_workers),
+    defined_by=config.pick_task(*defined_by) | {'batch_size': size}, also=also)
 
 
 def schedule(config, size: int, looks: int, passes: int):
@@ -129,32 +117,7 @@ def schedule(config, size: int, looks: int, passes: int):
   return config.schedule(passes * steps, steps // math.gcd(steps, looks))
 
 
-def rows_of(task, replications: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-  """Stack the training sets of lanes: rows [L, train_examples]."""
-  pairs = list(zip(replications.tolist(), seeds.tolist()))
-  rows = {pair: task.rows(*pair) for pair in set(pairs)}
-  return np.stack([rows[pair] for pair in pairs])
-
-
-def twin_rows(task, halves: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-  """Stack the training sets of twins: in half 1, one example is another."""
-  rows = rows_of(task, np.ones(len(seeds)), seeds)
-  num_examples = rows.shape[1]
-  for lane in np.flatnonzero(halves):
-    place = np.random.default_rng(int(seeds[lane])).integers(num_examples)
-    rows[lane, place] = num_examples
-  return rows
-
-
-def distances(params) -> dict:
-  """Compare the first half of the lanes with the second, pair by pair.
-
-  sqrt(‖w − w'‖² / (‖w‖² + ‖w'‖²)), from 0 to √2; both twins get the value.
-  """
-  flat = jnp.concatenate([x.reshape(len(x), -1)
-                          for x in jax.tree.leaves(params)], 1)
-  one, other = jnp.split(flat, 2)
-  squares = lambda x: jnp.sum(x**2, 1)
-  total = squares(one) + squares(other)
-  found = jnp.sqrt(squares(one - other) / total)
-  return {'distance': jnp.concatenate([found, found])}
+def windows_of(name: str, tracked: Trained, run) -> Derived:
+  """Read B_S over windows of what a tracked part has recorded."""
+  return Derived(name, f'{PACKAGE}.windows:windowed', (run,), [tracked],
+                 code=[*CODE, f'{FOLDER}/analysis.py'])

@@ -28,9 +28,8 @@ def summarize(config, reduced: Reduced) -> dict:
     'small_tracking': None if reduced.small_bands is None else _tracking(
       reduced.small_bands.sel(source='workers')),
     'advice': {
-      f'{r:g}': str(coverage.advice(config, reduced.bands.sel(
-        source='workers').isel(replication=i, seed=0)))
-      for i, r in enumerate(config.replications)},
+      f'{r:g}': str(said)
+      for r, said in zip(config.replications, reduced.advice.values)},
     # One worker alone tracks nothing.
     'band_ratio': None if config.num_workers == 1 else {
       'measured': results.known(coverage.band_ratio(reduced.bands)),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 import gradiv
 from gradiv.diversity import windows
@@ -57,6 +58,34 @@ def exact(signal: np.ndarray, noise: np.ndarray, found: Band) -> np.ndarray:
   with np.errstate(invalid='ignore'):  # nothing is counted at the first step
     each = _summed(x) / _summed(y)
   return np.take_along_axis(each, found.place[None], 0)[0]
+
+
+def windowed(run: xr.Dataset) -> xr.Dataset:
+  """Read 1/B_S over windows, from the shortest full one on.
+
+  Returns the fields of `Band` [source, ..., step], from 'workers' and from
+  'examples'; with exact moments in the run, the truth as 'exact'.
+
+  Exact values are of the parameters after a step, estimates of those before:
+  where each step is recorded, the truth is that of the record before.
+  """
+  later = run.isel(step=slice(1, None))
+  is_each = (np.diff(run['step']) == 1).all()
+  before = run.isel(step=slice(None, -1)) if is_each else later
+  bands = {}
+  for source, prefix in (('workers', ''), ('examples', 'example_')):
+    signal, noise = (later[f'{prefix}step_{name}']
+                     for name in ('sq_norm', 'variance'))
+    found = band(signal.values, noise.values)
+    bands[source] = xr.Dataset({
+      name: signal.copy(data=x) for name, x in found._asdict().items()})
+    if 'exact_variance' in run:
+      bands[source]['exact'] = signal.copy(data=exact(
+        *(before[f'exact_{name}'].values for name in ('sq_norm', 'variance')),
+        found))
+  source = xr.DataArray(list(bands), dims='source', name='source')
+  return xr.concat(list(bands.values()), source).isel(
+    step=slice(min(16, later.sizes['step']) - 1, None))
 
 
 @jax.jit

@@ -209,7 +209,7 @@ def _wires(wires):
     run = wires[wire.name]
     rows.append({
       'wire': wire.name, 'label': wire.label,
-      'is_sent': wire.coded_bits is None,
+      'is_sent': wire.is_sent,
       'bits': float(run['bits'][0]), 'learning_rate': float(run['rate']),
       'loss': results.mean_and_error(run['loss'].isel(step=-1)),
       'test': results.mean_and_error(run['test']),

@@ -1,18 +1,9 @@
-"""The arms of `--study=mechanisms`: mechanisms, and wires."""
+"""The arms of `--study=mechanisms`: mechanisms, and wires, by name.
+
+What they do is in `acting`.
+"""
 
 import dataclasses
-import math
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
-import optax
-
-import gradiv
-from experiments.cost import collectives
-from gradiv import compression, perturbations
-
-Transformation = optax.GradientTransformation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +13,12 @@ class Mechanism:
   Attributes:
     name: Of its folder.
     strengths: One lane each.
-    make: (strength, key, axis name) -> transformation.
-    bound: (estimate, strength, number of parameters, number of examples,
-      mean quantized ‖g‖², draws) -> B_S.
     draws: Who may share a draw, where there is a formula for it: 'tied' to the
       example, 'fresh' at each use, or 'shared' by the batch.
   """
 
   name: str
   strengths: tuple[float, ...]
-  make: Callable[..., Transformation]
-  bound: Callable
   draws: tuple[str, ...] = ('tied', 'fresh', 'shared')
 
   @property
@@ -55,29 +41,10 @@ def mechanisms(config) -> list[Mechanism]:
   Each number of levels is a mechanism, because it shapes a program.
   """
   listed = [
-    Mechanism(
-      'drop', config.drop_rates,
-      lambda rate, key, axis: gradiv.drop_updates(
-        rate, key=key, axis_name=axis),
-      lambda estimate, rate, d, n, q, draws:
-        perturbations.drop_updates_batch_size_bound(
-          estimate, rate, n, draws=draws)),
-    Mechanism(
-      'noise', config.noise_stddevs,
-      lambda stddev, key, axis: gradiv.add_langevin_noise(
-        stddev, key=key, axis_name=axis),
-      lambda estimate, stddev, d, n, q, draws:
-        perturbations.langevin_noise_batch_size_bound(
-          estimate, stddev, d, n, draws=draws)),
-    *(Mechanism(
-      f'quantize_{levels}', (levels,),
-      lambda _, key, axis, levels=levels: gradiv.quantize_updates(
-        levels, key=key, axis_name=axis),
-      lambda estimate, _, d, n, q, draws:
-        perturbations.quantized_batch_size_bound(
-          estimate, q, n, draws=draws), ('tied', 'fresh'))
-      for levels in config.num_levels),
-  ]
+    Mechanism('drop', config.drop_rates),
+    Mechanism('noise', config.noise_stddevs),
+    *(Mechanism(f'quantize_{levels}', (levels,), ('tied', 'fresh'))
+      for levels in config.num_levels)]
   return [mechanism for mechanism in listed if mechanism.strengths]
 
 
@@ -107,89 +74,36 @@ def list_cells(config) -> list[tuple[Arm, str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class WireArm:
+class Wire:
   """A way to send gradients in fewer bits.
 
   Attributes:
     name: Of its folder.
     label: For a reader.
-    make: (key, axis name) -> transformation, the mean included.
-    coded_bits: Shapes of the parameters -> bits that a worker would send with
-      the coding of its paper; gradiv sends more. None where gradiv itself sends
-      few bits: those are counted.
+    is_sent: Whether gradiv itself sends few bits, which are counted; else the
+      bits are those with the coding of its paper.
     feeds_back: Whether each worker keeps an error of its own.
   """
 
   name: str
   label: str
-  make: Callable[..., Transformation]
-  coded_bits: Callable[[list[tuple[int, ...]]], float] | None = None
+  is_sent: bool = True
   feeds_back: bool = False
 
-  def bits(self, shapes: list[tuple[int, ...]], num_workers: int) -> float:
-    """Count the bits sent for each parameter; an all-reduce sends 32."""
-    size = sum(map(math.prod, shapes))
-    if self.coded_bits:
-      return self.coded_bits(shapes) / size
-    params = [jnp.zeros(shape) for shape in shapes]
-    tx = self.make(jax.random.key(0), 'workers')
-    sent = collectives.bytes_traced(
-      lambda g: tx.update(g, tx.init(g))[0], num_workers, params)
-    return 8 * sent / (2 * (num_workers - 1) / num_workers * size)
+
+WIRES = (
+  Wire('float32', 'float32'),
+  Wire('wire_8', '8-bit wire'),
+  Wire('wire_4', '4-bit wire'),
+  Wire('terngrad', 'TernGrad', is_sent=False),
+  Wire('qsgd_1', 'QSGD, 1 level', is_sent=False),
+  Wire('natural', 'powers of two', is_sent=False),
+  Wire('top_10', 'top 10 %, feedback', is_sent=False, feeds_back=True),
+  Wire('top_1', 'top 1 %, feedback', is_sent=False, feeds_back=True),
+  Wire('signs', 'signs, feedback', is_sent=False, feeds_back=True),
+  Wire('low_rank', 'rank 1, feedback', feeds_back=True))
 
 
-def _fed_back(compress):
-  def make(key, axis):
-    del key
-    return optax.chain(gradiv.with_error_feedback(compress()),
-                       gradiv.aggregate_by_mean(axis))
-  return make
-
-
-def _top_k_bits(share):
-  """Count a float and an index into its leaf for each number that is kept."""
-  def bits(shapes):
-    sizes = [math.prod(shape) for shape in shapes]
-    return sum(math.ceil(share * n) * (32 + math.ceil(math.log2(max(n, 2))))
-               for n in sizes)
-  return bits
-
-
-def _level_bits(bits, *, norm_of_each_leaf):
-  """Count `bits` for each number, and the norms as floats."""
-  return lambda shapes: bits * sum(map(math.prod, shapes)) + 32 * (
-    len(shapes) if norm_of_each_leaf else 1)
-
-
-def wires() -> list[WireArm]:
+def wires() -> tuple[Wire, ...]:
   """List the wires, the plain one first."""
-  mean = gradiv.aggregate_by_mean
-  rounded = lambda **options: lambda key, axis: optax.chain(
-    gradiv.quantize_updates(1, key=key, axis_name=axis, **options),
-    mean(axis))
-  quantized = lambda num_bits: lambda key, axis: (
-    gradiv.aggregate_by_quantized_mean(num_bits, axis, key=key))
-  ternary = math.log2(3)
-  return [
-    WireArm('float32', 'float32', lambda key, axis: mean(axis)),
-    WireArm('wire_8', '8-bit wire', quantized(8)),
-    WireArm('wire_4', '4-bit wire', quantized(4)),
-    WireArm('terngrad', 'TernGrad', rounded(method='max', bucket_size=2**20),
-            _level_bits(ternary, norm_of_each_leaf=True)),
-    WireArm('qsgd_1', 'QSGD, 1 level', rounded(),
-            _level_bits(ternary, norm_of_each_leaf=False)),
-    # Sign and exponent.
-    WireArm('natural', 'powers of two', rounded(method='natural'),
-            lambda shapes: 9. * sum(map(math.prod, shapes))),
-    WireArm('top_10', 'top 10 %, feedback',
-            _fed_back(lambda: gradiv.keep_top_k(0.1)), _top_k_bits(0.1), True),
-    WireArm('top_1', 'top 1 %, feedback',
-            _fed_back(lambda: gradiv.keep_top_k(0.01)), _top_k_bits(0.01),
-            True),
-    WireArm('signs', 'signs, feedback', _fed_back(gradiv.keep_signs),
-            _level_bits(1, norm_of_each_leaf=True), True),
-    WireArm('low_rank', 'rank 1, feedback',
-            lambda key, axis: gradiv.with_error_feedback(
-              compression.aggregate_by_low_rank(1, axis, key=key)),
-            feeds_back=True),
-  ]
+  return WIRES

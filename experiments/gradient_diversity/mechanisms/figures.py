@@ -139,7 +139,7 @@ def bits(config, reduced, judged):
     ax.axvline(one[0], color=marks.INK, lw=0.8)
     limits = _limits(found, one)
     for row, (x, name) in enumerate(zip(found, runs)):
-      _row(ax, row, x, limits, plots.COLORS[bool(wires[name].coded_bits)])
+      _row(ax, row, x, limits, plots.COLORS[not wires[name].is_sent])
     if limits:
       ax.set_xlim(limits)
     ax.locator_params(axis='x', nbins=5)

@@ -10,7 +10,7 @@ import optax
 import gradiv
 from experiments import data, models
 from experiments.engine import trainer
-from experiments.gradient_diversity.mechanisms import arms
+from experiments.gradient_diversity.mechanisms import acting, arms
 from gradiv import perturbations
 
 
@@ -65,9 +65,10 @@ def _measure_one(config, programs, grads, seed):
     found['sq_norm'].extend(np.asarray(seen.sq_norm, float))
     found['variance'].extend(np.asarray(seen.variance, float))
     found['predicted'].extend(
-      float(mechanism.bound(exact, strength, num_parameters, n,
-                            _quantized_square(mechanism, grads, strength),
-                            draws)) for strength in strengths)
+      float(acting.bound(
+        mechanism, exact, strength, num_parameters, n,
+        _quantized_square(mechanism, grads, strength), draws))
+      for strength in strengths)
   return {name: np.array(values) for name, values in found.items()}
 
 
@@ -98,8 +99,8 @@ def estimate(
   def of_strength(given):
     i, strength, rows = given
     # Each strength draws anew, so that errors are independent.
-    tx = mechanism.make(strength, jax.random.fold_in(key, i),
-                        axis if draws == 'fresh' else None)
+    tx = acting.make(mechanism, strength, jax.random.fold_in(key, i),
+                     axis if draws == 'fresh' else None)
 
     def one(state, place):
       g = jax.tree.map(lambda x: x[place], grads)

@@ -10,6 +10,7 @@ from flax import nnx
 from experiments import models
 from experiments.overhead import workloads
 from experiments.overhead.accelerator import resnet50
+from experiments.overhead.sizes import Sizes
 
 
 class Row(NamedTuple):
@@ -22,7 +23,7 @@ class Row(NamedTuple):
   """
 
   name: str
-  sizes: workloads.Sizes
+  sizes: Sizes
   ways: tuple[str, ...]
 
 
@@ -30,25 +31,25 @@ ALL = ('gradiv', 'gradiv_norms', 'vmap', 'jax_privacy')
 MOST = ('gradiv', 'gradiv_norms', 'vmap')
 # Large enough that the device, and not the launch of kernels, is timed.
 LARGE = {
-  'mlp': Row('mlp', workloads.Sizes(
+  'mlp': Row('mlp', Sizes(
     2048, (784,), 10, {'hidden': (1024, 1024)}), (*ALL, 'gradiv_gram')),
-  'transformer': Row('transformer', workloads.Sizes(
+  'transformer': Row('transformer', Sizes(
     64, (256,), 1024, {'width': 512, 'heads': 8, 'layers': 8}), ALL),
-  'resnet18': Row('resnet18', workloads.Sizes(256, (32, 32, 3), 10), ALL),
-  'gpt': Row('transformer', workloads.Sizes(
+  'resnet18': Row('resnet18', Sizes(256, (32, 32, 3), 10), ALL),
+  'gpt': Row('transformer', Sizes(
     8, (1024,), 50304, {'width': 768, 'heads': 12, 'layers': 12}), MOST),
-  'cnn': Row('cnn', workloads.Sizes(2048, (28, 28, 1), 10), ALL),
-  'lstm': Row('lstm', workloads.Sizes(256, (128,), 64), ALL),
-  'resnet50': Row('resnet50', workloads.Sizes(
+  'cnn': Row('cnn', Sizes(2048, (28, 28, 1), 10), ALL),
+  'lstm': Row('lstm', Sizes(256, (128,), 64), ALL),
+  'resnet50': Row('resnet50', Sizes(
     64, (224, 224, 3), 1000), MOST),
 }
 # Small enough to try the whole script on a CPU.
 SMALL = {
-  'mlp': Row('mlp', workloads.Sizes(8, (16,), 4, {'hidden': (8,)}),
+  'mlp': Row('mlp', Sizes(8, (16,), 4, {'hidden': (8,)}),
              LARGE['mlp'].ways),
-  'transformer': Row('transformer', workloads.Sizes(
+  'transformer': Row('transformer', Sizes(
     4, (16,), 32, {'width': 16, 'heads': 2, 'layers': 2}), ALL),
-  'resnet50': Row('resnet50', workloads.Sizes(2, (32, 32, 3), 10), ('gradiv',)),
+  'resnet50': Row('resnet50', Sizes(2, (32, 32, 3), 10), ('gradiv',)),
 }
 
 

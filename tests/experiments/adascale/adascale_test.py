@@ -18,7 +18,7 @@ import gradiv
 from experiments.adascale import analysis, task
 from experiments.adascale.config import Config
 from experiments.adascale.study import AdaScale
-from experiments.common import flags, parsing, study
+from experiments.common import flags, parsing, reporting, running
 from tests import helpers
 
 SMALL = Config(
@@ -151,6 +151,12 @@ class ReduceTest(absltest.TestCase):
       self.done[f'constant_{s}'] = self.runs(
         ('constant',), (0.1,), [2.0, 1.0, 0.75])
 
+  def reduced(self):
+    """Reduce the results, with the gains that follow from them."""
+    return analysis.reduce(SMALL, self.done | {
+      analysis.GAINS: task.exact_gains(
+        SMALL, analysis.small_batch(self.done))})
+
   def test_the_rate_is_the_best_and_a_lost_run_makes_it_none(self):
     self.assertEqual(analysis.best_rate(self.done['base']), 0.1)
     self.done['base']['loss'][0, 1, 0, -1] = math.nan
@@ -158,20 +164,20 @@ class ReduceTest(absltest.TestCase):
 
   def test_nothing_is_known_where_every_rate_diverges(self):
     self.done['base']['loss'][..., 1:] = math.nan
-    found = analysis.claims(SMALL, analysis.reduce(SMALL, self.done))
+    found = analysis.claims(SMALL, self.reduced())
     self.assertEqual({c.key: c.verdict for c in found if c.key[0] == 'l'},
                      dict.fromkeys(('loss_2', 'loss_4', 'linear_4'), 'unknown'))
 
   def test_a_lost_run_counts_as_untrained(self):
     self.done['scale_4']['loss'][2, 0, 1, 1:] = math.nan
-    found = analysis.reduce(SMALL, self.done)['loss']
+    found = self.reduced()['loss']
     self.assertEqual(found.sel(scale=4, arm='linear').values.tolist(), [1, 4])
     self.assertEqual(found.sel(scale=4, arm='constant').values.tolist(),
                      [1.5, 1.5])
 
   def test_steps_are_predicted_from_the_noise_scale(self):
     """With G = 1, S = 16 and b = 4 the gain is 5 / (1 + 4 / scale)."""
-    found = analysis.reduce(SMALL, self.done)['predicted']
+    found = self.reduced()['predicted']
     np.testing.assert_allclose(found.sel(scale=2), 8 * 3 / 5, 1e-6)
     np.testing.assert_allclose(found.sel(scale=4), 8 * 2 / 5, 1e-6)
 
@@ -201,7 +207,7 @@ class RunTest(absltest.TestCase):
     cls.config = dataclasses.replace(
       SMALL, workdir=str(cls.folder / 'run'), data_dir=str(cls.folder / 'data'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      cls.outcome = study.run(AdaScale(), cls.config)
+      cls.outcome = running.run(AdaScale(), cls.config)
     cls.printed = out.getvalue()
 
   def test_steps_follow_from_the_gains(self):
@@ -223,7 +229,7 @@ class RunTest(absltest.TestCase):
 
   def test_a_report_trains_nothing_and_finds_the_same(self):
     with contextlib.redirect_stdout(io.StringIO()):
-      again = study.run(AdaScale(), self.config, report_only=True)
+      again = reporting.report(AdaScale(), self.config)
     self.assertEqual(again.claims, self.outcome.claims)
 
 

@@ -1,4 +1,4 @@
-"""The arms of the fourth paper: filters, controls, optimizer."""
+"""The rules of the fourth paper: filters, controls, optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,15 @@ import optax
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.agreement_filtering import arms as agreement_arms
+from experiments.agreement_filtering import rules
 from tests import helpers
 
 
-class ArmsTest(parameterized.TestCase):
+class RulesTest(parameterized.TestCase):
 
   def test_blind_filter_draws_sizes_by_stage(self):
     sizes = jnp.float32([[5, 0, 5, 0, 0], [0, 0, 0, 0, 10]])
-    rule = agreement_arms.random_subset(sizes, every=100)
+    rule = rules.random_subset(sizes, every=100)
     gram, present = jnp.eye(4), jnp.ones(4, bool)
 
     def step(count, key):
@@ -33,7 +33,7 @@ class ArmsTest(parameterized.TestCase):
     np.testing.assert_array_equal(weights[100:], 0.25)
 
   def test_blind_filter_lets_nothing_through_that_is_not_finite(self):
-    rule = agreement_arms.random_subset(jnp.float32([[0, 0, 1, 0]]), 1)
+    rule = rules.random_subset(jnp.float32([[0, 0, 1, 0]]), 1)
     present = jnp.array([True, False, True])
     for i in range(5):
       weights, _ = rule.step(
@@ -41,11 +41,9 @@ class ArmsTest(parameterized.TestCase):
       np.testing.assert_array_equal(weights, [.5, 0, .5])
 
   def test_optimizer_stands_still_after_enough_updates(self):
-    arm = agreement_arms.Arm(
-      'equal_updates', '', lambda lane: agreement_arms.mean_until(
-        lane['max_updates']))
-    tx = agreement_arms.make_optimizer(
-      {'max_updates': 3, 'rate': 0.1}, arm, key=jax.random.key(0),
+    rule = rules.build('equal_updates', {'max_updates': 3}, every=1)
+    tx = rules.make_optimizer(
+      0.1, rule, key=jax.random.key(0),
       axis_name='workers', num_workers=2, momentum=0.9, weight_decay=0.1)
     step = helpers.step_of(optax.GradientTransformation(
       tx.init, lambda g, s: tx.update(g, s, jnp.ones(3))))
@@ -54,16 +52,14 @@ class ArmsTest(parameterized.TestCase):
       updates, state = step(np.ones((2, 3), 'f'), state)
       moved.append(bool(jnp.any(updates != 0)))
     self.assertEqual(moved, [True] * 3 + [False] * 2)
-    read = agreement_arms.read(state)
+    read = rules.read(state)
     self.assertEqual(read['sizes'].tolist(), [2, 0, 3])
     self.assertAlmostEqual(float(read['cosine']), 5, 4)
 
   def test_the_optimizer_is_that_of_the_paper(self):
     """Decay is added to the gradient, before Nesterov's momentum."""
-    arm = agreement_arms.Arm(
-      'mean', '', lambda lane: agreement_arms.plain_mean())
-    tx = agreement_arms.make_optimizer(
-      {'rate': 0.1}, arm, key=jax.random.key(0), axis_name='workers',
+    tx = rules.make_optimizer(
+      0.1, rules.plain_mean(), key=jax.random.key(0), axis_name='workers',
       num_workers=2, momentum=0.9, weight_decay=0.01)
     rng = np.random.default_rng(0)
     p = velocity = np.zeros(4)

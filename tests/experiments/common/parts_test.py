@@ -28,7 +28,7 @@ class Case(parameterized.TestCase):
     """Write a block as a run would: values [step][lane]."""
     block = self.folder / made.name / f'lanes_{number:02d}'
     records.write_whole(block / 'lanes.json', {
-      'defined_by': made._definition, 'lanes': lanes})
+      'defined_by': made.definition, 'lanes': lanes})
     with records.Records(block / 'metrics.jsonl') as log:
       for step, row in enumerate(values):
         log.write(step, **row)
@@ -92,6 +92,20 @@ class TrainedTest(Case):
     with self.assertRaisesRegex(trainer.OtherRunError,
                                 'momentum: stored 0.5, now 0.9'):
       part({'seed': (0, 7)}, defined_by={'momentum': 0.9}).missing(self.folder)
+
+  def test_the_digest_follows_the_records_that_are_read(self):
+    made = part({'seed': (0, 1)})
+    found = [made.digest(self.folder)]
+    self.write(made, 0, [{'seed': 0}, {'seed': 9}], [{'loss': [1., 2.]}])
+    found.append(made.digest(self.folder))
+    self.write(made, 1, [{'seed': 1}], [{'loss': [1.]}])
+    found.append(made.digest(self.folder))
+    self.assertEqual(part({'seed': (0, 1)}).digest(self.folder), found[-1])
+    self.write(part({'seed': (5,)}), 2, [{'seed': 5}], [{'loss': [1.]}])
+    self.assertEqual(made.digest(self.folder), found[-1])  # not its own
+    (self.folder / 'p/lanes_01/metrics.jsonl').write_text('{"step": 0}\n')
+    found.append(made.digest(self.folder))
+    self.assertLen(set(found), 4)
 
   def test_a_tuned_value_is_part_of_a_lane(self):
     tuned = lambda rate: part({'seed': (0,)}, also=lambda at: {'rate': rate})

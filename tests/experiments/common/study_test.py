@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from experiments.common import flags, showing, study
+from experiments.common import flags, reporting, running
 from experiments.common.parts import Trained
 from experiments.engine import signals, trainer
 from tests.experiments.common.tiny_study import Config, Tiny
@@ -30,12 +30,14 @@ class Case(parameterized.TestCase):
   def config(self, **options):
     return Config(workdir=str(self.folder / 'run'), **options)
 
-  def go(self, config, **options):
-    """Run the study; return it, with what it printed."""
+  def go(self, config, *, is_report=False):
+    """Run the study, or report it; return it, with what it printed."""
     tiny = Tiny()
     with contextlib.redirect_stdout(io.StringIO()) as out, \
         contextlib.redirect_stderr(io.StringIO()) as err:
-      self.outcome = study.run(tiny, config, stop=signals.Stop(), **options)
+      self.outcome = (
+        reporting.report(tiny, config) if is_report else
+        running.run(tiny, config, stop=signals.Stop()))
     self.printed, self.told = out.getvalue(), err.getvalue()
     return tiny
 
@@ -63,7 +65,7 @@ class GoesOnTest(Case):
     cls.finished = cls.enterClassContext(tempfile.TemporaryDirectory())
     with contextlib.redirect_stdout(io.StringIO()) as out, \
         contextlib.redirect_stderr(io.StringIO()) as err:
-      cls.first = study.run(
+      cls.first = running.run(
         Tiny(), Config(workdir=f'{cls.finished}/run'), stop=signals.Stop())
     cls.first_printed, cls.first_told = out.getvalue(), err.getvalue()
 
@@ -139,7 +141,7 @@ class GoesOnTest(Case):
     self.assertEqual(self.stamps(), self.before)  # its checkpoint was whole
 
   def test_a_report_trains_nothing(self):
-    again = self.go(self.config(target=8.5), report_only=True)
+    again = self.go(self.config(target=8.5), is_report=True)
     self.assertEqual(again.built, [])
     self.assertEqual(self.stamps(), self.before)
     self.assertIn('runs shrink', self.printed)
@@ -147,7 +149,7 @@ class GoesOnTest(Case):
 
   def test_a_report_of_other_flags_is_refused(self):
     with self.assertRaisesRegex(trainer.OtherRunError, 'momentum'):
-      self.go(self.config(momentum=0.5), report_only=True)
+      self.go(self.config(momentum=0.5), is_report=True)
 
   @parameterized.parameters(
     (dict(num_seeds=3), r'batch_2 lacks 2 of 6 lanes, the first rate=0\.01, '
@@ -155,7 +157,7 @@ class GoesOnTest(Case):
     (dict(batch_sizes=(2, 8)), 'batch_8 lacks 4 of 4 lanes'))
   def test_a_report_names_what_is_missing(self, changed, message):
     with self.assertRaisesRegex(FileNotFoundError, message) as caught:
-      self.go(self.config(**changed), report_only=True)
+      self.go(self.config(**changed), is_report=True)
     self.assertNotIn('\n', str(caught.exception))
 
 
@@ -176,7 +178,7 @@ class OrderTest(Case):
           workers=trainer.Workers(2))]
 
     with self.assertRaises(flags.UsageError) as caught:
-      study.run(Misfit(), self.config(), stop=signals.Stop())
+      running.run(Misfit(), self.config(), stop=signals.Stop())
     text = str(caught.exception)
     self.assertRegex(text, r'^part odd: batch_size=3: must be a multiple')
     self.assertNotIn('\n', text)
@@ -189,7 +191,7 @@ class OrderTest(Case):
     stop._handle(signals.signal.SIGTERM, None)
     with contextlib.redirect_stderr(io.StringIO()):
       with self.assertRaises(signals.Interrupted) as caught:
-        study.run(Tiny(), self.config(), stop=stop)
+        running.run(Tiny(), self.config(), stop=stop)
     self.assertEqual(caught.exception.exit_code, 143)
     self.assertEqual(self.stamps(), {})
 
@@ -213,11 +215,11 @@ class LastValueTest(absltest.TestCase):
     part = Trained('x', {'seed': (0, 1)}, None, trainer.Schedule(2, 1))
     rows = [{'step': i, 'loss': [9. - i, np.nan], 'count': [5., 6.]}
             for i in range(3)]
-    found = part._dataset(part.lanes, rows, {})
-    self.assertEqual(showing.last_value(found), 'best loss 7')
-    tested = part._dataset(part.lanes, rows, {'test': [0.25, 0.5]})
-    self.assertEqual(showing.last_value(tested), 'best test 0.5')
-    self.assertEqual(showing.last_value({'a': 1}), '')
+    found = part._dataset(part.names, rows, {})
+    self.assertEqual(running.last_value(found), 'best loss 7')
+    tested = part._dataset(part.names, rows, {'test': [0.25, 0.5]})
+    self.assertEqual(running.last_value(tested), 'best test 0.5')
+    self.assertEqual(running.last_value({'a': 1}), '')
 
 
 if __name__ == '__main__':

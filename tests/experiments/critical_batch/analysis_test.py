@@ -112,7 +112,7 @@ class TablesTest(absltest.TestCase):
     text = analysis.table(SETTING, found).text()
     self.assertIn('16,384', text)
     self.assertIn('batch 16 is far below B_S, ',
-                  analysis.advice(SETTING, found).text())
+                  analysis.advice_table(SETTING, found).text())
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from experiments.critical_batch import advice, analysis
 from experiments.critical_batch.config import Config
 
 SMALL = Config(
@@ -42,7 +43,7 @@ def reduced(noises=(50.0, 100.0, 200.0), true_noises=None, ramp: float = 0.0,
   fixed = log_losses(100.0)[..., -1]
   signal = np.outer([1.01, 0.99, 1.02, 0.98], 1 / (1 + np.array(noises)))
   dims = ('seed', 'point')
-  return {'images': xr.Dataset({
+  found = xr.Dataset({
     'log_loss': ((*dims, 'factor', 'record'), log_loss),
     'signal': (dims, signal), 'signal_low': (dims, signal / 1.2),
     'signal_high': (dims, signal * 1.2), 'window': (dims, 0 * signal + 64),
@@ -52,4 +53,8 @@ def reduced(noises=(50.0, 100.0, 200.0), true_noises=None, ramp: float = 0.0,
     'ramp_factors': (('arm', 'point'), np.full((3, 3), 2)),
     'ramp_steps': ('arm', np.full(3, ramp_share * CONFIG.steps))},
     {'point': list(CONFIG.points), 'factor': list(CONFIG.factors),
-     'arm': arms, 'seed': range(4)})}
+     'arm': arms, 'seed': range(4)})
+  sizes = analysis.of_points(CONFIG.setting('images'), found)
+  said = advice.of_readings(found, CONFIG.batch_size)
+  return {'images': found.merge(said).assign(
+    size=(('arm', 'point', 'end'), [sizes[arm] for arm in arms]))}

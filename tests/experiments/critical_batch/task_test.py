@@ -16,7 +16,7 @@ from experiments.common import flags, parsing
 from experiments.critical_batch import optimizers
 from experiments.critical_batch.config import Config
 from experiments.critical_batch.task import Task
-from experiments.engine import trainer
+from experiments.engine import states
 from tests.experiments import presets
 from tests.experiments.critical_batch.small import CONFIG
 
@@ -147,7 +147,7 @@ class PresetTest(absltest.TestCase):
         'transformer_100m.flags'])
       task, seeds = Task(config, 'text'), np.array([0])
     for factor, is_tracked in ((1, True), (config.factors[-1], False)):
-      found = trainer.shapes(
+      found = states.shapes(
         task.program(factor, seeds, seeds, is_tracked=is_tracked),
         config.schedule(config.branch_steps, config.record_steps // factor),
         config.workers())

@@ -4,15 +4,27 @@ import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from experiments.critical_parameters import analysis, claims, network, tables
+from experiments.critical_parameters import (
+  analysis,
+  claims,
+  exact,
+  network,
+  tables,
+)
 from tests.experiments.critical_parameters.study_test import SMALL
 
+EXACT = {'exact_steps': exact.steps(SMALL), 'exact_limits': exact.limits(SMALL)}
 SPREAD = np.array([0.99, 1., 1.01])
+
+
+def reduce(name, cells):
+  """Reduce the cells of one study, with the exact theory."""
+  return analysis.reduce(SMALL, {name: cells} | EXACT)
 
 
 def judge(name, cells):
   """Judge the claims of one study: by key."""
-  reduced = analysis.reduce(SMALL, {name: cells})
+  reduced = reduce(name, cells)
   return {claim.key: claim for claim in claims.claims(SMALL, reduced)}
 
 
@@ -79,9 +91,7 @@ class LeastSquaresTest(parameterized.TestCase):
 
   def test_the_exact_theory_is_within_reach_of_its_own_steps(self):
     cells = grid(lambda d, b, tau: 1)
-    exact = analysis.exact_steps(SMALL, analysis.reduce(
-      SMALL, {'quadratic': cells}).quadratic).values.ravel()
-    for cell, steps in zip(cells, exact):
+    for cell, steps in zip(cells, EXACT['exact_steps']['exact'].values.ravel()):
       cell['steps'] = (1.1 * steps * SPREAD).tolist()
     found = judge('quadratic', cells)
     for name in ('least', 'largest'):
@@ -92,7 +102,7 @@ class LeastSquaresTest(parameterized.TestCase):
   def test_workers_are_compared_with_a_batch(self):
     # Stale gradients cost nothing: n workers need 1/n of what a batch needs.
     cells = grid(lambda d, b, tau: 1.)
-    reduced = analysis.reduce(SMALL, {'quadratic': cells})
+    reduced = reduce('quadratic', cells)
     np.testing.assert_allclose(
       analysis.stale_over_batch(SMALL, reduced.quadratic), 1 / 16)
 
@@ -156,8 +166,7 @@ class NetworkTest(absltest.TestCase):
 class TablesTest(absltest.TestCase):
 
   def test_the_steps_of_every_cell_are_shown(self):
-    reduced = analysis.reduce(
-      SMALL, {'quadratic': grid(lambda d, b, tau: tau + 1)})
+    reduced = reduce('quadratic', grid(lambda d, b, tau: tau + 1))
     first, second, critical, edges = tables.tables(SMALL, reduced, None)
     self.assertIn('M = 5', first.title)
     self.assertIn('M = 13', second.title)

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.critical_parameters import grids, quadratics, sparse, theory
+from experiments.critical_parameters import (
+  counts,
+  grids,
+  quadratics,
+  sparse,
+  theory,
+)
 from tests import helpers
 
 
@@ -159,25 +165,25 @@ class TuningTest(absltest.TestCase):
   def test_a_rate_is_chosen_on_the_other_runs(self):
     # Two runs are lucky at the first rate; only the third run chooses it.
     steps = np.array([[5., 5., np.inf], [10., 12., 14.]])
-    found = grids.tuned(steps, (0.2, 0.1))
+    found = counts.tuned(steps, (0.2, 0.1))
     self.assertEqual(found['steps'], [10., 12., None])
     self.assertEqual(found['rates'], [0.1, 0.1, 0.2])
     self.assertTrue(found['at_edge'])
     np.testing.assert_array_equal(
-      grids.steps_of([found]), [[10., 12., np.nan]])
+      counts.steps_of([found]), [[10., 12., np.nan]])
 
   def test_a_rate_in_the_middle_is_at_no_edge(self):
     steps = np.array([[9., 9., 9.], [5., 6., 7.], [9., 9., 9.]])
-    self.assertFalse(grids.tuned(steps, (0.2, 0.1, 0.05))['at_edge'])
+    self.assertFalse(counts.tuned(steps, (0.2, 0.1, 0.05))['at_edge'])
 
   def test_doubling(self):
     at, nan = (0, 4, 16), np.nan
     steps = np.array([[10., 10., 10., nan], [15., 25., 15., 15.],
                       [45., 60., nan, 45.]])
     np.testing.assert_allclose(
-      grids.doubling(at, steps), [6, 8 / 3, nan, nan])
+      counts.doubling(at, steps), [6, 8 / 3, nan, nan])
     np.testing.assert_array_equal(
-      grids.doubling(at, steps[:1].repeat(3, 0)), nan)
+      counts.doubling(at, steps[:1].repeat(3, 0)), nan)
 
 
 if __name__ == '__main__':

@@ -16,9 +16,11 @@ from experiments.common import claims as claims_lib, showing, study
 from experiments.decentralized import (
   analysis,
   config as decentralized,
+  optimizers,
   study as paper,
 )
 from experiments.decentralized.arms import list_arms
+from experiments.engine import signals
 
 SMALL = decentralized.Config(
   workdir='unset', num_workers=3, num_seeds=6, few_seeds=4,
@@ -37,7 +39,7 @@ FIG_5 = {'dpsgd_two_neighbors': [1.], 'ssgd': [0.9], 'ssgd_noise': [0.8]}
 def records(config, early=0.4, late=0.9, plain=1.0, spread=(1, 2, 3),
             complete=2.5, batch=0.1, **changed):
   """Make up the records of every arm: all seeds alike."""
-  done = {}
+  done = {analysis.MIXING: optimizers.contractions(config)}
   for arm in list_arms(config):
     scores = {12: GOOD | changed, 6: SMALL_BATCH, 24: FIG_5}.get(
       arm.batch_size)
@@ -139,7 +141,7 @@ class ShownTest(absltest.TestCase):
       config = dataclasses.replace(SMALL, workdir=folder)
       outcome = study.Outcome(reduced, list(of_paper.claims(config, reduced)))
       with contextlib.redirect_stdout(io.StringIO()) as out:
-        showing.show(of_paper, config, outcome)
+        showing.show(of_paper, config, outcome, 0.)
       names = {path.name for path in pathlib.Path(folder).iterdir()}
       _, claims = claims_lib.read(pathlib.Path(folder) / 'claims.json')
     for text in ('batch 6, 20 steps', 'DPSGD, all with all', '0.4 → 0.9',
@@ -147,7 +149,7 @@ class ShownTest(absltest.TestCase):
       self.assertIn(text, out.getvalue())
     self.assertEqual(names, {
       'along.png', 'success.png', 'text.png', 'claims.png', 'claims.json',
-      'summary.json'})
+      'figures.json', 'summary.json'})
     self.assertEqual([c.verdict for c in claims],
                      [c.verdict for c in outcome.claims])
     cells = of_paper.summarize(SMALL, reduced)['cells']
@@ -185,7 +187,7 @@ class ReproductionTest(absltest.TestCase):
       self.assertEqual([arm.name for arm in arms], ['dpsgd_random', 'ssgd'])
       for arm in arms:
         part = of_paper.part(config, task, arm)
-        part.run(pathlib.Path(config.workdir), study.signals.Stop())
+        part.run(pathlib.Path(config.workdir), signals.Stop())
         done[arm.part] = part.read(pathlib.Path(config.workdir))
       good, plain = (
         int((done[arm.part]['accuracy'].isel(step=-1) > 0.95).sum())

@@ -9,6 +9,7 @@ from experiments.common import flags, parsing
 from experiments.decentralized import (
   arms as decentralized_arms,
   config as decentralized,
+  optimizers,
   task,
 )
 from tests.experiments.decentralized.small import SMALL
@@ -18,7 +19,7 @@ class ConfigTest(parameterized.TestCase):
 
   def test_the_flags_name_every_graph(self):
     self.assertEqual(
-      decentralized.TOPOLOGIES, tuple(decentralized_arms.TOPOLOGIES))
+      decentralized.TOPOLOGIES, tuple(optimizers.TOPOLOGIES))
 
   @parameterized.parameters(
     ('--num_workers=1', 'at least 2'), ('--domains=speech', 'some of'),

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.decentralized import arms, measures
+from experiments.decentralized import measures, optimizers
 from gradiv.decentralized import topology
 from tests import helpers
 
@@ -110,7 +110,7 @@ class RecorderTest(absltest.TestCase):
     grad = jax.grad(lambda w, x: jnp.sum((jnp.tanh(w) - x)**2))
     tx = measures.record(
       measures.take_gradient(optax.chain(
-        optax.sgd(0.3), arms.mix_in_turn(bank, 'workers'))),
+        optax.sgd(0.3), optimizers.mix_in_turn(bank, 'workers'))),
       functools.partial(measures.measure, gradient=grad, rate=0.3,
                         reference=lambda w, _: grad(w, jnp.zeros(3)),
                         axis_name='workers'), every=2, slots=3)

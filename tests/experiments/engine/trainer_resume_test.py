@@ -22,6 +22,7 @@ from experiments.engine import (
   compiled,
   records,
   signals,
+  states,
   trainer,
 )
 from tests import helpers
@@ -45,8 +46,8 @@ class ResumeCase(parameterized.TestCase):
     workers = trainer.Workers(4)
     program = tiny_run.program(workers)
     store = checkpoints.Checkpoints(self.folder / name / 'checkpoints')
-    return trainer._begin(program, compiled.build(program, workers), store,
-                          {'name': 'tiny'}, workers, ())[:2]
+    return states.begin(program, compiled.build(program, workers), store,
+                        {'name': 'tiny'}, workers, ())[:2]
 
 
 class ResumeTest(ResumeCase):

@@ -36,7 +36,7 @@ def _reduced(ratios, counts, growth, distance):
   bands = xr.Dataset(coords={'source': ['workers', 'examples']})
   return analysis.Reduced(
     None, label(ratios), label(counts), label(growth), nothing, bands, None,
-    xr.DataArray(_near(distance)[..., None], {'batch': list(SIZES)},
+    None, xr.DataArray(_near(distance)[..., None], {'batch': list(SIZES)},
                  ('batch', 'seed', 'pass')))
 
 

@@ -8,7 +8,12 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.gradient_diversity.batches import analysis, coverage, windows
+from experiments.gradient_diversity.batches import (
+  advice,
+  analysis,
+  coverage,
+  windows,
+)
 from tests.experiments.gradient_diversity.small import SMALL
 
 
@@ -37,7 +42,8 @@ class FormulaTest(parameterized.TestCase):
       {'replication': [1.], 'rate': [0.1, 0.4], 'step': [0, 4, 8]})
     config = dataclasses.replace(
       SMALL, batch_sizes=(16,), replications=(1.,))
-    found = analysis.tuned_rates(config, {'sweep/batch_00016': run})
+    found = analysis.best_rates(analysis.losses(
+      config, {'sweep/batch_00016': run}))
     self.assertEqual(found.sel(replication=1, batch=16), 0.1)
 
   def test_prediction_at_a_constant_noise_scale(self):
@@ -102,7 +108,7 @@ class WindowTest(parameterized.TestCase):
       run = xr.Dataset(
         {name: (axes, np.full((1, 2, steps), 2.)) for name in names},
         {'step': np.arange(steps), 'passes': ('step', np.arange(1. * steps))})
-      bands = coverage.windowed(run)
+      bands = windows.windowed(run)
       np.testing.assert_array_equal(bands['step'], np.arange(first, steps))
       np.testing.assert_allclose(bands['exact'], 0.5)
     self.assertEqual(coverage.band_ratio(
@@ -124,7 +130,7 @@ class WindowTest(parameterized.TestCase):
     bands = xr.Dataset({name: ('step', x) for name, x in
                         found._asdict().items()})
     for window, words in ((16, 'far below B_S, 100'), (0, 'at least 100')):
-      self.assertIn(words, str(coverage.advice(
+      self.assertIn(words, str(advice.of_run(
         SMALL, bands.assign(
           window=0 * bands['window'] + window,
           steps_until_known=bands['steps_until_known'] * np.nan))))

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 from experiments.common import flags
 from experiments.gradient_diversity import __main__ as main, task
-from experiments.gradient_diversity.batches import study
+from experiments.gradient_diversity.batches import programs, study
 from tests.experiments import study_run
 from tests.experiments.gradient_diversity.small import SMALL
 
@@ -80,7 +80,7 @@ class TwinsTest(absltest.TestCase):
   def test_one_example_is_another(self):
     with tempfile.TemporaryDirectory() as folder:
       problem = task.Problem(dataclasses.replace(SMALL, data_dir=folder))
-    rows = study.twin_rows(
+    rows = programs.twin_rows(
       problem, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     for one, other in ((0, 2), (1, 3)):
       np.testing.assert_array_equal(rows[one], np.arange(64))
@@ -92,9 +92,9 @@ class TwinsTest(absltest.TestCase):
     params = {'a': jnp.array([[1., 2.], [3., 0.], [1., 2.], [-3., 0.]]),
               'b': jnp.zeros((4, 1, 2))}
     np.testing.assert_allclose(
-      study.distances(params)['distance'], [0, np.sqrt(2)] * 2)
+      programs.distances(params)['distance'], [0, np.sqrt(2)] * 2)
     apart = {'a': jnp.array([[3., 0.], [0., 4.]])}
-    np.testing.assert_allclose(study.distances(apart)['distance'], [1.] * 2)
+    np.testing.assert_allclose(programs.distances(apart)['distance'], [1.] * 2)
 
 
 class FlagTest(parameterized.TestCase):

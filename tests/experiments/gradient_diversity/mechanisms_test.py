@@ -17,6 +17,7 @@ from experiments.gradient_diversity.mechanisms import (
   claims,
   config as config_lib,
   study,
+  wires,
 )
 from tests.experiments import study_run
 
@@ -211,7 +212,7 @@ class FormulaTest(parameterized.TestCase):
   def test_bits(self):
     shapes = [(64, 32), (32,), (32, 10), (10,)]
     size = 2410
-    bits = {arm.name: arm.bits(shapes, 8) for arm in arms.wires()}
+    bits = {wire.name: wires.bits(wire, shapes, 8) for wire in arms.wires()}
     # And the count of gradients that are not finite.
     self.assertAlmostEqual(bits['float32'], 32 * (size + 1) / size, 5)
     self.assertBetween(bits['wire_8'], 8, 0.27 * 32)

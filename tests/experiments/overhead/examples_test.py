@@ -16,10 +16,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from experiments.overhead import (
-  examples,
+  sizes as overhead_sizes,
   ways as overhead_ways,
   workloads as overhead_models,
 )
+from experiments.overhead.examples import config, measuring as examples
 
 TINY = {
   'mlp': {'batch_size': 4, 'input_shape': [6], 'hidden': [5]},
@@ -31,7 +32,7 @@ TINY = {
 
 def tiny(name):
   return overhead_models.build(
-    name, overhead_models.resized(name, TINY[name]))
+    name, overhead_sizes.resized(name, TINY[name]))
 
 
 def clipped_grad(loss, *, l2_clip_norm, normalize_by, keep_batch_dim,
@@ -100,12 +101,12 @@ class OverheadExamplesTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_table_and_record(self):
     folder = self.enterContext(tempfile.TemporaryDirectory())
-    config = examples.Config(
+    flags = config.Config(
       workdir=folder, workloads=('mlp', 'cnn'), sizes=json.dumps(TINY),
       rounds=1)
     with contextlib.redirect_stdout(io.StringIO()) as out, with_jax_privacy(
         None):
-      record = examples.run(config)
+      record = examples.run(flags)
     path = pathlib.Path(folder) / 'overhead_examples.json'
     self.assertEqual(json.loads(path.read_text()),
                      json.loads(json.dumps(record)))
@@ -140,15 +141,18 @@ class OverheadExamplesTest(parameterized.TestCase):
       return lambda params, batch: (
         *step(params, batch)[:2], 1.01 * step(params, batch)[2])
 
-    config = examples.Config(sizes=json.dumps(TINY))
+    flags = config.Config(sizes=json.dumps(TINY))
     ways = {'plain': overhead_ways.plain, 'wrong': wrong}
     with (mock.patch.object(examples, 'WAYS', ways),
           self.assertRaisesRegex(RuntimeError, 'mlp: wrong is wrong: .*0.0')):
-      examples.measure(config, 'mlp')
+      examples.measure(flags, 'mlp')
+
+  def test_the_flags_name_every_way(self):
+    self.assertEqual(config.WAYS, tuple(overhead_ways.WAYS))
 
   def test_default_sizes(self):
     shapes = {}
-    for name, sizes in overhead_models.WORKLOADS.items():
+    for name, sizes in overhead_sizes.WORKLOADS.items():
       params = jax.eval_shape(
         overhead_models.network(name, sizes).init, jax.random.key(0))
       shapes[name] = sum(x.size for x in jax.tree.leaves(params))
@@ -169,10 +173,11 @@ class OverheadExamplesTest(parameterized.TestCase):
     (dict(sizes='{"vgg": {}}'), '--sizes=.*one object for each of mlp'),
     (dict(sizes='{"mlp": 3}'), '--sizes=.*one object for each of mlp'),
     (dict(sizes='{"mlp": {"batch_size": 0}}'), 'batch_size is 0; allowed'),
-    (dict(sizes='{"mlp": {"depth": 3}}'), 'depth=3 is no option'))
+    (dict(sizes='{"mlp": {"depth": 3}}'), 'depth=3 is no option'),
+    (dict(sizes='{"cnn": {"input_shape": [8]}}'), 'input_shape is .8,.;'))
   def test_bad_flags(self, flags, message):
     with self.assertRaisesRegex(ValueError, message):
-      examples.Config(**flags)
+      config.Config(**flags)
 
 
 if __name__ == '__main__':

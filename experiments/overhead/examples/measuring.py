@@ -1,15 +1,4 @@
-"""What the statistics of single examples cost, as ratios within one run.
-
-  python -m experiments.overhead_examples --workdir=runs/overhead
-
-Ways to a step that also learns the squared norm of each example's gradient,
-beside the plain step, which does not: jax.vmap(jax.grad), what JAX-Privacy
-clips by, and gradiv's pass for the moments, for each norm, or for the Gram
-matrix of all examples. For each network: the time of a step, the temporary
-memory of the compiled program, and the FLOPs of its products. All come from
-one process, their steps taken in turn; only ratios mean anything elsewhere.
-The numbers of each way are held against one example after the other.
-"""
+"""Measures each way on each workload, and lays the figures out."""
 
 import dataclasses
 import pathlib
@@ -18,55 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import flags
-from experiments.common.flags import flag
 from experiments.cost import flops, timing
 from experiments.engine import records
 from experiments.overhead import workloads as overhead_models
+from experiments.overhead.examples.config import Config
 from experiments.overhead.ways import WAYS
 
-WORKLOADS = tuple(overhead_models.WORKLOADS)
 COLUMNS = ('milliseconds', 'memory', 'flops')
 # By how much sums of float32 in another order may come to differ.
 TOLERANCE = 1e-3
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """The flags of this experiment."""
-
-  workdir: str = flag('', 'folder for the record; empty: runs/overhead')
-  workloads: tuple[str, ...] = flag(
-    WORKLOADS, 'networks to measure', WORKLOADS)
-  sizes: str = flag('{}', 'other sizes by workload, as JSON: batch_size, '
-                    'input_shape, num_classes and options of the model')
-  skip: tuple[str, ...] = flag(
-    tuple(f'{name}:gradiv_gram' for name in WORKLOADS[1:]),
-    'ways to leave out, as workload:way')
-  rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
-  seconds: float = flag(10.0, 'begin no round of a workload after these, but '
-                        'for the first three')
-
-  def __post_init__(self):
-    check = flags.check
-    flags.check_choices(self)
-    pairs = {f'{name}:{way}' for name in WORKLOADS for way in WAYS
-             if way != 'plain'}
-    check(self.skip, 'skip', 'pairs such as resnet18:vmap, and never plain',
-          lambda skip: set(skip) <= pairs)
-    check(self.rounds, 'rounds', 'at least 1', lambda n: n >= 1)
-    check(self.seconds, 'seconds', 'at least 0', lambda s: s >= 0)
-    changes = flags.options(self, 'sizes')
-    check(self.sizes, 'sizes', f'one object for each of {", ".join(WORKLOADS)}',
-          lambda _: set(changes) <= set(WORKLOADS)
-          and all(isinstance(x, dict) for x in changes.values()))
-    for name in changes:
-      self.sizes_of(name)
-
-  def sizes_of(self, name: str) -> overhead_models.Sizes:
-    """Return the sizes of a workload, as the flags change them."""
-    changes = flags.options(self, 'sizes')
-    return overhead_models.resized(name, changes.get(name, {}))
 
 
 def one_by_one(problem: overhead_models.Problem) -> tuple:
