@@ -19,10 +19,13 @@ class MixByGradientTrackingState(NamedTuple):
   Attributes:
     count: Number of steps so far.
     offset: W y − g, added to the next gradient; the sum of all pulls so far.
+    num_left_out: How often this worker has left out a neighbor, or a gradient
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   offset: optax.Updates
+  num_left_out: jax.Array
 
 
 def mix_by_gradient_tracking(
@@ -70,15 +73,18 @@ def mix_by_gradient_tracking(
 
   def init_fn(params):
     return MixByGradientTrackingState(
-      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+      _updates.no_count(), trees.zeros_wide(params), _updates.no_count())
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     # At least float32, in the messages too: rounding errors of y accumulate.
     trees.check_floating(updates)
-    tracked = _updates.add(trees.widen(updates), state.offset)
-    offset = _updates.add(state.offset, pull(tracked, state.count))
-    return optax.tree.cast_like(tracked, updates), MixByGradientTrackingState(
-      counting.increment(state.count), offset)
+    tracked, without = _updates.add_finite((state.offset,), updates)
+    pulled = pull(tracked, state.count)
+    offset = _updates.add(state.offset, pulled.pull)
+    followed = trees.keep_if(without == 0, tracked)
+    return optax.tree.cast_like(followed, updates), MixByGradientTrackingState(
+      counting.increment(state.count), offset, counting.increment(
+        state.num_left_out, without + pulled.num_left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

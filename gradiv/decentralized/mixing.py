@@ -44,7 +44,7 @@ def mix(
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [n, n]; '
                      'mix_by_gossip accepts a sequence')
   return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), tree,
-                      _pulls.pull(w[0], tree, axis_name))
+                      _pulls.pull(w[0], tree, axis_name).pull)
 
 
 def consensus_distance(params: Any, axis_name: workers.AxisName) -> jax.Array:
