@@ -19,6 +19,7 @@ from experiments.common import cluster, description, flags, parsing
 
 # Errors of data and of disks, by the modules that define them.
 _ERRORS = (('experiments.data', 'DataUnavailableError'),
+           ('experiments.engine.left_out', 'NonFiniteError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
            ('experiments.engine.processes', 'ProcessLostError'),
            ('experiments.engine.sealing', 'LogDamagedError'),

@@ -45,6 +45,8 @@ def fit(
   allow_changed: Collection[str] = (),
   writers: Sequence[str | writers_lib.Writer] = (),
   profile: tuple[int, int] | None = None,
+  max_nonfinite: int = 100,
+  stuck_after: float = 0.0,
   stop: signals.Stop | None = None,
   title: str = '',
 ) -> dict:
@@ -86,6 +88,10 @@ def fit(
     allow_changed: Names in `config` that may differ.
     writers: Among 'tensorboard' and 'wandb'; or objects of one's own.
     profile: (first, end): the steps to trace, first to end - 1.
+    max_nonfinite: Steps in a row without a finite gradient of any worker after
+      which to save and raise `NonFiniteError`; 0: never.
+    stuck_after: Seconds without progress after which to say on stderr which
+      process is stuck, at which step; 0: many, see `train`.
     stop: What to ask whether to stop, in place of signals.
     title: For the progress line.
 
@@ -130,7 +136,8 @@ def fit(
       return trainer.train(
         program, steps, workdir, config=identity | (config or {}),
         workers=workers, stop=heard, title=title or pathlib.Path(workdir).name,
-        allow_changed=allow_changed, writers=writers, profile=profile)
+        allow_changed=allow_changed, writers=writers, profile=profile,
+        max_nonfinite=max_nonfinite, stuck_after=stuck_after)
     except ValueError as error:
       if 'out_axes is None' not in str(error):
         raise

@@ -161,7 +161,8 @@ def _apply(plan, rows, name):
             for new, x in zip(arrived, wide)], is_finite
 
   def left_out(weights, is_finite):
-    return jnp.sum(jnp.asarray(weights != 0)[me] & ~is_finite, 1, jnp.int32)
+    has_weight = jnp.asarray(weights != 0)[me]
+    return jnp.sum(has_weight & ~is_finite[None], 1, jnp.int32)
 
   eye = np.eye(plan.own.shape[1])
   totals, is_finite = weighed(plan.own - eye, wide)
@@ -198,7 +199,7 @@ def _weigh_several(weights, is_finite, arrived, rows):
   A matrix product would lose the small differences to rounding. Its operands
   are therefore taken relative to one row of this device.
   """
-  weights = jnp.where(is_finite, weights, 0)
+  weights = jnp.where(is_finite[None], weights, 0)
   finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
   dot = functools.partial(jnp.tensordot, axes=1,
                           precision=lax.Precision.HIGHEST)

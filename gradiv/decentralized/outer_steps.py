@@ -177,13 +177,13 @@ def _advance(
       jax.tree.map(jnp.subtract, anchor, own), axis_name)
 
   if is_sent is not None:
-    pending, num_sent_without = lax.cond(
+    pending, sent_without = lax.cond(
       is_sent, pseudo_gradient,
       lambda: private((fragment.pending, _updates.no_count())))
 
   def synchronize():
     delta, without = pseudo_gradient() if is_sent is None else (
-      pending, num_sent_without)
+      pending, _updates.no_count())
     step, new_state = outer.update(delta, outer_state, anchor, **extra_args)
     end = optax.apply_updates(anchor, step)
     mixed = jax.tree.map(
@@ -194,6 +194,8 @@ def _advance(
   mixed, end, new_state, without = lax.cond(
     is_due, synchronize, lambda: private(
       (own, anchor, outer_state, _updates.no_count())))
+  if is_sent is not None:
+    without = sent_without
   return _Fragment(mixed, end, pending, new_state, without)
 
 
