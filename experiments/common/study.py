@@ -6,6 +6,7 @@ With `report_only` it does all of that but the training.
 """
 
 import abc
+import contextlib
 import dataclasses
 import pathlib
 import pkgutil
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import jax
 
 from experiments.common import claims as claims_lib, flags, showing, tables
-from experiments.engine import processes, progress, signals
+from experiments.engine import identity, processes, progress, signals
 
 ROUNDINGS = ('', 'reversed')
 
@@ -145,6 +146,14 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
     UsageError: On flags that do not fit the data or the network.
     FileNotFoundError: With `report_only`, where a part is not finished.
   """
+  # Training listens to signals itself; all else may be left at any time.
+  leaving = signals.leaving(
+    'what was trained is saved, and the report is not written')
+  with leaving if stop is None else contextlib.nullcontext():
+    return _run(study, config, stop, report_only, begin)
+
+
+def _run(study, config, stop, report_only, begin):
   began = time.monotonic()
   config = dataclasses.replace(
     config, workdir=config.workdir or f'runs/{study.name}')
@@ -187,9 +196,10 @@ def _read(study, config, workdir):
 
 def _train(study, config, workdir, stop, begin):
   """Check every part that is not finished, then run it; return all results."""
-  task = study.prepare(config)
   done: dict[str, Any] = {}
-  work = _plan(study, config, task, workdir)
+  with _in_one_line(workdir, 'the flags do not fit together', ValueError):
+    task = study.prepare(config)
+    work = _plan(study, config, task, workdir)
   begin()
   finished = sum(size is None for size in work.values())
   if finished and processes.is_first():
@@ -222,15 +232,24 @@ def _plan(study, config, task, workdir) -> dict[str, int | None]:
 
 def _checked(part, workdir):
   """Return the plan of a part; what does not fit becomes one line."""
-  try:
+  with _in_one_line(workdir, f'part {part.name}', Exception):
     part.check()
     return part.plan()
-  except Exception as error:
+
+
+@contextlib.contextmanager
+def _in_one_line(workdir, what, kind):
+  """Turn an error before training into a line; its traceback has a file."""
+  try:
+    yield
+  except (flags.UsageError, identity.OtherRunError):
+    raise
+  except kind as error:
     path = workdir / 'traceback.txt'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(traceback.format_exc())
     text = ' '.join(str(error).split())
-    raise flags.UsageError(f'part {part.name}: {text} (see {path})') from error
+    raise flags.UsageError(f'{what}: {text} (see {path})') from error
 
 
 def parts_at_once(config: Any) -> int:

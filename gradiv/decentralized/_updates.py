@@ -70,9 +70,6 @@ def step_and_pull(
   return moved, without + pulled.num_left_out
 
 
-def no_count() -> jax.Array:
-  """Return a counter that stands at 0; each call has a buffer of its own."""
-  return jnp.zeros((), jnp.int32)
 
 
 def rescale(

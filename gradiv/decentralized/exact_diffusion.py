@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import counting, trees
+from gradiv._common import checks, counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -155,10 +155,12 @@ def mix_by_extra(
 def _corrected(step, axis_name, schedule):
   """Create a transformation from ``step(x, u, c) -> (x, c, left out)``."""
   _pulls.names_of(axis_name)
+  checks.function('schedule', schedule)
 
   def init_fn(params):
     return MixByCorrectionState(
-      _updates.no_count(), trees.zeros_wide(params), _updates.no_count())
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

@@ -88,7 +88,7 @@ def mix_by_gossip(
 
   def init_fn(params):
     del params
-    return MixByGossipState(_updates.no_count(), _updates.no_count())
+    return MixByGossipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

@@ -73,7 +73,8 @@ def mix_by_gradient_tracking(
 
   def init_fn(params):
     return MixByGradientTrackingState(
-      _updates.no_count(), trees.zeros_wide(params), _updates.no_count())
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args

@@ -83,6 +83,7 @@ def mix_by_quasi_global_momentum(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   checks.fraction('momentum', momentum)
+  checks.function('schedule', schedule)
   decay = momentum if decay is None else decay
   checks.fraction('decay', decay)
   newest = 1 - decay
@@ -145,6 +146,7 @@ def mix_by_decentlam(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   checks.fraction('momentum', momentum)
+  checks.function('schedule', schedule)
   pull = _pulls.pull_in_turn(bank, axis_name)
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -161,8 +163,8 @@ def mix_by_decentlam(
 
 
 def _init(params):
-  return MixByMomentumState(_updates.no_count(), trees.zeros_wide(params),
-                            _updates.no_count())
+  return MixByMomentumState(jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+                            jnp.zeros((), jnp.int32))
 
 
 def _next(state, momentum, left_out):

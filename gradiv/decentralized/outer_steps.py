@@ -100,7 +100,8 @@ def mix_by_outer_step(
   workers.names_of(axis_name)
   _check_periods(period, num_fragments, delay)
   checks.within('blend', blend, 0, 1)
-  outer = optax.with_extra_args_support(outer)
+  checks.function('fragment_of', fragment_of)
+  outer = checks.transformation('outer', outer)
   is_due = functools.partial(_is_due, period=period, total=num_fragments)
 
   def init_fn(params):
@@ -112,7 +113,8 @@ def mix_by_outer_step(
       for f in range(num_fragments))
     pending = jax.tree.map(jnp.zeros_like, anchor) if delay else ()
     return MixByOuterStepState(
-      _updates.no_count(), anchor, pending, states, _updates.no_count())
+      jnp.zeros((), jnp.int32), anchor, pending, states,
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     _updates.check_given(params, updates)
@@ -179,11 +181,11 @@ def _advance(
   if is_sent is not None:
     pending, sent_without = lax.cond(
       is_sent, pseudo_gradient,
-      lambda: private((fragment.pending, _updates.no_count())))
+      lambda: private((fragment.pending, jnp.zeros((), jnp.int32))))
 
   def synchronize():
     delta, without = pseudo_gradient() if is_sent is None else (
-      pending, _updates.no_count())
+      pending, jnp.zeros((), jnp.int32))
     step, new_state = outer.update(delta, outer_state, anchor, **extra_args)
     end = optax.apply_updates(anchor, step)
     mixed = jax.tree.map(
@@ -193,7 +195,7 @@ def _advance(
 
   mixed, end, new_state, without = lax.cond(
     is_due, synchronize, lambda: private(
-      (own, anchor, outer_state, _updates.no_count())))
+      (own, anchor, outer_state, jnp.zeros((), jnp.int32))))
   if is_sent is not None:
     without = sent_without
   return _Fragment(mixed, end, pending, new_state, without)

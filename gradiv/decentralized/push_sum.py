@@ -81,8 +81,8 @@ def mix_by_push_sum(
   def init_fn(params):
     dtypes = [x.dtype for x in jax.tree.leaves(params)]
     return MixByPushSumState(
-      _updates.no_count(), jnp.ones(
-        (), jnp.result_type(jnp.float32, *dtypes)), _updates.no_count())
+      jnp.zeros((), jnp.int32), jnp.ones(
+        (), jnp.result_type(jnp.float32, *dtypes)), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

@@ -77,8 +77,8 @@ def mix_by_relay(
   n = len(tree)
 
   def init_fn(params):
-    return MixByRelayState(_updates.no_count(), tuple(
-      trees.zeros_wide(params) for _ in swaps), _updates.no_count())
+    return MixByRelayState(jnp.zeros((), jnp.int32), tuple(
+      trees.zeros_wide(params) for _ in swaps), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

@@ -121,6 +121,7 @@ class UpdatesTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(x[others]).all())
     self.assertGreater(left_out(states)[others].sum(), 0)
 
+  @pytest.mark.slow
   def test_the_others_move_as_if_the_step_had_been_zero(self):
     for order in ('awc', 'atc'):
       tx = optax.chain(optax.sgd(0.1), decentralized.mix_by_gossip(
@@ -129,6 +130,7 @@ class UpdatesTest(parameterized.TestCase):
       bad[1], zero[1] = np.nan, 0
       helpers.assert_same(*(stepped(tx, X, grads)[0] for grads in (bad, zero)))
 
+  @pytest.mark.slow
   def test_an_outer_step_takes_the_mean_of_the_finite_workers(self):
     bad = np.zeros((8, 5), np.float32)
     bad[1] = np.nan
