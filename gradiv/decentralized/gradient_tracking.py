@@ -41,7 +41,8 @@ def mix_by_gradient_tracking(
 
     y_t = W y_{t−1} + g_t − g_{t−1},  y_0 = g_0
 
-  The mean of y over the workers is always the mean of g. As a chain,
+  The mean of y over the workers is always the mean of g, where a gradient that
+  is not finite counts as zero; its worker then returns zeros. As a chain,
 
     optax.chain(mix_by_gradient_tracking(w, axis), optax.sgd(α),
                 mix_by_gossip(w, axis))

@@ -30,6 +30,9 @@ def mix(
 
   Worker 2 is not a neighbor of worker 0, and hears nothing of its 3.
 
+  A neighbor whose tree is not finite is left out, as in all mixing steps; see
+  the package.
+
   Args:
     tree: This worker's tree of floating-point arrays.
     mixing_matrix: W [n, n], doubly stochastic.
