@@ -114,7 +114,8 @@ def part(config, task, kind, size, axes, rate=lambda at, size: {}, *, looks=1,
             rows_of(task, lanes.get('replication', np.ones(len(seed))), seed))
     return task.program(
       lanes | {'rows': rows}, size, functools.partial(
-        optimizer, axis_name=workers.axis_name), **also())
+        optimizer, axis_name=workers.axis_name), counts_left_out=True,
+      **also())
 
   return Trained(
     analysis.part_of(kind, size), axes, program,

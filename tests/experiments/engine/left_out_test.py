@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
 
 import gradiv
@@ -51,6 +52,7 @@ class CountTest(LeftOutCase):
     self.assertEqual(last['num_left_out'], [[0, 24], [0, 24]])
     self.assertIn('24 steps of 2 lanes: 48 of worker 1', self.stderr.getvalue())
 
+  @pytest.mark.slow
   def test_a_sound_run_says_nothing_and_its_numbers_are_the_same(self):
     one = small.train(self.folder / 'a', SCHEDULE)
     two = small.train(self.folder / 'b', SCHEDULE,
@@ -90,12 +92,14 @@ class AbortTest(LeftOutCase):
     self.assertEqual(store.steps()[-1], 12)
     self.assertEqual([row['step'] for row in self.records()], [0, 4, 8, 12])
 
+  @pytest.mark.slow
   def test_it_ends_there_again_or_goes_on_where_that_is_asked(self):
     self.abort()
     self.assertIn('for 16 steps', self.abort())
     small.train(self.folder, SCHEDULE, batch=with_bad_examples([0, 1]))
     self.assertEqual(self.records()[-1]['step'], small.STEPS)
 
+  @pytest.mark.slow
   def test_one_lane_that_learns_is_trained_on(self):
     def batch(arrays, lane, rows):
       return jnp.where(lane['order'] == 0, jnp.nan, 1.) * arrays[rows]
@@ -105,6 +109,7 @@ class AbortTest(LeftOutCase):
     self.assertEqual(
       self.records()[-1]['num_left_out'], [[24, 24], [0, 0]])
 
+  @pytest.mark.slow
   def test_a_model_of_ones_own(self):
     tx = optax.chain(gradiv.aggregate_by_mean('workers'), optax.sgd(0.1))
     with self.assertRaisesRegex(
@@ -118,6 +123,7 @@ class AbortTest(LeftOutCase):
 
 class FiniteCheckpointTest(LeftOutCase):
 
+  @pytest.mark.slow
   def test_the_first_state_is_kept_where_no_later_one_is_finite(self):
     small.train(self.folder / 'bad', SCHEDULE, rates=(np.nan, np.nan))
     store = checkpoints.Checkpoints(self.folder / 'bad' / 'checkpoints')

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 import time
 
+import pytest
 from absl.testing import absltest
 
 from experiments import engine
@@ -53,6 +54,7 @@ class WatchdogTest(absltest.TestCase):
     dog.look()
     self.assertIn('the longest scan of steps has taken 7.0 s', self.said[0])
 
+  @pytest.mark.slow
   def test_a_run_that_waits_for_data_says_so_and_ends_as_ever(self):
     def batches(step):
       time.sleep(2.0 if step == 8 else 0)
