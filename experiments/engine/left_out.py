@@ -64,17 +64,18 @@ class LeftOut:
     step: Of the last scan that was counted.
   """
 
-  def __init__(self, limit: int, meta: dict[str, Any]):
+  def __init__(self, limit: int, meta: dict[str, Any], step: int = 0):
     """Begin, or go on from the `meta` of a checkpoint.
 
     Args:
       limit: Steps in a row that are too many; 0 where none are.
       meta: {} at the start.
+      step: Of the checkpoint.
     """
     self._limit = limit
     self._steps = np.asarray(meta.get('steps', 0))
     self._in_a_row = np.asarray(meta.get('in_a_row', 0))
-    self.step = 0
+    self.step = step
 
   def add(self, step: int, seen: Seen | None) -> None:
     """Count what a scan has seen that ended at `step`."""
@@ -117,24 +118,30 @@ class LeftOut:
     return ('gradients that are not finite, in ' + of + ': ' + ', '.join(
       f'{totals[i]} of worker {i}' for i in bad))
 
-  def error(self, title: str, paths: Sequence[str], bad: np.ndarray
-            ) -> NonFiniteError:
+  def error(self, title: str, paths: Sequence[str] = (),
+            bad: np.ndarray | None = None) -> NonFiniteError:
     """Say where it ended, and name the first worker and its leaves.
 
     Args:
       title: Of the run.
       paths: Of the leaves.
-      bad: [W, leaves] of 0 and 1: what is not finite in a step of this state.
+      bad: [W, leaves] of 0 and 1: what is not finite in a step of this state;
+        None where that is not known.
     """
-    workers = np.flatnonzero(bad.any(1))
-    where = 'in that step all are finite again'
-    if len(workers):
-      names = [paths[i] for i in np.flatnonzero(bad[workers[0]])]
-      more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-      where = (f'worker {workers[0]} (of {len(workers)} such workers) has one '
-               f'that is not in {", ".join(names[:3])}{more}')
+    where = '' if bad is None else _first(paths, bad)
     return NonFiniteError(
       f'{title}: at step {self.step} no worker has had a finite gradient for '
       f'{self._in_a_row.min()} steps in a row, and max_nonfinite='
-      f'{self._limit}: {where}; all is saved')
+      f'{self._limit}{where}; all is saved')
+
+
+def _first(paths, bad):
+  """Name the first bad worker, and the first of its bad leaves."""
+  workers = np.flatnonzero(bad.any(1))
+  if not len(workers):
+    return ''
+  names = [paths[i] for i in np.flatnonzero(bad[workers[0]])]
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return (f': worker {workers[0]} (of {len(workers)} such workers) has one '
+          f'that is not in {", ".join(names[:3])}{more}')
 

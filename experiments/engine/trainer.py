@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import gradiv
 from experiments.cost import flops
 from experiments.data import pipeline
 from experiments.engine import (
@@ -38,6 +37,7 @@ from experiments.engine import (
   recording,
   saving,
   signals,
+  starting,
   steering,
   watchdog,
   writers as writers_lib,
@@ -52,6 +52,10 @@ from experiments.engine.program import (
   key_for as key_for,
 )
 from experiments.engine.schedule import Schedule as Schedule
+from experiments.engine.starting import (
+  shapes as shapes,
+  state_shapes as state_shapes,
+)
 from experiments.engine.workers import Workers as Workers
 
 
@@ -138,15 +142,20 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     config = config | {'control': program.control.describe()}
   store = checkpoints.Checkpoints(workdir / 'checkpoints')
   compiled = compiled_lib.build(program, workers)
-  start = _begin(program, compiled, store, config, workers, allow_changed)
+  start = starting.begin(
+    program, compiled, store, config, workers, allow_changed)
   if start.step > schedule.steps:
     raise ValueError(
       f'workdir={str(workdir)!r} holds a run of {start.step} steps already, '
       f'more than steps={schedule.steps}: ask for as many, or use another '
       'workdir')
   mark = saving.check_log(store, schedule, start)
+  counted = left_out.LeftOut(
+    max_nonfinite, start.meta.get('left_out', {}), start.step)
   if start.step == schedule.steps:
-    return _final(program, compiled, start.state)
+    if counted.is_too_much:
+      raise counted.error(title or str(workdir))
+    return starting.final(program, compiled, start.state)
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
   if start.step % schedule.scan:
@@ -166,8 +175,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       title or str(workdir), schedule.steps, stuck_after).watch())
     recorded = recording.Recording(
       compiled, schedule, log, clock, bar, is_single=program.is_single,
-      also=lambda: steered.columns, left_out=left_out.LeftOut(
-        max_nonfinite, start.meta.get('left_out', {})))
+      also=lambda: steered.columns, left_out=counted)
     meta = {'config': config, 'numerics': identity.numerics(),
             'layout': workers.layout}
 
@@ -186,18 +194,18 @@ def _train(program, schedule, workdir, config, workers, stop, title,
         print(f'{title or workdir}: at step {recorded.diverged_at} of '
               f'{schedule.steps} no lane is finite any more: not trained '
               'further', file=sys.stderr, flush=True)
-    if processes.is_first() and (said := recorded.left_out.sentence()):
+    if processes.is_first() and (said := counted.sentence()):
       print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
     processes.check(stop)
-    if recorded.diverged_at is None and recorded.left_out.is_too_much:
-      first = recorded.left_out.step - schedule.scan
+    if recorded.diverged_at is None and counted.is_too_much:
+      first = counted.step - schedule.scan
       rows = steered.deal(steered.ahead(program.fetch(
         np.arange(first, first + schedule.scan))))
-      raise _too_much(title or str(workdir), recorded.left_out, state,
+      raise _too_much(title or str(workdir), counted, state,
                       compiled.judge(rows, state, np.int32(first)))
     if log.lines:
       log.lines.seal()
-  final = _final(program, compiled, state)
+  final = starting.final(program, compiled, state)
   if processes.is_first():
     lanes = len(jax.tree.leaves(program.lanes)[0])
     size, = steered.columns.get('batch_size', [clock.examples // lanes])
@@ -206,32 +214,6 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     if said:
       print(said, file=sys.stderr, flush=True)
   return final
-
-
-def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
-  """Trace a scan of steps and an evaluation, and compute nothing.
-
-  Returns:
-    The shapes [L, ...] of the quantities that a run records.
-
-  Raises:
-    ValueError: Where the parts of the program do not fit together.
-  """
-  rows = program.gather(workers.split(program.fetch(np.arange(schedule.scan))))
-  compiled = compiled_lib.build(program, workers)
-  state = jax.eval_shape(compiled.create)
-  inputs, columns = steering.plan(program, schedule, workers)
-  state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0), *inputs)
-  seen.pop('left_out', None)
-  found = recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
-  return recording.joined(found, jax.eval_shape(lambda: columns))
-
-
-def state_shapes(program: Program, workers: Workers) -> dict:
-  """Return the shapes of what `train` returns, and compute nothing."""
-  compiled = compiled_lib.build(program, workers)
-  return jax.eval_shape(
-    lambda: _final(program, compiled, compiled.create()))
 
 
 def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
@@ -290,35 +272,3 @@ def _cost_of_a_step(schedule, workers, compiled, inputs, seen
     compiled.scan, *inputs) / schedule.scan
   return {'examples': len(loss) * dealt * size * length // schedule.scan,
           'flops': counted or None, 'devices': len(loss.sharding.device_set)}
-
-
-def _begin(program, compiled, store, config, workers, allow_changed
-           ) -> checkpoints.Restored:
-  """Restore the newest state, or make the first."""
-  workdir, count = store.directory.parent, workers.num_workers
-
-  def template(meta):
-    """Check that the run is this one; return the shapes of what it saved."""
-    check_config(meta['config'], config, workdir, allow_changed)
-    stored = meta.get('layout', workers.layout)
-    if not workers.allow_reshape:
-      identity.check_layout(stored, workers.layout, workdir)
-    shapes = jax.eval_shape(compiled.create)
-    rows = lambda x: jax.ShapeDtypeStruct(
-      (stored['num_workers'], *x.shape[1:]), x.dtype)
-    return shapes | {
-      name: jax.tree.map(rows, shapes[name]) for name in program.private}
-
-  restored = store.restore(template)
-  if restored is None:
-    return checkpoints.Restored(0, compiled.create(), {})
-  state = restored.state | {
-    name: gradiv.resize_workers(restored.state[name], count)
-    for name in program.private}
-  return restored._replace(state=compiled.place(state))
-
-
-def _final(program, compiled, state):
-  """Return what callers see of the last state."""
-  state = compiled.common(state)
-  return jax.tree.map(lambda x: x[0], state) if program.is_single else state

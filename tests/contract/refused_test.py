@@ -100,7 +100,7 @@ class RefusedTest(parameterized.TestCase):
     ('then', lambda: weightings.cr_mogm(then=weightings.mgda)),
     ('fn', lambda: weightings.stateless(None)),
     ('inner', lambda: gradiv.skip_zero_updates(optax.sgd)),
-    ('inner', lambda: gradiv.accumulate_moments(2, 4.0, inner=3)),
+    ('inner', lambda: gradiv.accumulate_moments(2, inner=3)),
     ('compressor', lambda: gradiv.with_error_feedback(None)),
     ('compressor', lambda: decentralized.mix_by_choco(
       table.RING, 'w', None, consensus_step=0.5)),

@@ -96,6 +96,9 @@ class AbortTest(LeftOutCase):
   def test_it_ends_there_again_or_goes_on_where_that_is_asked(self):
     self.abort()
     self.assertIn('for 16 steps', self.abort())
+    self.assertIn('for 20 steps', self.abort())
+    for _ in range(2):  # the last one trains nothing
+      self.assertIn('at step 24 no worker', self.abort())
     small.train(self.folder, SCHEDULE, batch=with_bad_examples([0, 1]))
     self.assertEqual(self.records()[-1]['step'], small.STEPS)
 

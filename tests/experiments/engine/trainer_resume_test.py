@@ -22,6 +22,7 @@ from experiments.engine import (
   compiled,
   records,
   signals,
+  starting,
   trainer,
 )
 from tests import helpers
@@ -45,7 +46,7 @@ class ResumeCase(parameterized.TestCase):
     workers = trainer.Workers(4)
     program = tiny_run.program(workers)
     store = checkpoints.Checkpoints(self.folder / name / 'checkpoints')
-    return trainer._begin(program, compiled.build(program, workers), store,
+    return starting.begin(program, compiled.build(program, workers), store,
                           {'name': 'tiny'}, workers, ())[:2]
 
 

@@ -1,0 +1,93 @@
+"""How a run begins, what callers see of its end, and both without computing."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+
+import gradiv
+from experiments.engine import (
+  checkpoints,
+  compiled as compiled_lib,
+  identity,
+  recording,
+  steering,
+)
+from experiments.engine.program import Program
+from experiments.engine.schedule import Schedule
+from experiments.engine.workers import Workers
+
+
+def begin(
+  program: Program, compiled: compiled_lib.Compiled,
+  store: checkpoints.Checkpoints, config: dict[str, Any], workers: Workers,
+  allow_changed: Collection[str],
+) -> checkpoints.Restored:
+  """Restore the newest state, or make the first.
+
+  Args:
+    program: What is trained.
+    compiled: Its programs.
+    store: Of the checkpoints.
+    config: All that defines the run.
+    workers: Who computes.
+    allow_changed: Names in `config` that may differ.
+
+  Raises:
+    OtherRunError: Where the checkpoints are those of another run.
+  """
+  workdir, count = store.directory.parent, workers.num_workers
+
+  def template(meta):
+    """Check that the run is this one; return the shapes of what it saved."""
+    identity.check_config(meta['config'], config, workdir, allow_changed)
+    stored = meta.get('layout', workers.layout)
+    if not workers.allow_reshape:
+      identity.check_layout(stored, workers.layout, workdir)
+    shapes = jax.eval_shape(compiled.create)
+    rows = lambda x: jax.ShapeDtypeStruct(
+      (stored['num_workers'], *x.shape[1:]), x.dtype)
+    return shapes | {
+      name: jax.tree.map(rows, shapes[name]) for name in program.private}
+
+  restored = store.restore(template)
+  if restored is None:
+    return checkpoints.Restored(0, compiled.create(), {})
+  state = restored.state | {
+    name: gradiv.resize_workers(restored.state[name], count)
+    for name in program.private}
+  return restored._replace(state=compiled.place(state))
+
+
+def final(program: Program, compiled: compiled_lib.Compiled,
+          state: dict[str, Any]) -> dict[str, Any]:
+  """Return what callers see of the last state."""
+  state = compiled.common(state)
+  return jax.tree.map(lambda x: x[0], state) if program.is_single else state
+
+
+def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
+  """Trace a scan of steps and an evaluation, and compute nothing.
+
+  Returns:
+    The shapes [L, ...] of the quantities that a run records.
+
+  Raises:
+    ValueError: Where the parts of the program do not fit together.
+  """
+  rows = program.gather(workers.split(program.fetch(np.arange(schedule.scan))))
+  compiled = compiled_lib.build(program, workers)
+  state = jax.eval_shape(compiled.create)
+  inputs, columns = steering.plan(program, schedule, workers)
+  state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0), *inputs)
+  seen.pop('left_out', None)
+  found = recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
+  return recording.joined(found, jax.eval_shape(lambda: columns))
+
+
+def state_shapes(program: Program, workers: Workers) -> dict:
+  """Return the shapes of what `train` returns, and compute nothing."""
+  compiled = compiled_lib.build(program, workers)
+  return jax.eval_shape(
+    lambda: final(program, compiled, compiled.create()))
