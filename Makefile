@@ -81,8 +81,10 @@ audit: $(VENV)/ready
 	$(RUN) -m pip install --quiet --editable '.[audit]'
 	$(RUN) -m bandit --quiet --recursive --severity-level medium \
 	  gradiv experiments examples
-	@timeout 120 $(RUN) -m pip_audit --skip-editable --progress-spinner off \
-	  || echo 'pip-audit found something, or could not be reached: see above'
+	@$(RUN) -c "import urllib.request as web; \
+	  web.urlopen('https://pypi.org/pypi/pip/json', timeout=5)" 2>/dev/null \
+	  && timeout 120 $(RUN) -m pip_audit --skip-editable --progress-spinner off \
+	  || echo 'pip-audit found something, or what it asks cannot be reached'
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \

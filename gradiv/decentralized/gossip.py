@@ -96,7 +96,7 @@ def mix_by_gossip(
     if order == 'awc':
       pulled = pull(params, state.count)
       moved, without = _updates.add_finite((pulled.pull,), updates)
-      moved = optax.tree.cast_like(moved, params)
+      moved = jax.tree.map(lambda u, p: u.astype(p.dtype), moved, params)
       left_out = without + pulled.num_left_out
     else:
       moved, left_out = _updates.step_and_pull(

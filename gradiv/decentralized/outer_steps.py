@@ -178,6 +178,7 @@ def _advance(
     return _pulls.mean_of_finite(
       jax.tree.map(jnp.subtract, anchor, own), axis_name)
 
+  sent_without = None
   if is_sent is not None:
     pending, sent_without = lax.cond(
       is_sent, pseudo_gradient,
@@ -196,7 +197,7 @@ def _advance(
   mixed, end, new_state, without = lax.cond(
     is_due, synchronize, lambda: private(
       (own, anchor, outer_state, jnp.zeros((), jnp.int32))))
-  if is_sent is not None:
+  if sent_without is not None:
     without = sent_without
   return _Fragment(mixed, end, pending, new_state, without)
 
