@@ -7,7 +7,8 @@ A run is a pure function of its program and seeds. `compiled` makes two programs
 of it, a scan of steps and an evaluation; `gradients` turns any form of loss
 into what a step needs; `recording` writes what they return where it is due, by
 `writers`, and `clock` how long it took; `advising` says what another batch size
-would cost. `checkpoints` keep the state, each by `committing`, and `identity`
+would cost. `left_out` counts gradients that are not finite, and `watchdog` says
+what is stuck. `checkpoints` keep the state, each by `committing`; `identity`
 refuses the folder of another run. After a kill or a signal, `train` goes on bit
 for bit. `processes` joins several, and `placing` lays out what they share.
 """

@@ -14,6 +14,7 @@ import optax
 
 from experiments.data import pipeline
 from experiments.engine import (
+  arguments,
   control,
   processes,
   signals,
@@ -98,8 +99,24 @@ def fit(
   Returns:
     A dict of the final 'params', 'opt_state' and, where there is one,
     'model_state'.
+
+  Raises:
+    ValueError: Where an argument is out of range or does not fit the others,
+      before anything is trained; and whatever else `train` raises.
   """
+  arguments.functions(
+    init=init, loss=loss, evaluate=evaluate, read=read,
+    model_state=model_state, view=view)
+  arguments.whole('seed', seed, 0, 2**32)
+  arguments.whole('accumulate', accumulate, 1)
+  arguments.floating('compute_dtype', compute_dtype)
+  if not (hasattr(optimizer, 'init') and hasattr(optimizer, 'update')):
+    raise ValueError(f'optimizer={optimizer!r}: must be an '
+                     'optax.GradientTransformation')
   if not isinstance(steps, trainer.Schedule):
+    arguments.whole('steps', steps, 1)
+    if every is not None:
+      arguments.whole('every', every, 1)
     steps = trainer.Schedule(steps, every or math.gcd(steps, 100))
   if not isinstance(batches, pipeline.Batches):
     batches = pipeline.by_step(batches)

@@ -12,7 +12,6 @@ evaluates where that is due, saves, and listens to signals.
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
 import time
@@ -26,6 +25,7 @@ from experiments.cost import flops
 from experiments.data import pipeline
 from experiments.engine import (
   advising,
+  arguments,
   checkpoints,
   clock as clock_lib,
   compiled as compiled_lib,
@@ -128,10 +128,8 @@ def train(
 
 def _train(program, schedule, workdir, config, workers, stop, title,
            allow_changed, writers, profile, max_nonfinite, stuck_after):
-  if max_nonfinite < 0:
-    raise ValueError(f'max_nonfinite={max_nonfinite}: must be at least 0')
-  if not 0 <= stuck_after < math.inf:
-    raise ValueError(f'stuck_after={stuck_after}: must be finite, from 0 on')
+  arguments.whole('max_nonfinite', max_nonfinite, 0)
+  arguments.seconds('stuck_after', stuck_after)
   if max_nonfinite:
     program = dataclasses.replace(program, counts_left_out=True)
   stop = signals.Stop() if stop is None else stop

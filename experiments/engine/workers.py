@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 
 import gradiv
-from experiments.engine import processes
+from experiments.engine import arguments, processes
+from gradiv import workers as workers_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Workers:
   lanes_at_once: int = 0
   is_reversed: bool = False
   allow_reshape: bool = False
+
+  def __post_init__(self):
+    arguments.whole('num_workers', self.num_workers, 1)
+    arguments.whole('lanes_at_once', self.lanes_at_once, 0)
+    if self.backend not in workers_lib.BACKENDS:
+      raise ValueError(f'backend={self.backend!r}: must be one of '
+                       f'{", ".join(workers_lib.BACKENDS)}')
 
   @property
   def axis_name(self) -> gradiv.AxisName:
