@@ -42,7 +42,7 @@ def find(folder: pathlib.Path, lanes: Sequence[At], definition: dict[str, Any],
   """
   wanted = set(map(name, lanes))
   for path in sorted(folder.glob('lanes_*/lanes.json')):
-    block = Block(path.parent, **json.loads(path.read_text()))
+    block = Block(path.parent, **records.read_whole(path))
     if wanted & set(map(name, block.lanes)):
       check_definition(block.defined_by, definition, folder, allow_changed)
       yield block
@@ -58,7 +58,7 @@ def read(folder: pathlib.Path, lanes: Sequence[At]
   """
   wanted, found, rows, final = set(map(name, lanes)), [], None, {}
   for path in sorted(folder.glob('lanes_*/done.json')):
-    more = json.loads(path.with_name('lanes.json').read_text())['lanes']
+    more = records.read_whole(path.with_name('lanes.json'))['lanes']
     keep = [i for i, at in enumerate(more) if name(at) in wanted]
     if not keep:
       continue
@@ -72,12 +72,28 @@ def read(folder: pathlib.Path, lanes: Sequence[At]
       raise trainer.OtherRunError(
         f'{path.parent} has records at other steps than the blocks beside it: '
         'use another --workdir')
-    rows = picked if rows is None else [
-      {key: x if key == 'step' else x + after[key] for key, x in row.items()}
-      for row, after in zip(rows, picked)]
-    for key, x in json.loads(path.read_text()).items():
+    rows = picked if rows is None else list(map(_side_by_side, rows, picked))
+    for key, x in records.read_whole(path).items():
       final.setdefault(key, []).extend(x[i] for i in keep)
   return found, rows or [], final
+
+
+def _side_by_side(row: dict, more: dict) -> dict:
+  """Join the records of some lanes and of more; null where one has none."""
+  found, sizes = {'step': row['step']}, [
+    len(next((x for key, x in each.items() if key != 'step'), ()))
+    for each in (row, more)]
+  for key in dict.fromkeys((*row, *more)):
+    if key != 'step':
+      like = (row.get(key) or more[key])[0]
+      one, other = (each.get(key) or [_null_like(like)] * size
+                    for each, size in zip((row, more), sizes))
+      found[key] = one + other
+  return found
+
+
+def _null_like(x: Any) -> Any:
+  return list(map(_null_like, x)) if isinstance(x, list) else None
 
 
 def check_definition(stored: Mapping[str, Any], now: Mapping[str, Any],
