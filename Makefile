@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results site test test-all lint
+  critical_batch overhead accelerator results site test test-all lint audit
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -79,6 +79,16 @@ lint: $(VENV)/ready
 	@echo '== the linter and the type checker'
 	$(RUN) -m ruff check .
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
+
+audit: $(VENV)/ready
+	@echo '== calls that are known to be unsafe, and dependencies with known holes'
+	$(RUN) -m pip install --quiet --editable '.[audit]'
+	$(RUN) -m bandit --quiet --recursive --severity-level medium \
+	  gradiv experiments examples
+	@$(RUN) -c "import urllib.request as web; \
+	  web.urlopen('https://pypi.org/pypi/pip/json', timeout=5)" 2>/dev/null \
+	  && timeout 120 $(RUN) -m pip_audit --skip-editable --progress-spinner off \
+	  || echo 'pip-audit found something, or what it asks cannot be reached'
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \

@@ -76,10 +76,8 @@ def read(folder: pathlib.Path, wanted: Collection[str]
       raise identity.OtherRunError(
         f'{block.folder} has records at other steps than the blocks beside it: '
         'use another --workdir')
-    rows = picked if rows is None else [
-      {key: x if key == 'step' else x + after[key] for key, x in row.items()}
-      for row, after in zip(rows, picked)]
-    for key, x in json.loads((block.folder / 'done.json').read_text()).items():
+    rows = picked if rows is None else list(map(_side_by_side, rows, picked))
+    for key, x in records.read_whole(block.folder / 'done.json').items():
       final.setdefault(key, []).extend(x[i] for i in keep)
   return found, rows or [], final
 
@@ -117,7 +115,25 @@ def _all(folder) -> Iterator[Block]:
 @functools.lru_cache(256)  # to write the names of thousands of lanes takes long
 def _block(path, modified):
   del modified
-  return Block(path.parent, **json.loads(path.read_text()))
+  return Block(path.parent, **records.read_whole(path))
+
+
+def _side_by_side(row: dict, more: dict) -> dict:
+  """Join the records of some lanes and of more; null where one has none."""
+  found, sizes = {'step': row['step']}, [
+    len(next((x for key, x in each.items() if key != 'step'), ()))
+    for each in (row, more)]
+  for key in dict.fromkeys((*row, *more)):
+    if key != 'step':
+      like = (row.get(key) or more[key])[0]
+      one, other = (each.get(key) or [_null_like(like)] * size
+                    for each, size in zip((row, more), sizes))
+      found[key] = one + other
+  return found
+
+
+def _null_like(x: Any) -> Any:
+  return list(map(_null_like, x)) if isinstance(x, list) else None
 
 
 def check_definition(stored: Mapping[str, Any], now: Mapping[str, Any],

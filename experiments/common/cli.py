@@ -7,6 +7,7 @@ the folder, the data, and only then the study, its imports and its shapes.
 import contextlib
 import dataclasses
 import gc
+import io
 import os
 import pathlib
 import pkgutil
@@ -19,6 +20,7 @@ from experiments.common import cluster, description, flags, parsing
 
 # Errors of data and of disks, by the modules that define them.
 _ERRORS = (('experiments.data', 'DataUnavailableError'),
+           ('experiments.engine.left_out', 'NonFiniteError'),
            ('experiments.engine.checkpoints', 'CheckpointError'),
            ('experiments.engine.processes', 'ProcessLostError'),
            ('experiments.engine.sealing', 'LogDamagedError'),
@@ -155,6 +157,8 @@ class Bearing:
 def exit_codes():
   """Turn errors that a user can mend into a message and an exit code."""
   sys.stderr = Bearing(sys.stderr)
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no ±
+    sys.stdout.reconfigure(errors='replace')
   try:
     yield
   except (absl_flags.Error, flags.UsageError) as error:

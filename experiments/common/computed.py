@@ -47,7 +47,7 @@ class Computed:
     path = self._path(workdir)
     if not path.exists():
       return f'{path} is missing'
-    blocks.check_definition(json.loads(path.read_text())['defined_by'],
+    blocks.check_definition(records.read_whole(path)['defined_by'],
                             self._definition, path, allow_changed)
     return ''
 
@@ -81,4 +81,4 @@ class Computed:
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the result."""
-    return json.loads(self._path(workdir).read_text())['result']
+    return records.read_whole(self._path(workdir))['result']

@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.common import cluster
+from experiments.engine.workers import BACKENDS
 from experiments.models import options as model_options
 
 if TYPE_CHECKING:
   from experiments.engine import schedule, workers
 
-BACKENDS = ('vmap', 'pmap', 'shard_map')
 LARGEST_IMAGE = 1024
 # What takes records, and the package that it needs.
 WRITERS = {'tensorboard': 'tensorboardX', 'wandb': 'wandb'}
@@ -91,13 +92,20 @@ class Config:
     (), f'who gets the records besides metrics.jsonl: {", ".join(WRITERS)}')
   profile: str = flag('', 'steps of each part to trace into its profile/, as '
                       'first:end, such as 100:110')
+  max_nonfinite: int = flag(0, 'give up a part after so many steps in a row in '
+                            'which no worker of any of its runs has a finite '
+                            'gradient, and say which; 0: never')
+  stuck_after: float = flag(0.0, 'seconds without progress after which to say '
+                            'which process is stuck at which step; 0: ten '
+                            'minutes, or twenty times the longest scan')
   rounding: str = ''  # no flag: 'reversed' in the second of two roundings
 
   def __post_init__(self):
-    check_choices(self)
+    check_values(self)
     for name in ('num_workers', 'num_seeds'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
-    for name in ('lanes_at_once', 'parts_at_once', 'save_seconds'):
+    for name in ('lanes_at_once', 'parts_at_once', 'save_seconds',
+                 'max_nonfinite', 'stuck_after'):
       check(getattr(self, name), name, 'at least 0', lambda n: n >= 0)
     check(self.image_size, 'image_size', f'from 0 to {LARGEST_IMAGE}',
           lambda n: 0 <= n <= LARGEST_IMAGE)
@@ -124,7 +132,9 @@ class Config:
   def watch(self) -> dict[str, Any]:
     """Say who looks on: options of `trainer.train` that change no number."""
     return {'writers': self.writers,
-            'profile': self._traced if self.profile else None}
+            'profile': self._traced if self.profile else None,
+            'max_nonfinite': self.max_nonfinite,
+            'stuck_after': self.stuck_after}
 
   @property
   def seeds(self) -> range:
@@ -185,15 +195,25 @@ def check_together(config: Any, names: Sequence[str], relation: str,
     raise UsageError(f'{text(bad)} does not fit {others}: {relation}')
 
 
-def check_choices(config: Any) -> None:
-  """Raise UsageError where a field is none of its choices."""
+def check_values(config: Any) -> None:
+  """Raise UsageError where a field is nothing that any flag may be.
+
+  A number must be finite, and an integer fit into 32 bits; a list names nothing
+  twice; and of a field with choices, it must be one of them.
+  """
   for field in dataclasses.fields(config):
+    value, is_list = getattr(config, field.name), type(field.default) is tuple
+    items = value if is_list else (value,)
     if choices := field.metadata.get('choices'):
-      value, is_list = getattr(config, field.name), type(field.default) is tuple
-      items = value if is_list else (value,)
       check(value, field.name,
             f'{"some" if is_list else "one"} of {", ".join(choices)}',
             lambda _: set(items) <= set(choices) and len(items) > 0)
+    check(value, field.name, 'finite', lambda _: all(
+      math.isfinite(x) for x in items if isinstance(x, float)))
+    check(value, field.name, 'below 2**31 in size', lambda _: all(
+      abs(x) < 2**31 for x in items if isinstance(x, int)))
+    check(value, field.name, 'values of which each is there once',
+          lambda _: len({*items}) == len(items))
 
 
 def options(config: Config, name: str = 'model_options') -> dict:

@@ -15,7 +15,7 @@ T = TypeVar('T')
 # Flags that say nothing of the run in a folder.
 _OF_THE_COMMAND = ('workdir', 'report', 'allow_changed', 'allow_reshape',
                    'coordinator_address', 'num_processes', 'process_id',
-                   'writers', 'profile')
+                   'writers', 'profile', 'max_nonfinite', 'stuck_after')
 _HELP = ('help', 'helpshort', 'helpfull')
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from experiments.common import beside, showing, study as study_lib
 from experiments.common.derived import Derived
 from experiments.common.study import Outcome, Study
+from experiments.engine import signals
 
 
 def report(study: Study, config: Any) -> Outcome:
@@ -23,6 +24,11 @@ def report(study: Study, config: Any) -> Outcome:
     FileNotFoundError: Where a part is not finished.
     OtherRunError: Where one is defined by other flags.
   """
+  with signals.leaving('the report is not written'):
+    return _report(study, config)
+
+
+def _report(study, config):
   began = time.monotonic()
   config = dataclasses.replace(
     config, workdir=config.workdir or f'runs/{study.name}')

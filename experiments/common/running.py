@@ -1,5 +1,6 @@
 """Trains what a study lacks, and then shows what it found."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -12,7 +13,7 @@ import jax
 
 from experiments.common import flags, showing, study as study_lib
 from experiments.common.study import Outcome, Study
-from experiments.engine import processes, progress, signals
+from experiments.engine import identity, processes, progress, signals
 
 
 def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
@@ -28,6 +29,14 @@ def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
   Raises:
     UsageError: On flags that do not fit the data or the network.
   """
+  # Training listens to signals itself; all else may be left at any time.
+  leaving = signals.leaving(
+    'what was trained is saved, and the report is not written')
+  with leaving if stop is None else contextlib.nullcontext():
+    return _run(study, config, stop, begin)
+
+
+def _run(study, config, stop, begin):
   began = time.monotonic()
   config = dataclasses.replace(
     config, workdir=config.workdir or f'runs/{study.name}')
@@ -50,10 +59,11 @@ def _train(study, config, stop, begin):
   Returns the results of all parts, and the hashes of their records.
   """
   workdir = study_lib.folder_of(config)
-  task = study.prepare(config)
   done: dict[str, Any] = {}
   digests: dict[str, str] = {}
-  work = _plan(study, config, task, workdir)
+  with _in_one_line(workdir, 'the flags do not fit together', ValueError):
+    task = study.prepare(config)
+    work = _plan(study, config, task, workdir)
   begin()
   finished = sum(size is None for size in work.values())
   if finished and processes.is_first():
@@ -87,15 +97,24 @@ def _plan(study, config, task, workdir) -> dict[str, int | None]:
 
 def _checked(part, workdir):
   """Return the plan of a part; what does not fit becomes one line."""
-  try:
+  with _in_one_line(workdir, f'part {part.name}', Exception):
     part.check()
     return part.plan()
-  except Exception as error:
+
+
+@contextlib.contextmanager
+def _in_one_line(workdir, what, kind):
+  """Turn an error before training into a line; its traceback has a file."""
+  try:
+    yield
+  except (flags.UsageError, identity.OtherRunError):
+    raise
+  except kind as error:
     path = workdir / 'traceback.txt'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(traceback.format_exc())
     text = ' '.join(str(error).split())
-    raise flags.UsageError(f'part {part.name}: {text} (see {path})') from error
+    raise flags.UsageError(f'{what}: {text} (see {path})') from error
 
 
 def parts_at_once(config: Any) -> int:

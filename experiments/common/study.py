@@ -48,7 +48,7 @@ class Part(Protocol):
   def run(self, workdir: pathlib.Path, stop: signals.Stop,
           allow_changed: Collection[str] = (), watch: Watch | None = None,
           ) -> None:
-    """Do what is not done yet; `watch` are the writers and the profile."""
+    """Do what is not done yet; `watch` is what `Config.watch` returns."""
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the results from disk, of which nothing may be missing."""

@@ -1,5 +1,7 @@
 """The figures of `decentralized`."""
 
+import warnings
+
 import numpy as np
 
 from experiments.common import intervals, marks, plots
@@ -91,10 +93,16 @@ def along(config, reduced, claims):
 
 def _band(ax, series, arm):
   """Draw the median of the seeds and their quartiles, smoothed."""
-  quartiles = series.where(np.isfinite(series)).quantile(
-    (.25, .5, .75), 'seed').values
+  quartiles = _quantiles(series, (.25, .5, .75)).values
   marks.band(ax, series['look'], *_smooth(quartiles), color=color_of(arm),
              label=arm.label)
+
+
+def _quantiles(series, levels):
+  """Take quantiles of the seeds that are finite; NaN where none is."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'All-NaN slice', RuntimeWarning)
+    return series.where(np.isfinite(series)).quantile(levels, 'seed')
 
 
 def _smooth(curves, reach=3):
@@ -117,7 +125,7 @@ def text(config, reduced, claims):
   for run in runs:
     for i, rate in enumerate(run.arm.rates):
       loss = run.records['loss'].sel(rate=rate)
-      right.plot(loss['step'], loss.median('seed'), lw=1.4,
+      right.plot(loss['step'], _quantiles(loss, 0.5), lw=1.4,
                  ls=(0, (6 / i, 1.5)) if i else '-',  # the dashes of a rate
                  color=color_of(run.arm),
                  label=f'{run.arm.label.split(",")[0]}, {rate:g}')

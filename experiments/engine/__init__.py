@@ -7,10 +7,12 @@ A run is a pure function of its program and seeds. `compiled` makes two programs
 of it, a scan of steps and an evaluation; `gradients` turns any form of loss
 into what a step needs; `recording` writes what they return where it is due, by
 `writers`, and `clock` how long it took; `advising` says what another batch size
-would cost, and `tracking` what to record of gradients. `states` says what a run
-begins with, `checkpoints` keep it, each by `committing`, and `identity` refuses
-the folder of another run. After a kill or a signal, `train` goes on bit for
-bit. `processes` joins several, and `placing` lays out what they share.
+would cost, and `tracking` what to record of gradients. `left_out` counts
+gradients that are not finite, and `watchdog` says what is stuck. `states` says
+what a run begins with, `checkpoints` keep it, each by `committing`, and
+`identity` refuses the folder of another run. After a kill or a signal, `train`
+goes on bit for bit. `processes` joins several, and `placing` lays out what they
+share.
 
 JAX is imported at the first use of a name that needs it: what only reads
 `records` does without.

@@ -54,6 +54,10 @@ class Checkpoints:
     """Return the steps that have a checkpoint, in ascending order."""
     return sorted(self._committed())
 
+  def has_finite(self) -> bool:
+    """Tell whether training can go on from one of them."""
+    return any(map(committing.claims_finite, self._committed().values()))
+
   def save(self, step: int, state: Any, meta: dict[str, Any], *,
            finite: bool | None = None) -> None:
     """Write a checkpoint; return when the disk holds it.

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 import gradiv
-from experiments.engine import gradients, placing as placing_lib
+from experiments.engine import gradients, left_out, placing as placing_lib
 from experiments.engine.program import Program, common, key_for
 from experiments.engine.workers import Workers
 
@@ -21,9 +21,12 @@ class Compiled(NamedTuple):
   Attributes:
     create: () -> the first state.
     scan: (rows, state, first step) -> state, and means over the steps of what
-      the loss reports; with a `control`, the factor of the rate comes last.
+      the loss reports, and a `left_out.Seen` of that name where the program
+      counts; with a `control`, the factor of the rate comes last.
       The state that it takes is donated: its memory is used again, and it must
       not be read afterwards. Not on the backend 'pmap'.
+    judge: (rows, state, first step) -> whether each leaf of each worker's
+      gradient is not finite in the first step, [L, W, leaves] of 0 and 1.
     evaluate: state -> all that `read`, `evaluate` and `compare` return.
     read: state -> what `read` returns.
     is_finite: state -> whether the params of any lane are finite.
@@ -34,6 +37,7 @@ class Compiled(NamedTuple):
 
   create: Callable[[], dict]
   scan: Callable[..., tuple[dict, dict]]
+  judge: Callable[..., jax.Array]
   evaluate: Callable[[dict], dict]
   read: Callable[[dict], dict]
   is_finite: Callable[[dict], jax.Array]
@@ -46,6 +50,7 @@ def build(program: Program, workers: Workers) -> Compiled:
   """Build the programs of a run; nothing is computed yet."""
   over_lanes = _over_the_only_lane if program.is_single else workers.over_lanes
   scan = _scan(program, workers, over_lanes)
+  judge = functools.cache(lambda: _judge(program, workers, over_lanes))
   placing = placing_lib.of(workers)
   # What callers read must lie whole in each process.
   jit = jax.jit if placing is None else functools.partial(
@@ -86,6 +91,7 @@ def build(program: Program, workers: Workers) -> Compiled:
     create=lambda: _create(program, workers, placing, shared()[1]),
     scan=lambda rows, state, first, *factor: scan(
       rows, *shared(), state, first, *factor),
+    judge=lambda rows, state, first: judge()(rows, *shared(), state, first),
     evaluate=lambda state: evaluate(*shared(), state),
     read=read, is_finite=is_finite, **_moving(program, workers, placing))
 
@@ -142,10 +148,8 @@ def _scan(program, workers, over_lanes):
       len(jax.tree.leaves(rows)[0]), workers.num_workers) if control else {}
 
   def one_step(rows, data, t, factor, lane, state):
-    rows = jax.tree.map(lambda x: x[lane['order']], rows)
-    key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
     grads, seen, model_state = gradient(
-      data, lane | {'step': t}, rows, state, gradiv.worker_key(key, axis))
+      *_given(rows, data, lane, t, state, axis))
     seen = lax.pmean(seen, axis)
     optimizer = optax.with_extra_args_support(program.make_optimizer(lane))
     updates, opt_state = optimizer.update(
@@ -158,7 +162,10 @@ def _scan(program, workers, over_lanes):
       model_state = jax.tree.map(
         functools.partial(_agreed, axis=axis), model_state)
     new = {'params': params, 'opt_state': opt_state, 'model_state': model_state}
-    return {name: new[name] for name in program.parts}, seen
+    bad = left_out.by_worker(
+      ~left_out.leaves_finite(grads).all(), axis, workers.num_workers
+    ) if program.counts_left_out else ()
+    return {name: new[name] for name in program.parts}, (seen, bad)
 
   def steps(rows, data, lanes, state, first, *factor):
     def step(state, at):
@@ -171,11 +178,13 @@ def _scan(program, workers, over_lanes):
     if control:  # in smallest batches
       stride = size * workers.num_workers // control.least
       times = first + stride * jnp.arange(length)
-    state, seen = lax.scan(step, state, (times, rows))
-    return state, jax.tree.map(lambda x: x.mean(0), seen)
+    state, (seen, bad) = lax.scan(step, state, (times, rows))
+    seen = jax.tree.map(lambda x: x.mean(0), seen)
+    if program.counts_left_out:
+      seen['left_out'] = left_out.over_steps(bad)
+    return state, seen
 
-  state_axes = {
-    name: 0 if name in program.private else None for name in program.parts}
+  state_axes = _state_axes(program)
   mapped = gradiv.map_workers(
     steps, axis,
     in_axes=(0, None, None, state_axes, None, *([None] if control else [])),
@@ -183,6 +192,39 @@ def _scan(program, workers, over_lanes):
   # Inside jit, pmap would gather everything on one device first.
   return mapped if workers.backend == 'pmap' else jax.jit(
     mapped, donate_argnums=3)
+
+
+def _judge(program, workers, over_lanes):
+  """Build (rows, data, lanes, state, first step) -> [L, W, leaves]."""
+  gradient = gradients.build(program)
+  axis = workers.axis_name
+
+  def judge(rows, data, lanes, state, first):
+    rows = jax.tree.map(lambda x: x[0], rows)
+
+    def one(lane, state):
+      grads = gradient(*_given(rows, data, lane, first, state, axis)).grads
+      return left_out.by_worker(
+        ~left_out.leaves_finite(grads), axis, workers.num_workers)
+
+    return over_lanes(one, lanes, state)
+
+  mapped = gradiv.map_workers(
+    judge, axis, in_axes=(0, None, None, _state_axes(program), None),
+    out_axes=None, backend=workers.backend)
+  return mapped if workers.backend == 'pmap' else jax.jit(mapped)
+
+
+def _given(rows, data, lane, t, state, axis):
+  """Return what the gradient of a worker takes in step t."""
+  rows = jax.tree.map(lambda x: x[lane['order']], rows)
+  key = jax.random.fold_in(key_for(lane['seed'], 'noise'), t)
+  return data, lane | {'step': t}, rows, state, gradiv.worker_key(key, axis)
+
+
+def _state_axes(program):
+  return {name: 0 if name in program.private else None
+          for name in program.parts}
 
 
 def _over_the_only_lane(fn, *trees):

@@ -15,6 +15,7 @@ import optax
 from experiments import report
 from experiments.data import pipeline
 from experiments.engine import (
+  arguments,
   control,
   processes,
   signals,
@@ -47,6 +48,8 @@ def fit(
   allow_changed: Collection[str] = (),
   writers: Sequence[str | writers_lib.Writer] = (),
   profile: tuple[int, int] | None = None,
+  max_nonfinite: int = 100,
+  stuck_after: float = 0.0,
   stop: signals.Stop | None = None,
   title: str = '',
 ) -> dict:
@@ -90,14 +93,34 @@ def fit(
     allow_changed: Names in `config` that may differ.
     writers: Among 'tensorboard' and 'wandb'; or objects of one's own.
     profile: (first, end): the steps to trace, first to end - 1.
+    max_nonfinite: Steps in a row without a finite gradient of any worker after
+      which to save and raise `NonFiniteError`; 0: never.
+    stuck_after: Seconds without progress after which to say on stderr which
+      process is stuck, at which step; 0: many, see `train`.
     stop: What to ask whether to stop, in place of signals.
     title: For the progress line.
 
   Returns:
     A dict of the final 'params', 'opt_state' and, where there is one,
     'model_state'.
+
+  Raises:
+    ValueError: Where an argument is out of range or does not fit the others,
+      before anything is trained; and whatever else `train` raises.
   """
+  arguments.functions(
+    init=init, loss=loss, evaluate=evaluate, read=read,
+    model_state=model_state, view=view)
+  arguments.whole('seed', seed, 0, 2**32)
+  arguments.whole('accumulate', accumulate, 1)
+  arguments.floating('compute_dtype', compute_dtype)
+  if not (hasattr(optimizer, 'init') and hasattr(optimizer, 'update')):
+    raise ValueError(f'optimizer={optimizer!r}: must be an '
+                     'optax.GradientTransformation')
   if not isinstance(steps, trainer.Schedule):
+    arguments.whole('steps', steps, 1)
+    if every is not None:
+      arguments.whole('every', every, 1)
     steps = trainer.Schedule(steps, every or math.gcd(steps, 100))
   if not isinstance(batches, pipeline.Batches):
     batches = pipeline.by_step(batches)
@@ -134,7 +157,8 @@ def fit(
       state = trainer.train(
         program, steps, workdir, config=identity | (config or {}),
         workers=workers, stop=heard, title=title or pathlib.Path(workdir).name,
-        allow_changed=allow_changed, writers=writers, profile=profile)
+        allow_changed=allow_changed, writers=writers, profile=profile,
+        max_nonfinite=max_nonfinite, stuck_after=stuck_after)
     except ValueError as error:
       if 'out_axes is None' not in str(error):
         raise

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,6 +29,8 @@ HEARTBEAT_SECONDS = 30
 # Seconds to say goodbye to the others after an error.
 _GOODBYE_SECONDS = 5.0
 _LONGEST_TEXT = 1000
+# Where processes show what they do.
+_SHOWN = 'gradiv/shown'
 # How XLA and gloo begin what they say of others; reading an array raises it as
 # a ValueError.
 _FROM_OTHERS = re.compile(
@@ -81,6 +84,37 @@ def count() -> int:
 def is_first() -> bool:
   """Tell whether this is process 0, which alone writes."""
   return count() == 1 or jax.process_index() == 0
+
+
+def index() -> int:
+  """Return the number of this process, from 0."""
+  return jax.process_index() if count() > 1 else 0
+
+
+def show(text: str) -> None:
+  """Let the other processes see a line of text in place of the last one.
+
+  They see it through the coordinator, even while collectives wait. Nothing
+  happens where there are no others, or where it cannot be reached.
+  """
+  if count() > 1:
+    with contextlib.suppress(Exception):
+      _board().key_value_set(f'{_SHOWN}/{index()}', text, allow_overwrite=True)
+
+
+def shown() -> dict[int, str]:
+  """Return what each process has last shown; {} where that is not known."""
+  found = {}
+  if count() > 1:
+    with contextlib.suppress(Exception):
+      found = {int(key.rsplit('/', 1)[1]): text for key, text in
+               _board().key_value_dir_get(_SHOWN)}
+  return found
+
+
+def _board():
+  # JAX has no public name for what its own checkpoints use.
+  return distributed.global_state.client
 
 
 def by_first(work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

@@ -58,6 +58,8 @@ class Program:
       such as bfloat16. Params, gradients and optimizer stay as they are.
     control: What chooses the batch size of the only lane, and its rate. `fetch`
       then returns the smallest batches, and each step is one of them.
+    counts_left_out: Count, by worker, the steps in which a gradient is not
+      finite; see `left_out`.
     is_single: There is one lane, and no axis of lanes in the records and in
       what `train` returns; nothing is vmapped over lanes.
   """
@@ -80,6 +82,7 @@ class Program:
   accumulate: int = 1
   compute_dtype: Any = None
   control: Control | None = None
+  counts_left_out: bool = False
   is_single: bool = False
 
   def __post_init__(self):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.engine import left_out as left_out_lib
+
 
 class _Late(NamedTuple):
   """What a scan has left to do: wait for it, and write its record."""
@@ -19,6 +21,7 @@ class _Late(NamedTuple):
   seen: dict[str, jax.Array]
   values: dict[str, jax.Array] | None
   is_finite: jax.Array | None
+  left_out: Any = None
 
 
 class Recording:
@@ -27,10 +30,12 @@ class Recording:
   Attributes:
     diverged_at: The step of the first record at which no lane was finite, or
       None. Nothing is recorded behind it but nulls.
+    left_out: Counts the gradients that are not finite.
   """
 
   def __init__(self, compiled, schedule, log, clock, bar, *, is_single=False,
-               also: Callable[[], dict[str, np.ndarray]] = dict):
+               also: Callable[[], dict[str, np.ndarray]] = dict,
+               left_out: left_out_lib.LeftOut):
     """Set up.
 
     Args:
@@ -41,12 +46,13 @@ class Recording:
       bar: The progress bar.
       is_single: Whether to record numbers in place of lists of lanes.
       also: Returns what else to record of the present step, [L] each.
+      left_out: Told of each scan that the device has finished.
     """
     self._compiled, self._schedule = compiled, schedule
     self._log, self._clock, self._bar = log, clock, bar
     self._is_single, self._also = is_single, also
     self._window, self._late, self._seen = [], None, {}
-    self.diverged_at = None
+    self.diverged_at, self.left_out = None, left_out
 
   def begin(self, first: int, state: dict, window: list[dict]) -> None:
     """Record the start of a run, or take up one that was cut off.
@@ -73,6 +79,7 @@ class Recording:
       seen: What the scan returned beside the state.
       state: Of that step; not kept.
     """
+    left_out = seen.pop('left_out', None)
     self._window.append(seen)
     self._seen = seen
     values = is_finite = None
@@ -83,7 +90,8 @@ class Recording:
       values = joined(values, self._also())
       is_finite = self._compiled.is_finite(state)
       self._window = []
-    late, self._late = self._late, _Late(step, seen, values, is_finite)
+    late, self._late = self._late, _Late(
+      step, seen, values, is_finite, left_out)
     self._finish(late)
 
   def flush(self) -> None:
@@ -93,10 +101,13 @@ class Recording:
 
   @property
   def meta(self) -> dict[str, Any]:
-    """What a checkpoint must hold: what was seen since the last record."""
+    """What a checkpoint must hold: what was seen since the last record.
+
+    And what was left out since the start.
+    """
     window = [{name: (str(x.dtype), np.asarray(x).tolist())
                for name, x in seen.items()} for seen in self._window]
-    return {'window': window} if window else {}
+    return ({'window': window} if window else {}) | self.left_out.meta
 
   def fill(self, state: dict) -> None:
     """Record nulls where records are due behind `diverged_at`."""
@@ -121,8 +132,9 @@ class Recording:
     jax.block_until_ready(late.seen)
     if late.seen:
       self._bar.update(self._schedule.scan)
+    self.left_out.add(late.step, late.left_out)
     if late.values is not None:
-      self._write(late.step, late.values)
+      self._write(late.step, joined(late.values, self.left_out.columns))
     self._clock.tick(late.step, is_due=late.is_finite is not None)
     if late.is_finite is not None and not late.is_finite:
       self.diverged_at = late.step

@@ -169,6 +169,17 @@ def write_whole(path: str | os.PathLike, value: Any) -> None:
   os.replace(partial, path)
 
 
+def read_whole(path: str | os.PathLike) -> Any:
+  """Read what `write_whole` wrote; `LogDamagedError` where it is cut."""
+  with open(path) as file:
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise sealing.LogDamagedError(
+        f'{path} is not whole ({error}): put the file back, or delete it to '
+        'compute that again') from error
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Return the records of a file, in its order.
 

@@ -1,5 +1,6 @@
 """Checkpoints of a run, and the records that belong to each."""
 
+from collections.abc import Callable
 from typing import Any
 
 from experiments.engine import checkpoints, processes, sealing
@@ -41,7 +42,8 @@ def check_log(store: checkpoints.Checkpoints, schedule: Schedule,
 
 
 def save(store: checkpoints.Checkpoints, step: int, state: Any,
-         meta: dict[str, Any], log: Several, *, finite: bool) -> None:
+         meta: dict[str, Any], log: Several, *, finite: bool,
+         first: Callable[[], Any]) -> None:
   """Save a checkpoint, when all records before it are on the disk.
 
   Args:
@@ -51,6 +53,8 @@ def save(store: checkpoints.Checkpoints, step: int, state: Any,
     meta: What is saved beside it, as JSON.
     log: Of the records.
     finite: Whether training can go on from here.
+    first: Makes the state of step 0, which is kept as well where this one is
+      not finite and no other is there.
 
   Raises:
     CheckpointError: Where the disk is full.
@@ -66,4 +70,6 @@ def save(store: checkpoints.Checkpoints, step: int, state: Any,
         'checkpoint')
 
   processes.by_first(check)
+  if not finite and not store.has_finite():
+    store.save(0, first(), meta | {'log': mark}, finite=True)
   store.save(step, state, meta | {'log': mark}, finite=finite)

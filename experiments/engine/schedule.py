@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from experiments.engine import arguments
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -36,6 +38,10 @@ class Schedule:
   evaluate_every: int | None = None
 
   def __post_init__(self):
+    arguments.seconds('save_seconds', self.save_seconds)
+    for name in ('steps', 'every', 'scan', 'record_every', 'evaluate_every'):
+      if (value := getattr(self, name)) is not None:
+        arguments.whole(name, value, 0)
     if self.every < 1 or self.steps < 1 or self.steps % self.every:
       raise ValueError(
         f'steps={self.steps}, every={self.every}: must be positive, and steps '

@@ -70,3 +70,26 @@ def listen():
   finally:
     for signum, handler in before.items():
       signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def leaving(kept: str):
+  """Let Ctrl-C and SIGTERM raise `Interrupted` at once while the block runs.
+
+  For work that loses nothing by it; a second signal ends the process at once.
+
+  Args:
+    kept: What is kept of the work so far, for the message.
+  """
+  def leave(signum, frame):
+    del frame
+    for each in SIGNALS:
+      signal.signal(each, lambda signum, frame: os._exit(128 + signum))
+    raise Interrupted(signum, kept)
+
+  before = {s: signal.signal(s, leave) for s in SIGNALS}
+  try:
+    yield
+  finally:
+    for signum, handler in before.items():
+      signal.signal(signum, handler)

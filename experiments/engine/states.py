@@ -70,6 +70,7 @@ def shapes(program: Program, schedule: Schedule, workers: Workers) -> dict:
   state = jax.eval_shape(compiled.create)
   inputs, columns = steering.plan(program, schedule, workers)
   state, seen = jax.eval_shape(compiled.scan, rows, state, np.int32(0), *inputs)
+  seen.pop('left_out', None)
   found = recording.joined(jax.eval_shape(compiled.evaluate, state), seen)
   return recording.joined(found, jax.eval_shape(lambda: columns))
 

@@ -11,6 +11,7 @@ evaluates where that is due, saves, and listens to signals.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
 import time
@@ -24,10 +25,12 @@ from experiments.cost import flops
 from experiments.data import pipeline
 from experiments.engine import (
   advising,
+  arguments,
   checkpoints,
   clock as clock_lib,
   compiled as compiled_lib,
   identity,
+  left_out,
   processes,
   profiling,
   progress,
@@ -36,6 +39,7 @@ from experiments.engine import (
   signals,
   states,
   steering,
+  watchdog,
   writers as writers_lib,
 )
 from experiments.engine.identity import OtherRunError as OtherRunError
@@ -56,6 +60,8 @@ def train(
   allow_changed: Collection[str] = (),
   writers: Sequence[str | writers_lib.Writer] = (),
   profile: tuple[int, int] | None = None,
+  max_nonfinite: int = 0,
+  stuck_after: float = 0.0,
 ) -> dict:
   """Train all lanes to the end of the schedule, from where the last run left.
 
@@ -81,6 +87,11 @@ def train(
       records besides `metrics.jsonl`.
     profile: (first, end): the steps to trace, first to end - 1; the trace is
       written to `workdir/profile`.
+    max_nonfinite: Steps in a row without a finite gradient of any worker of any
+      lane after which to save and give up; 0: never.
+    stuck_after: Seconds without progress after which to say on stderr which
+      process is stuck, at which step; see `watchdog`. 0: ten minutes, and for a
+      scan of steps twenty times the longest one.
 
   Returns:
     The final state: a dict of 'params', 'opt_state' and, where there is one,
@@ -95,16 +106,21 @@ def train(
     LogDamagedError: Where `metrics.jsonl` is not what it was when the
       checkpoint was saved.
     CheckpointError: Where the disk is full.
+    NonFiniteError: After `max_nonfinite` steps, when all has been saved.
     signals.Interrupted: After a signal, when all has been saved.
     processes.ProcessLostError: Where another process is gone.
   """
   with processes.watched():
     return _train(program, schedule, workdir, config, workers, stop, title,
-                  allow_changed, writers, profile)
+                  allow_changed, writers, profile, max_nonfinite, stuck_after)
 
 
 def _train(program, schedule, workdir, config, workers, stop, title,
-           allow_changed, writers, profile):
+           allow_changed, writers, profile, max_nonfinite, stuck_after):
+  arguments.whole('max_nonfinite', max_nonfinite, 0)
+  arguments.seconds('stuck_after', stuck_after)
+  if max_nonfinite:
+    program = dataclasses.replace(program, counts_left_out=True)
   stop = signals.Stop() if stop is None else stop
   workdir = pathlib.Path(workdir)
   writers_lib.check(writers)
@@ -121,7 +137,11 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       f'more than steps={schedule.steps}: ask for as many, or use another '
       'workdir')
   mark = saving.check_log(store, schedule, start)
+  counted = left_out.LeftOut(
+    max_nonfinite, start.meta.get('left_out', {}), start.step)
   if start.step == schedule.steps:
+    if counted.is_too_much:
+      raise counted.error(title or str(workdir))
     return states.final(program, compiled, start.state)
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
@@ -138,16 +158,22 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     clock = enter(clock_lib.Clock(
       workdir / 'timing.jsonl' if processes.is_first() else None, start.step))
     bar = enter(progress.bar(title, schedule.steps, start.step))
+    dog = enter(watchdog.Watchdog(
+      title or str(workdir), schedule.steps, stuck_after).watch())
     recorded = recording.Recording(
       compiled, schedule, log, clock, bar, is_single=program.is_single,
-      also=lambda: steered.columns)
+      also=lambda: steered.columns, left_out=counted)
     meta = {'config': config, 'numerics': identity.numerics(),
             'layout': workers.layout}
-    save = lambda step, state: saving.save(
-      store, step, state, meta | steered.meta | recorded.meta, log,
-      finite=bool(compiled.is_finite(state)))
+
+    def save(step, state):
+      dog.enter('saving', step)
+      saving.save(
+        store, step, state, meta | steered.meta | recorded.meta, log,
+        finite=bool(compiled.is_finite(state)), first=compiled.create)
+
     state = _run(program, schedule, workers, compiled, start, steered, recorded,
-                 traced, clock, stop, save)
+                 traced, clock, stop, save, dog)
     if recorded.diverged_at is not None:
       recorded.fill(state)
       save(schedule.steps, state)
@@ -155,7 +181,15 @@ def _train(program, schedule, workdir, config, workers, stop, title,
         print(f'{title or workdir}: at step {recorded.diverged_at} of '
               f'{schedule.steps} no lane is finite any more: not trained '
               'further', file=sys.stderr, flush=True)
+    if processes.is_first() and (said := counted.sentence()):
+      print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
     processes.check(stop)
+    if recorded.diverged_at is None and counted.is_too_much:
+      first = counted.step - schedule.scan
+      rows = steered.deal(steered.ahead(program.fetch(
+        np.arange(first, first + schedule.scan))))
+      raise _too_much(title or str(workdir), counted, state,
+                      compiled.judge(rows, state, np.int32(first)))
     if log.lines:
       log.lines.seal()
   final = states.final(program, compiled, state)
@@ -168,9 +202,10 @@ def _train(program, schedule, workdir, config, workers, stop, title,
 
 
 def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
-         clock, stop, save):
+         clock, stop, save, dog):
   """Train from `start` to the end, a signal or divergence; return the state."""
   state, saved = start.state, time.monotonic()
+  dog.enter('compiling', start.step)
   recorded.begin(start.step, state, start.meta.get('window', []))
   firsts = range(start.step, schedule.steps, schedule.scan)
   fetched = pipeline.prefetch(lambda first: steered.ahead(
@@ -179,6 +214,7 @@ def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
   with contextlib.closing(fetched):
     for first, rows in zip(firsts, fetched):
       step = first + schedule.scan
+      dog.enter('compiling' if first == start.step else watchdog.STEPPING, step)
       traced.before(first, step, state)
       inputs = steered.deal(rows), state, np.int32(first), *steered.inputs
       state, seen = compiled.scan(*inputs)
@@ -190,14 +226,26 @@ def _run(program, schedule, workers, compiled, start, steered, recorded, traced,
       recorded.add(step, seen, state)
       signum, is_due = agreed(
         stop.signum, time.monotonic() - saved >= schedule.save_seconds)
-      if signum or is_due or step == schedule.steps:
+      is_over = bool(signum) or recorded.left_out.is_too_much
+      if is_over or is_due or step == schedule.steps:
         recorded.flush()
         if recorded.diverged_at is None:
           save(step, state)
         saved = time.monotonic()
-      if signum or recorded.diverged_at is not None:
+      if is_over or recorded.diverged_at is not None:
         break
+      dog.enter('waiting for data', step)
   return state
+
+
+def _too_much(title, counted, state, bad):
+  """Return the error; `bad` is what `compiled.judge` says of a step."""
+  bad = np.asarray(bad)
+  names = [jax.tree_util.keystr(path) for path, _ in
+           jax.tree_util.tree_leaves_with_path(state['params'])]
+  if len(names) != bad.shape[2]:  # A gradient of another structure.
+    names = [f'leaf {i}' for i in range(bad.shape[2])]
+  return counted.error(title, names, bad.max(0))
 
 
 def _cost_of_a_step(schedule, workers, compiled, inputs, seen

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.engine import arguments
+
 if TYPE_CHECKING:
   import gradiv
+
+BACKENDS = ('vmap', 'pmap', 'shard_map')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,13 @@ class Workers:
   lanes_at_once: int = 0
   is_reversed: bool = False
   allow_reshape: bool = False
+
+  def __post_init__(self):
+    arguments.whole('num_workers', self.num_workers, 1)
+    arguments.whole('lanes_at_once', self.lanes_at_once, 0)
+    if self.backend not in BACKENDS:
+      raise ValueError(f'backend={self.backend!r}: must be one of '
+                       f'{", ".join(BACKENDS)}')
 
   @property
   def axis_name(self) -> gradiv.AxisName:

@@ -19,10 +19,10 @@ class Config:
   num_layers: int = flag(100, 'layers of the network that is tracked by layer')
 
   def __post_init__(self):
+    flags.check_values(self)
     check = flags.check
     check(self.sizes, 'sizes', 'at least --num_leaves each',
           lambda sizes: sizes and all(d >= self.num_leaves for d in sizes))
     for name in ('num_leaves', 'rounds', 'num_layers'):
       check(getattr(self, name), name, 'at least 1', lambda n: n >= 1)
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n >= 2)
-    flags.check_choices(self)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 
 def count(name: str, value: Any, least: int) -> None:
@@ -73,9 +74,36 @@ def key(name: str, value: Any) -> None:
   dtype, shape = getattr(value, 'dtype', None), getattr(value, 'shape', None)
   typed = dtype is not None and jax.dtypes.issubdtype(
     dtype, jax.dtypes.prng_key) and shape == ()
-  raw = dtype == np.uint32 and shape is not None and len(shape) == 1
+  raw = dtype == np.uint32 and shape == _raw_shape()
   if not (typed or raw):
     raise ValueError(f'{name}={value!r}: must be one jax.random key')
+
+
+def _raw_shape():
+  """Return the shape of a key of the old style, as it is configured now."""
+  return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+
+
+def function(name: str, value: Any) -> None:
+  """Raise ValueError unless the value is a function, or None."""
+  if value is not None and not callable(value):
+    raise ValueError(f'{name}={value!r}: must be a function, or None')
+
+
+def transformation(
+  name: str, value: Any
+) -> optax.GradientTransformationExtraArgs:
+  """Return a transformation that takes extra arguments.
+
+  Raises:
+    ValueError: If the value is none, as where a function that makes one was
+      not called.
+  """
+  if not (callable(getattr(value, 'init', None))
+          and callable(getattr(value, 'update', None))):
+    raise ValueError(
+      f'{name}={value!r}: must be an optax.GradientTransformation')
+  return optax.with_extra_args_support(value)
 
 
 def _check(name, value, fits, allowed):

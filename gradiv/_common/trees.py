@@ -1,5 +1,6 @@
 """Arithmetic on trees of arrays, in at least float32."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,13 @@ def zeros_wide(tree: Any) -> Any:
   """
   return jax.tree.map(
     lambda x: jnp.zeros_like(x, dtype=wide_dtype(x.dtype)), tree)
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Return whether every element of every leaf is finite."""
+  return functools.reduce(
+    jnp.logical_and, (jnp.isfinite(x).all() for x in jax.tree.leaves(tree)),
+    jnp.array(True))
 
 
 def keep_if(keep: jax.Array, tree: Any) -> Any:

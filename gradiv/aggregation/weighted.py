@@ -104,8 +104,7 @@ def aggregate_by_weights(
 
   The third worker is left out.
   """
-  rule = weighting if isinstance(weighting, weightings.Weighting) else (
-    weightings.stateless(lambda gram, present: weighting(gram)))
+  rule = _rule(weighting)
   if extra is None:
     extra = ('last',) if rule.num_extra == 1 else ()
   _check(rule, extra, key, num_workers, sharded)
@@ -206,6 +205,20 @@ class _Aggregation:
     decided = _decisions.decide_by_group(
       self.rule, groups, grams, present, state.rule, key)
     return decided[0].weights, decided
+
+
+def _rule(weighting):
+  """Return the weighting, or make one of a function of the Gram matrix."""
+  if isinstance(weighting, weightings.Weighting):
+    return weighting
+  name = getattr(weighting, '__name__', '')
+  if getattr(weightings, name, None) is weighting:
+    raise ValueError(f'weighting={name}: call it to make a weighting, as in '
+                     f'weightings.{name}(...)')
+  if not callable(weighting):
+    raise ValueError(f'weighting={weighting!r}: must be one of '
+                     'gradiv.weightings, or a function of the Gram matrix')
+  return weightings.stateless(lambda gram, present: weighting(gram))
 
 
 def _check(rule, extra, key, num_workers, sharded):

@@ -29,6 +29,21 @@ Between all workers, once in H steps, by one all-reduce (exact only if H = 1):
 `local_sgd`, `mix_by_slow_momentum`, `diloco` (also streaming), and
 `mix_by_outer_step` with any other outer optimizer.
 
+What is not finite is left out, and counted in the state as `num_left_out`. Each
+worker sees it in what has arrived, so that nothing more is sent.
+
+* A worker whose own update is not finite takes a step of zero and mixes as
+  ever. An optimizer in front that remembers it, such as momentum, gives no
+  finite update any more: put `optax.apply_if_finite` around it.
+* A neighbor that sends anything that is not finite is left out, and its weight
+  stays with the worker itself. A symmetric matrix stays doubly stochastic among
+  the others, whose mean moves by the mean of their updates. With a directed
+  one, a worker behind the bad one counts more in that mean, and one in front of
+  it less. On the complete graph, and in outer steps, the mean is that of the
+  finite workers.
+* Parameters that are not finite stay so, as updates are added to them: copy
+  those of another worker.
+
 `topology` has the graphs, `mix` averages any tree once, and
 `consensus_distance` says how far the workers are apart.
 """

@@ -3,11 +3,16 @@
 Everything here is computed from differences x_k − x_i. Rounding is then
 proportional to how far apart the workers are, and parameters that agree stay
 exactly as they are.
+
+A neighbor with anything that is not finite in what it sent is left out: its
+difference is dropped, so that its weight goes to the worker itself. Each worker
+sees this in what has arrived, and nothing else is sent. On the complete graph
+the mean is that of the workers that are finite, and one number more is summed.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,18 @@ from jax import lax
 from gradiv import workers
 from gradiv._common import compat, trees
 from gradiv.decentralized import _permutes
+
+
+class Pulled(NamedTuple):
+  """What the neighbors do to a worker.
+
+  Attributes:
+    pull: (W − I) x, a tree like x, without what was left out.
+    num_left_out: Number of neighbors that were left out.
+  """
+
+  pull: Any
+  num_left_out: jax.Array
 
 
 def names_of(axis_name: workers.AxisName) -> tuple[str, ...]:
@@ -29,7 +46,7 @@ def names_of(axis_name: workers.AxisName) -> tuple[str, ...]:
 
 def pull_in_turn(
   bank: np.ndarray, axis_name: workers.AxisName
-) -> Callable[[Any, jax.Array], Any]:
+) -> Callable[[Any, jax.Array], Pulled]:
   """Return a function ``(tree, turn) -> (W_turn − I) tree`` for [t, n, n].
 
   The turn must be the same on all workers: a collective inside a branch that
@@ -42,7 +59,7 @@ def pull_in_turn(
   return lambda tree, turn: lax.switch(turn % len(bank), branches, tree)
 
 
-def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Any:
+def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Pulled:
   """Compute ((W − I) x)_i = Σ_k W_ik (x_k − x_i), for any matrix W.
 
   The result has at least the precision of float32; messages keep the dtype of
@@ -56,8 +73,9 @@ def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Any:
                      f'for {n} workers')
   trees.check_floating(tree, 'tree')
   if np.allclose(w, 1 / n, rtol=0, atol=1e-9):
-    return jax.tree.map(
-      lambda mean, x: mean - x, mean(tree, names), tree)
+    means, num_left_out = mean_of_finite(tree, names)
+    return Pulled(jax.tree.map(lambda mean, x: mean - x, means, tree),
+                  num_left_out)
   if [compat.is_tracked(name) for name in names] == [True, False]:
     raise ValueError(f'axis_name={axis_name!r}: under shard_map('
                      'check_vma=True) both must be axes of the mesh; use '
@@ -66,69 +84,125 @@ def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Any:
   plan = _permutes.make_plan(
     w.reshape(sizes[0], sizes[1], sizes[0], sizes[1]))
 
-  def pull_one(x):
+  def pull_all(flat):
     if len(names) == 1:
-      return _apply(plan, x[None], names[0])[0]
-    # The workers of one device: gathering them sends nothing.
-    rows = lax.all_gather(x, names[1])
-    return _apply(plan, rows, names[0])[lax.axis_index(names[1])]
+      totals, num_left_out = _apply(plan, [x[None] for x in flat], names[0])
+      place = 0
+    else:
+      # The workers of one device: gathering them sends nothing.
+      rows = [lax.all_gather(x, names[1]) for x in flat]
+      totals, num_left_out = _apply(plan, rows, names[0])
+      place = lax.axis_index(names[1])
+    return [total[place] for total in totals], num_left_out[place]
 
-  return _map_by_dtype(pull_one, tree)
+  pulls, num_left_out = _by_dtype(pull_all, tree)
+  return Pulled(pulls, workers.as_private(num_left_out, axis_name))
 
 
-def mean(tree: Any, axis_name: workers.AxisName) -> Any:
-  """Average over all workers, in at least float32, typed as private."""
+def mean_of_finite(
+  tree: Any, axis_name: workers.AxisName
+) -> tuple[Any, jax.Array]:
+  """Average over the workers that are finite, in at least float32.
+
+  Returns:
+    The mean, zero where no worker is finite; and the number of workers that
+    were left out. Both are typed as private.
+  """
+  is_finite = trees.all_finite(tree)
+  held = trees.keep_if(is_finite, trees.widen(tree))
+  sums, count = lax.psum((held, is_finite.astype(jnp.float32)), axis_name)
   means = jax.tree.map(
-    lambda x: lax.pmean(trees.widen(x), axis_name), tree)
-  return workers.as_private(means, axis_name)
+    lambda x: x / jnp.maximum(count, 1).astype(x.dtype), sums)
+  num_left_out = workers.num_workers(axis_name) - count.astype(jnp.int32)
+  return workers.as_private((means, num_left_out), axis_name)
 
 
-def _map_by_dtype(fn, tree):
-  """Apply `fn` to one vector per dtype, so that each hop is one message."""
+def _by_dtype(fn, tree):
+  """Give `fn` one vector per dtype, so that each hop is one message each.
+
+  Returns:
+    The tree of the first of what it returns, and the second.
+  """
   leaves, treedef = jax.tree.flatten(tree)
+  if not leaves:
+    return tree, jnp.zeros((), jnp.int32)
+  dtypes = dict.fromkeys(x.dtype for x in leaves)
+  places = [[i for i, x in enumerate(leaves) if x.dtype == dtype]
+            for dtype in dtypes]
+  vectors, rest = fn([
+    jnp.concatenate([leaves[i].ravel() for i in some]) for some in places])
   results = {}
-  for dtype in dict.fromkeys(x.dtype for x in leaves):
-    places = [i for i, x in enumerate(leaves) if x.dtype == dtype]
-    flat = fn(jnp.concatenate([leaves[i].ravel() for i in places]))
-    ends = np.cumsum([leaves[i].size for i in places])
-    for i, part in zip(places, jnp.split(flat, ends[:-1])):
+  for some, vector in zip(places, vectors):
+    ends = np.cumsum([leaves[i].size for i in some])
+    for i, part in zip(some, jnp.split(vector, ends[:-1])):
       results[i] = part.reshape(leaves[i].shape)
-  return treedef.unflatten(results[i] for i in range(len(leaves)))
+  return treedef.unflatten(results[i] for i in range(len(leaves))), rest
 
 
 def _apply(plan, rows, name):
-  """Compute the pulls on the rows [local, ...] of this device."""
+  """Compute the pulls on the workers of this device.
+
+  Args:
+    plan: Who sends what to whom.
+    rows: One array [local, ...] per dtype.
+    name: The axis of the devices.
+
+  Returns:
+    The pulls, like `rows`, and how many neighbors were left out [local].
+  """
   me = lax.axis_index(name)
-  wide = trees.widen(rows)
-  at_me = lambda table: jnp.asarray(table, wide.dtype)[me]
-  weigh = _weigh_one if len(rows) == 1 else _weigh_several
-  total = weigh(at_me(plan.own - np.eye(plan.own.shape[1])), wide, wide)
+  wide = [trees.widen(x) for x in rows]
+  weigh = _weigh_one if len(rows[0]) == 1 else _weigh_several
+
+  def weighed(weights, arrived):
+    """Weigh what has arrived, [m, ...] per dtype, by [devices, local, m]."""
+    is_finite = _rows_finite(arrived)
+    return [weigh(jnp.asarray(weights, x.dtype)[me], is_finite, new, x)
+            for new, x in zip(arrived, wide)], is_finite
+
+  def left_out(weights, is_finite):
+    has_weight = jnp.asarray(weights != 0)[me]
+    return jnp.sum(has_weight & ~is_finite[None], 1, jnp.int32)
+
+  eye = np.eye(plan.own.shape[1])
+  totals, is_finite = weighed(plan.own - eye, wide)
+  num_left_out = left_out(plan.own * (1 - eye), is_finite)
   for hop in plan.hops:
-    arrived = lax.ppermute(rows[jnp.asarray(hop.rows)[me]], name, hop.pairs)
-    total += weigh(at_me(hop.weights), trees.widen(arrived), wide)
-  excess = plan.excess
-  if np.abs(excess).max() > 1e-6:  # Column-stochastic: rows do not sum to 1.
-    total += at_me(excess).reshape(-1, *(1,) * (wide.ndim - 1)) * wide
-  return total
+    sent = jnp.asarray(hop.rows)[me]
+    arrived = [trees.widen(lax.ppermute(x[sent], name, hop.pairs))
+               for x in rows]
+    more, is_finite = weighed(hop.weights, arrived)
+    totals = [total + x for total, x in zip(totals, more)]
+    num_left_out += left_out(hop.weights, is_finite)
+  if np.abs(plan.excess).max() > 1e-6:  # Column-stochastic matrices.
+    totals = [total + jnp.asarray(plan.excess, x.dtype)[me][:, None] * x
+              for total, x in zip(totals, wide)]
+  return totals, num_left_out
 
 
-def _weigh_one(weights, arrived, rows):
-  """Compute w (x' − x); without a weight that is 0, even if x' is NaN."""
+def _rows_finite(rows: Sequence[jax.Array]) -> jax.Array:
+  """Return which rows of arrays [m, ...] are finite in all of them: [m]."""
+  return functools.reduce(
+    jnp.logical_and, [jnp.isfinite(x).all(1) for x in rows])
+
+
+def _weigh_one(weights, is_finite, arrived, rows):
+  """Compute w (x' − x), or 0 where x' is not finite or has no weight."""
   weight = weights[0, 0]
+  arrived = jnp.where(is_finite[0], arrived, rows)
   return jnp.where(weight == 0, 0, weight * (arrived - rows))
 
 
-def _weigh_several(weights, arrived, rows):
-  """Compute Σ_k w_ik (x'_k − x_i); NaN only where a bad x'_k has a weight.
+def _weigh_several(weights, is_finite, arrived, rows):
+  """Compute Σ_k w_ik (x'_k − x_i) over the finite x'_k.
 
   A matrix product would lose the small differences to rounding. Its operands
   are therefore taken relative to one row of this device.
   """
+  weights = jnp.where(is_finite[None], weights, 0)
   finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
   dot = functools.partial(jnp.tensordot, axes=1,
                           precision=lax.Precision.HIGHEST)
   origin = finite(rows[:1])
   sums = weights.sum(1).reshape(-1, *(1,) * (rows.ndim - 1))
-  total = dot(weights, finite(arrived) - origin) - sums * (rows - origin)
-  bad = dot(jnp.abs(weights), 1 - jnp.isfinite(arrived).astype(rows.dtype))
-  return jnp.where(bad > 0, jnp.nan, total)
+  return dot(weights, finite(arrived) - origin) - sums * (rows - origin)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv._common import trees
-from gradiv.decentralized import topology
+from gradiv.decentralized import _pulls, topology
 
 
 def check_given(params: Any, updates: Any) -> None:
@@ -34,14 +34,40 @@ def add(x: Any, *rest: Any) -> Any:
   return jax.tree.map(lambda x, *rest: sum(rest, x).astype(x.dtype), x, *rest)
 
 
+def add_finite(
+  before: tuple[Any, ...], updates: Any, after: tuple[Any, ...] = ()
+) -> tuple[Any, jax.Array]:
+  """Add trees and a worker's update, unless that is not finite.
+
+  Args:
+    before: Trees to begin the sum with; the first has its dtypes.
+    updates: The update.
+    after: Trees to end it with.
+
+  Returns:
+    The sum, and how many updates were left out: 0 or 1.
+  """
+  is_finite = trees.all_finite(updates)
+  total = trees.select(is_finite, add(*before, updates, *after),
+                       add(*before, *after))
+  return total, 1 - is_finite.astype(jnp.int32)
+
+
 def step_and_pull(
-  params: Any, updates: Any, pull: Callable[[Any], Any]
-) -> Any:
-  """Return the update that leads from x to W (x + u), in the dtypes of x."""
-  stepped = add(params, updates)
-  return jax.tree.map(
+  params: Any, updates: Any, pull: Callable[[Any], _pulls.Pulled]
+) -> tuple[Any, jax.Array]:
+  """Return the update that leads from x to W (x + u), in the dtypes of x.
+
+  And how much was left out: what is not finite of updates and of neighbors.
+  """
+  stepped, without = add_finite((params,), updates)
+  pulled = pull(stepped)
+  moved = jax.tree.map(
     lambda x, s, d: ((s - x) + d).astype(x.dtype), params, stepped,
-    pull(stepped))
+    pulled.pull)
+  return moved, without + pulled.num_left_out
+
+
 
 
 def rescale(

@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, trees
+from gradiv._common import checks, counting, trees
 from gradiv.decentralized import _pulls, _updates
 
 
@@ -20,11 +21,14 @@ class MixByChocoState(NamedTuple):
       small when workers agree, and so is its rounding error, which moves the
       mean of all workers.
     inner: State of the compressor.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   public: optax.Params
   apart: optax.Params
   inner: Any
+  num_left_out: jax.Array
 
 
 def mix_by_choco(
@@ -82,24 +86,26 @@ def mix_by_choco(
   _pulls.names_of(axis_name)
   checks.positive('consensus_step', consensus_step)
   checks.within('consensus_step', consensus_step, 0, 1)
-  compressor = optax.with_extra_args_support(compressor)
+  compressor = checks.transformation('compressor', compressor)
 
   def init_fn(params):
     return MixByChocoState(trees.zeros_wide(params), trees.zeros_wide(params),
-                           compressor.init(params))
+                           compressor.init(params), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     _updates.check_given(params, updates)
-    x = jax.tree.map(
-      lambda x, u: trees.widen(x) + u, params, updates)
+    x, without = _updates.add_finite((trees.widen(params),), updates)
     gap = jax.tree.map(
       lambda x, known, p: (x - known).astype(p.dtype), x, state.public, params)
     sent, inner = compressor.update(gap, state.inner, params, **extra_args)
     public = _updates.add(state.public, sent)
-    apart = _updates.add(state.apart, _pulls.pull(w, sent, axis_name))
+    pulled = _pulls.pull(w, sent, axis_name)
+    apart = _updates.add(state.apart, pulled.pull)
     moved = jax.tree.map(
       lambda x, apart, p: (x + consensus_step * apart - p).astype(p.dtype),
       x, apart, params)
-    return moved, MixByChocoState(public, apart, inner)
+    return moved, MixByChocoState(
+      public, apart, inner, counting.increment(
+        state.num_left_out, without + pulled.num_left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import counting, trees
+from gradiv._common import checks, counting, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -23,10 +23,13 @@ class MixByCorrectionState(NamedTuple):
   Attributes:
     count: Number of steps so far.
     correction: c, added to each update; it sums to zero over the workers.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   correction: optax.Updates
+  num_left_out: jax.Array
 
 
 def mix_by_exact_diffusion(
@@ -84,9 +87,10 @@ def mix_by_exact_diffusion(
   _check_modes(w, lambda value: (1, -2 * value, value))
 
   def step(x, u, c):
-    phi = _updates.add(x, u, c)
-    pull = _pulls.pull(w, phi, axis_name)
-    return _updates.add(phi, pull), _updates.add(c, pull)
+    phi, without = _updates.add_finite((x,), u, (c,))
+    pull, num_left_out = _pulls.pull(w, phi, axis_name)
+    return (_updates.add(phi, pull), _updates.add(c, pull),
+            without + num_left_out)
 
   return _corrected(step, axis_name, schedule)
 
@@ -140,28 +144,32 @@ def mix_by_extra(
   _check_modes(w, lambda value: (1, -(1 + value), (1 + value) / 2))
 
   def step(x, u, c):
-    pull = _pulls.pull(w, x, axis_name)
+    pull, num_left_out = _pulls.pull(w, x, axis_name)
     half = jax.tree.map(lambda d: d / 2, pull)
-    return _updates.add(x, pull, u, c), _updates.add(c, half)
+    moved, without = _updates.add_finite((x, pull), u, (c,))
+    return moved, _updates.add(c, half), without + num_left_out
 
   return _corrected(step, axis_name, schedule)
 
 
 def _corrected(step, axis_name, schedule):
-  """Create a transformation from ``step(x, u, c) -> (x, c)``."""
+  """Create a transformation from ``step(x, u, c) -> (x, c, left out)``."""
   _pulls.names_of(axis_name)
+  checks.function('schedule', schedule)
 
   def init_fn(params):
     return MixByCorrectionState(
-      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     _updates.check_given(params, updates)
     c = _updates.rescale(state.correction, schedule, state.count)
-    moved, c = step(params, updates, c)
+    moved, c, left_out = step(params, updates, c)
     return jax.tree.map(jnp.subtract, moved, params), MixByCorrectionState(
-      counting.increment(state.count), c)
+      counting.increment(state.count), c,
+      counting.increment(state.num_left_out, left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

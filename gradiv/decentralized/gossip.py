@@ -20,9 +20,12 @@ class MixByGossipState(NamedTuple):
 
   Attributes:
     count: Number of steps so far; chooses the matrix of a sequence.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   count: jax.Array
+  num_left_out: jax.Array
 
 
 def mix_by_gossip(
@@ -85,18 +88,22 @@ def mix_by_gossip(
 
   def init_fn(params):
     del params
-    return MixByGossipState(jnp.zeros((), jnp.int32))
+    return MixByGossipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     _updates.check_given(params, updates)
     if order == 'awc':
-      result = jax.tree.map(
-        lambda p, u, d: (u + d).astype(p.dtype), params, updates,
-        pull(params, state.count))
+      pulled = pull(params, state.count)
+      moved, without = _updates.add_finite((pulled.pull,), updates)
+      moved = jax.tree.map(lambda u, p: u.astype(p.dtype), moved, params)
+      left_out = without + pulled.num_left_out
     else:
-      result = _updates.step_and_pull(params, updates, lambda stepped: pull(
-        stepped, state.count + (order == 'cta')))
-    return result, MixByGossipState(counting.increment(state.count))
+      moved, left_out = _updates.step_and_pull(
+        params, updates, lambda stepped: pull(
+          stepped, state.count + (order == 'cta')))
+    return moved, MixByGossipState(
+      counting.increment(state.count),
+      counting.increment(state.num_left_out, left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -19,10 +19,13 @@ class MixByGradientTrackingState(NamedTuple):
   Attributes:
     count: Number of steps so far.
     offset: W y − g, added to the next gradient; the sum of all pulls so far.
+    num_left_out: How often this worker has left out a neighbor, or a gradient
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   offset: optax.Updates
+  num_left_out: jax.Array
 
 
 def mix_by_gradient_tracking(
@@ -38,7 +41,8 @@ def mix_by_gradient_tracking(
 
     y_t = W y_{t−1} + g_t − g_{t−1},  y_0 = g_0
 
-  The mean of y over the workers is always the mean of g. As a chain,
+  The mean of y over the workers is always the mean of g, where a gradient that
+  is not finite counts as zero; its worker then returns zeros. As a chain,
 
     optax.chain(mix_by_gradient_tracking(w, axis), optax.sgd(α),
                 mix_by_gossip(w, axis))
@@ -70,15 +74,19 @@ def mix_by_gradient_tracking(
 
   def init_fn(params):
     return MixByGradientTrackingState(
-      jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+      jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params, extra_args
     # At least float32, in the messages too: rounding errors of y accumulate.
     trees.check_floating(updates)
-    tracked = _updates.add(trees.widen(updates), state.offset)
-    offset = _updates.add(state.offset, pull(tracked, state.count))
-    return optax.tree.cast_like(tracked, updates), MixByGradientTrackingState(
-      counting.increment(state.count), offset)
+    tracked, without = _updates.add_finite((state.offset,), updates)
+    pulled = pull(tracked, state.count)
+    offset = _updates.add(state.offset, pulled.pull)
+    followed = trees.keep_if(without == 0, tracked)
+    return optax.tree.cast_like(followed, updates), MixByGradientTrackingState(
+      counting.increment(state.count), offset, counting.increment(
+        state.num_left_out, without + pulled.num_left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

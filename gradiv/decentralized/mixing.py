@@ -30,6 +30,9 @@ def mix(
 
   Worker 2 is not a neighbor of worker 0, and hears nothing of its 3.
 
+  A neighbor whose tree is not finite is left out, as in all mixing steps; see
+  the package.
+
   Args:
     tree: This worker's tree of floating-point arrays.
     mixing_matrix: W [n, n], doubly stochastic.
@@ -44,7 +47,7 @@ def mix(
     raise ValueError(f'mixing_matrix of shape {w.shape}: must be [n, n]; '
                      'mix_by_gossip accepts a sequence')
   return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), tree,
-                      _pulls.pull(w[0], tree, axis_name))
+                      _pulls.pull(w[0], tree, axis_name).pull)
 
 
 def consensus_distance(params: Any, axis_name: workers.AxisName) -> jax.Array:

@@ -25,10 +25,13 @@ class MixByMomentumState(NamedTuple):
     count: Number of steps so far.
     momentum: m, an average or a sum of steps that include the mixing, in at
       least float32.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   momentum: optax.Updates
+  num_left_out: jax.Array
 
 
 def mix_by_quasi_global_momentum(
@@ -80,6 +83,7 @@ def mix_by_quasi_global_momentum(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   checks.fraction('momentum', momentum)
+  checks.function('schedule', schedule)
   decay = momentum if decay is None else decay
   checks.fraction('decay', decay)
   newest = 1 - decay
@@ -92,11 +96,11 @@ def mix_by_quasi_global_momentum(
     heavy = jax.tree.map(lambda u, m: u + momentum * m, updates, m)
     if nesterov:
       heavy = jax.tree.map(lambda u, v: u + momentum * v, updates, heavy)
-    moved = _updates.step_and_pull(
+    moved, left_out = _updates.step_and_pull(
       params, heavy, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: ((1 - newest) * m + newest * d).astype(m.dtype), m, moved)
-    return moved, MixByMomentumState(counting.increment(state.count), m)
+    return moved, _next(state, m, left_out)
 
   return optax.GradientTransformationExtraArgs(_init, update_fn)
 
@@ -142,21 +146,28 @@ def mix_by_decentlam(
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
   checks.fraction('momentum', momentum)
+  checks.function('schedule', schedule)
   pull = _pulls.pull_in_turn(bank, axis_name)
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     _updates.check_given(params, updates)
-    moved = _updates.step_and_pull(
+    moved, left_out = _updates.step_and_pull(
       params, updates, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: (momentum * m + d).astype(m.dtype),
       _updates.rescale(state.momentum, schedule, state.count), moved)
-    return optax.tree.cast_like(m, moved), MixByMomentumState(
-      counting.increment(state.count), m)
+    return optax.tree.cast_like(m, moved), _next(state, m, left_out)
 
   return optax.GradientTransformationExtraArgs(_init, update_fn)
 
 
 def _init(params):
-  return MixByMomentumState(jnp.zeros((), jnp.int32), trees.zeros_wide(params))
+  return MixByMomentumState(jnp.zeros((), jnp.int32), trees.zeros_wide(params),
+                            jnp.zeros((), jnp.int32))
+
+
+def _next(state, momentum, left_out):
+  return MixByMomentumState(
+    counting.increment(state.count), momentum,
+    counting.increment(state.num_left_out, left_out))

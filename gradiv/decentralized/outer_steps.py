@@ -15,7 +15,7 @@ from gradiv.decentralized import _fragments, _pulls, _updates
 
 
 class MixByOuterStepState(NamedTuple):
-  """State of `mix_by_outer_step`; the same on all workers.
+  """State of `mix_by_outer_step`; all but the last is the same on all workers.
 
   Attributes:
     count: Number of steps so far.
@@ -23,12 +23,15 @@ class MixByOuterStepState(NamedTuple):
     pending: Mean pseudo-gradients between their all-reduce and the outer step;
       () without a delay.
     outer: States of the outer optimizer, one per fragment.
+    num_left_out: How often this worker has left out an update of its own, and
+      a mean other workers, because they were not finite.
   """
 
   count: jax.Array
   anchor: optax.Params
   pending: Any
   outer: tuple
+  num_left_out: jax.Array
 
 
 def mix_by_outer_step(
@@ -97,7 +100,8 @@ def mix_by_outer_step(
   workers.names_of(axis_name)
   _check_periods(period, num_fragments, delay)
   checks.within('blend', blend, 0, 1)
-  outer = optax.with_extra_args_support(outer)
+  checks.function('fragment_of', fragment_of)
+  outer = checks.transformation('outer', outer)
   is_due = functools.partial(_is_due, period=period, total=num_fragments)
 
   def init_fn(params):
@@ -109,37 +113,43 @@ def mix_by_outer_step(
       for f in range(num_fragments))
     pending = jax.tree.map(jnp.zeros_like, anchor) if delay else ()
     return MixByOuterStepState(
-      jnp.zeros((), jnp.int32), anchor, pending, states)
+      jnp.zeros((), jnp.int32), anchor, pending, states,
+      jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     _updates.check_given(params, updates)
     count = counting.increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
     join = lambda parts: _fragments.join(params, owners, parts)
-    x = jax.tree.map(_stepped, params, updates, state.anchor)
-    mixed, anchors, pending, states = zip(*(_advance(
+    is_finite = trees.all_finite(updates)
+    x = jax.tree.map(
+      lambda x, u, anchor: jnp.where(is_finite, x + u, x).astype(anchor.dtype),
+      params, updates, state.anchor)
+    mixed, anchors, pending, states, left_out = zip(*(_advance(
       _cut(x, state, owners, f, delay), is_due(count, f),
       is_due(count + delay, f) if delay else None,
       outer, blend, axis_name, extra_args) for f in range(num_fragments)))
     moved = jax.tree.map(
       lambda new, x: (new - x).astype(x.dtype), join(mixed), params)
+    without = sum(left_out, 1 - is_finite.astype(jnp.int32))
     return moved, MixByOuterStepState(
-      count, join(anchors), join(pending) if delay else (), states)
+      count, join(anchors), join(pending) if delay else (), states,
+      counting.increment(state.num_left_out, without))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 class _Fragment(NamedTuple):
-  """The part of x_i, θ, Δ and the outer state that belongs to a fragment."""
+  """The part of x_i, θ, Δ and the outer state that belongs to a fragment.
+
+  And how many workers its last mean has left out; 0 where none was due.
+  """
 
   own: Any
   anchor: Any
   pending: Any
   outer: Any
-
-
-def _stepped(x, u, anchor):
-  return (x + u).astype(anchor.dtype)
+  num_left_out: jax.Array | int = 0
 
 
 def _cut(x, state, owners, fragment, delay):
@@ -161,28 +171,35 @@ def _advance(
   Steps are counted alike on all workers, so that all take the same branch:
   there are collectives inside. Without a delay, `is_sent` is None.
   """
-  own, anchor, pending, outer_state = fragment
+  own, anchor, pending, outer_state, _ = fragment
   private = lambda tree: workers.as_private(tree, axis_name)
 
   def pseudo_gradient():
-    return _pulls.mean(jax.tree.map(jnp.subtract, anchor, own), axis_name)
+    return _pulls.mean_of_finite(
+      jax.tree.map(jnp.subtract, anchor, own), axis_name)
 
+  sent_without = None
   if is_sent is not None:
-    pending = lax.cond(
-      is_sent, pseudo_gradient, lambda: private(fragment.pending))
+    pending, sent_without = lax.cond(
+      is_sent, pseudo_gradient,
+      lambda: private((fragment.pending, jnp.zeros((), jnp.int32))))
 
   def synchronize():
-    delta = pseudo_gradient() if is_sent is None else pending
+    delta, without = pseudo_gradient() if is_sent is None else (
+      pending, jnp.zeros((), jnp.int32))
     step, new_state = outer.update(delta, outer_state, anchor, **extra_args)
     end = optax.apply_updates(anchor, step)
     mixed = jax.tree.map(
       lambda common, own: ((1 - blend) * common + blend * own).astype(
         own.dtype), end, own)
-    return private((mixed, end, new_state))
+    return private((mixed, end, new_state, without))
 
-  mixed, end, new_state = lax.cond(
-    is_due, synchronize, lambda: private((own, anchor, outer_state)))
-  return _Fragment(mixed, end, pending, new_state)
+  mixed, end, new_state, without = lax.cond(
+    is_due, synchronize, lambda: private(
+      (own, anchor, outer_state, jnp.zeros((), jnp.int32))))
+  if sent_without is not None:
+    without = sent_without
+  return _Fragment(mixed, end, pending, new_state, without)
 
 
 def _check_periods(period, num_fragments, delay):

@@ -19,10 +19,13 @@ class MixByPushSumState(NamedTuple):
   Attributes:
     count: Number of steps so far.
     weight: v, this worker's part of the total weight n; initially 1.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   weight: jax.Array
+  num_left_out: jax.Array
 
 
 def mix_by_push_sum(
@@ -77,20 +80,24 @@ def mix_by_push_sum(
 
   def init_fn(params):
     dtypes = [x.dtype for x in jax.tree.leaves(params)]
-    return MixByPushSumState(jnp.zeros((), jnp.int32), jnp.ones(
-      (), jnp.result_type(jnp.float32, *dtypes)))
+    return MixByPushSumState(
+      jnp.zeros((), jnp.int32), jnp.ones(
+        (), jnp.result_type(jnp.float32, *dtypes)), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     _updates.check_given(params, updates)
     # At least float32: one message with the weight, and v z is not stored.
-    pushed = jax.tree.map(
-      lambda z, u: state.weight * trees.widen(z) + u, params, updates)
+    own = jax.tree.map(lambda z: state.weight * trees.widen(z), params)
+    pushed, without = _updates.add_finite((own,), updates)
     held = (pushed, state.weight)
-    pushed, weight = jax.tree.map(jnp.add, held, pull(held, state.count))
+    pulled = pull(held, state.count)
+    pushed, weight = jax.tree.map(jnp.add, held, pulled.pull)
     moved = jax.tree.map(
       lambda s, z: (s / weight - z).astype(z.dtype), pushed, params)
     return moved, MixByPushSumState(
-      counting.increment(state.count), weight.astype(state.weight.dtype))
+      counting.increment(state.count), weight.astype(state.weight.dtype),
+      counting.increment(
+        state.num_left_out, without + pulled.num_left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -21,10 +21,13 @@ class MixByRelayState(NamedTuple):
       edge of that color: the sum of all parameters beyond it, each as many
       steps old as it is edges away. There are as many copies of the parameters
       as the largest degree.
+    num_left_out: How often this worker has left out a neighbor, or an update
+      of its own, because it was not finite.
   """
 
   count: jax.Array
   inbox: tuple[optax.Params, ...]
+  num_left_out: jax.Array
 
 
 def mix_by_relay(
@@ -75,7 +78,7 @@ def mix_by_relay(
 
   def init_fn(params):
     return MixByRelayState(jnp.zeros((), jnp.int32), tuple(
-      trees.zeros_wide(params) for _ in swaps))
+      trees.zeros_wide(params) for _ in swaps), jnp.zeros((), jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -90,18 +93,23 @@ def mix_by_relay(
       lambda x, m: jnp.where(
         state.count == 0, jnp.asarray(sizes, x.dtype)[me] * x, m), wide, box)
       for sizes, box in zip(beyond, state.inbox)]
-    stepped = _updates.add(wide, updates)
+    stepped, left_out = _updates.add_finite((wide,), updates)
     total = _sum(stepped, inbox)
     arrived = []
     for swap, sizes, box in zip(swaps, beyond, inbox):
       sent = jax.tree.map(jnp.subtract, total, box)
-      came = jax.tree.map(jnp.add, sent, _pulls.pull(swap, sent, axis_name))
+      pulled = _pulls.pull(swap, sent, axis_name)
+      came = jax.tree.map(jnp.add, sent, pulled.pull)
+      # What came last stands in for what is not finite.
+      came = trees.select(pulled.num_left_out == 0, came, box)
+      left_out += pulled.num_left_out
       # A worker without an edge of this color has sent to itself.
       arrived.append(trees.keep_if(jnp.asarray(sizes > 0)[me], came))
     moved = jax.tree.map(lambda x, s: (s / n - x).astype(x.dtype), params,
                          _sum(stepped, arrived))
     return moved, MixByRelayState(
-      counting.increment(state.count), tuple(arrived))
+      counting.increment(state.count), tuple(arrived),
+      counting.increment(state.num_left_out, left_out))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -166,7 +166,10 @@ def _check(batch_size, reduction, decay, level, num_examples):
   checks.between('decay', decay, 0, 1)
   checks.between('level', level, 0, 1)
   if num_examples is not None:
-    checks.at_least('num_examples', num_examples, 1)
+    is_known = batch_size is not None and not isinstance(
+      batch_size, jax.core.Tracer)
+    checks.at_least('num_examples', num_examples,
+                    max(1, np.max(batch_size)) if is_known else 1)
 
 
 def _is_alone(updates, axis_name):

@@ -126,6 +126,8 @@ class Model:
 def check(staleness: Staleness, axis_name, key) -> Model:
   """Return the model of a staleness argument, or raise ValueError."""
   names = None if axis_name is None else workers.names_of(axis_name)
+  if key is not None:
+    checks.key('key', key)
   if (key is None) == isinstance(staleness, Drawn):
     raise ValueError(f'key={key!r}: must be given with a Drawn staleness, '
                      f'and only then; staleness is {staleness!r}')

@@ -104,6 +104,13 @@ class Weighting:
                        'needs a jax.random key')
 
 
+def check(name: str, value: Any) -> None:
+  """Raise ValueError unless the value is a `Weighting`."""
+  if not isinstance(value, Weighting):
+    raise ValueError(f'{name}={value!r}: must be a weighting, such as '
+                     'gradiv.weightings.mean()')
+
+
 def stateless(
   fn: Callable[[jax.Array, jax.Array], jax.Array],
   *,
@@ -123,6 +130,9 @@ def stateless(
     num_extra: See `Weighting`.
     equal_pair: See `Weighting`.
   """
+  if not callable(fn):
+    raise ValueError(f'fn={fn!r}: must be a function (gram, present) -> '
+                     'weights')
   return Weighting(
     lambda gram, present, state, key: (fn(gram, present), state),
     of_differences=of_differences, num_extra=num_extra, equal_pair=equal_pair)

@@ -11,6 +11,8 @@ from gradiv import (
   aggregation,
   compression,
   decentralized,
+  perturbations,
+  scaling,
   staleness,
   weightings,
 )
@@ -18,6 +20,17 @@ from tests import helpers
 from tests.contract import table
 
 LAYER = lambda path: path[-1].key == 'layer'
+# All that draw.
+KEYED = (
+  lambda key: gradiv.drop_updates(0.5, key=key),
+  lambda key: gradiv.add_langevin_noise(0.1, key=key),
+  lambda key: gradiv.quantize_updates(2, key=key),
+  lambda key: perturbations.precondition_langevin(0.1, key=key),
+  lambda key: gradiv.aggregate_by_quantized_mean(8, 'w', key=key),
+  lambda key: compression.aggregate_by_low_rank(1, 'w', key=key),
+  lambda key: aggregation.aggregate_by_sign_dropout('w', key=key),
+  lambda key: gradiv.aggregate_by_weights(weightings.pcgrad(), 'w', key=key),
+  lambda key: staleness.delay_updates(staleness.Drawn((0.5, 0.5)), key=key))
 
 
 class RefusedTest(parameterized.TestCase):
@@ -77,6 +90,50 @@ class RefusedTest(parameterized.TestCase):
   def test_at_construction(self, argument, make):
     with self.assertRaisesRegex(ValueError, argument):
       make()
+
+  @parameterized.parameters(
+    ('weighting', lambda: gradiv.aggregate_by_weights('krum', 'w')),
+    ('weighting', lambda: gradiv.aggregate_by_weights(None, 'w')),
+    ('weighting=krum: call it', lambda: gradiv.aggregate_by_weights(
+      weightings.krum, 'w')),
+    ('then', lambda: weightings.nearest_neighbor_mixing(1, then='krum')),
+    ('then', lambda: weightings.cr_mogm(then=weightings.mgda)),
+    ('fn', lambda: weightings.stateless(None)),
+    ('inner', lambda: gradiv.skip_zero_updates(optax.sgd)),
+    ('inner', lambda: gradiv.accumulate_moments(2, inner=3)),
+    ('compressor', lambda: gradiv.with_error_feedback(None)),
+    ('compressor', lambda: decentralized.mix_by_choco(
+      table.RING, 'w', None, consensus_step=0.5)),
+    ('outer', lambda: decentralized.mix_by_outer_step(None, 2, 'w')),
+    ('fragment_of', lambda: gradiv.diloco(2, 'w', fragment_of=1)),
+    ('schedule', lambda: decentralized.mix_by_extra(
+      table.RING, 'w', schedule=0.1)),
+    ('delay', lambda: staleness.with_staleness(None, optax.sgd(1.0))),
+    ('track', lambda: scaling.scale_by_diversity(
+      None, optax.sgd(1.0), batch_size=4.0, scale=8.0)),
+    ('num_examples', lambda: gradiv.track_moments(
+      'w', batch_size=8, num_examples=4)),
+    ('batch_size', lambda: gradiv.track_moments('w', batch_size=np.inf)))
+  def test_what_is_no_transformation_weighting_or_function(self, text, make):
+    with self.assertRaisesRegex(ValueError, text):
+      make()
+
+  @parameterized.parameters(
+    (None,), (7,), ('key',), (np.zeros(2, np.int64),), (np.zeros(2),),
+    (np.zeros(3, np.uint32),), (np.zeros((3, 2), np.uint32),))
+  def test_what_is_no_key(self, key):
+    for make in KEYED:
+      with self.assertRaisesRegex(ValueError, 'key'):
+        make(key)
+
+  def test_keys_of_both_styles_are_taken_and_several_are_not(self):
+    for make in KEYED:
+      make(jax.random.key(0))
+      make(jax.random.key(0, impl='rbg'))
+      make(jax.random.PRNGKey(0))
+      for keys in (jax.random.key(0), jax.random.PRNGKey(0)):
+        with self.assertRaisesRegex(ValueError, 'key'):
+          make(jax.random.split(keys, 3))
 
   @parameterized.parameters(
     {}, {'anchor': {'b': jnp.ones(2)}}, {'anchor': {'a': jnp.ones(3)}})

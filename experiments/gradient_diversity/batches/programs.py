@@ -43,7 +43,7 @@ class Programs(task_lib.Problem):
   def _of_rows(self, size, lanes, rows, num_workers, optimizer, **rest):
     axis_name = self.config.workers(num_workers).axis_name
     return self.program(lanes | {'rows': rows}, size, functools.partial(
-      optimizer, axis_name=axis_name), **rest)
+      optimizer, axis_name=axis_name), counts_left_out=True, **rest)
 
 
 def rows_of(task, replications: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -42,10 +42,10 @@ class Config(Shared):
           f'{workers}', lambda sizes: all(b % workers == 0 for b in sizes))
     check(self.drop_rates, 'drop_rates', 'from 0 to below 1, the first 0',
           lambda ps: ps[:1] == (0,) and all(0 <= p < 1 for p in ps))
-    check(self.noise_stddevs, 'noise_stddevs', 'positive',
-          lambda sigmas: all(s > 0 for s in sigmas))
-    check(self.num_levels, 'num_levels', 'at least 1 each',
-          lambda levels: all(s >= 1 for s in levels))
+    check(self.noise_stddevs, 'noise_stddevs', 'positive, and at least one',
+          lambda sigmas: sigmas and all(s > 0 for s in sigmas))
+    check(self.num_levels, 'num_levels', 'at least 1 each, and at least one',
+          lambda levels: levels and all(s >= 1 for s in levels))
     check(self.target_accuracies, 'target_accuracies', 'shares, rising',
           lambda shares: shares and list(shares) == sorted(shares) and all(
             0 < share <= 1 for share in shares))

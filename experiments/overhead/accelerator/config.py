@@ -18,5 +18,5 @@ class Config:
   small: bool = flag(False, 'tiny sizes, to try the script on a CPU')
 
   def __post_init__(self):
-    flags.check_choices(self)
+    flags.check_values(self)
     flags.check(self.seconds, 'seconds', 'above 0', lambda s: s > 0)

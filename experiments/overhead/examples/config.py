@@ -29,7 +29,7 @@ class Config:
 
   def __post_init__(self):
     check = flags.check
-    flags.check_choices(self)
+    flags.check_values(self)
     pairs = {f'{name}:{way}' for name in WORKLOADS for way in WAYS
              if way != 'plain'}
     check(self.skip, 'skip', 'pairs such as resnet18:vmap, and never plain',

@@ -53,7 +53,8 @@ class ConfigTest(parameterized.TestCase):
     self.assertNotIn('\n', str(caught.exception))
 
   def test_who_looks_on(self):
-    self.assertEqual(Config().watch(), {'writers': (), 'profile': None})
+    self.assertEqual(Config(max_nonfinite=3).watch(), {
+      'writers': (), 'profile': None, 'max_nonfinite': 3, 'stuck_after': 0})
     self.assertEqual(Config(profile='100:110').watch()['profile'], (100, 110))
     with mock.patch.object(flags.importlib.util, 'find_spec', lambda _: None):
       with self.assertRaisesRegex(

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from experiments.common import blocks
 from experiments.common.computed import Computed
 from experiments.common.parts import Trained
-from experiments.engine import records, signals, trainer
+from experiments.engine import records, sealing, signals, trainer
 
 
 def part(axes, name='p', **options):
@@ -45,6 +45,27 @@ class TrainedTest(Case):
       {'rate': r, 'seed': s, 'twice': 2 * s} for r in (0.1, 0.2)
       for s in (0, 1)])
     self.assertEqual(made.size, 8)
+
+  def test_a_quantity_that_one_block_lacks_is_null_in_its_lanes(self):
+    made = part({'seed': (0, 1, 2)})
+    self.write(made, 0, [{'seed': 0}, {'seed': 2}], [
+      {'loss': [1., 2.]}, {'loss': [3., 4.]}])
+    self.write(made, 1, [{'seed': 1}], [
+      {'loss': [5.]}, {'loss': [6.], 'num_left_out': [[0, 7]]}])
+    found = made.read(self.folder)
+    np.testing.assert_array_equal(found['loss'], [[1, 3], [5, 6], [2, 4]])
+    np.testing.assert_array_equal(
+      found['num_left_out'][:, 1], [[np.nan, np.nan], [0, 7],
+                                    [np.nan, np.nan]])
+
+  def test_a_file_that_is_cut_is_named(self):
+    made = Computed('count', lambda stop: 3)
+    made.run(self.folder, signals.Stop())
+    path = self.folder / 'count.json'
+    path.write_text(path.read_text()[:-3])
+    for look in (made.missing, made.read):
+      with self.assertRaisesRegex(sealing.LogDamagedError, 'count.json is not'):
+        look(self.folder)
 
   def test_lanes_are_read_by_their_coordinates(self):
     """From two blocks, in another order, with a lane that is not asked for."""

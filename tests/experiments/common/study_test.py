@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from unittest import mock
 
@@ -14,6 +16,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from experiments.common import flags, reporting, running
+from experiments.common.computed import Computed
 from experiments.common.parts import Trained
 from experiments.engine import signals, trainer
 from tests.experiments.common.tiny_study import Config, Tiny
@@ -193,6 +196,45 @@ class OrderTest(Case):
       with self.assertRaises(signals.Interrupted) as caught:
         running.run(Tiny(), self.config(), stop=stop)
     self.assertEqual(caught.exception.exit_code, 143)
+    self.assertEqual(self.stamps(), {})
+
+  @parameterized.parameters((signal.SIGTERM, 143), (signal.SIGINT, 130))
+  def test_a_signal_in_the_report_says_what_is_kept(self, signum, code):
+    class Killed(Tiny):
+      def claims(self, config, reduced):
+        os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(
+        signals.Interrupted, 'what was trained is saved, and the report is '
+        'not') as caught:
+      running.run(Killed(), self.config(num_seeds=1))
+    self.assertEqual(caught.exception.exit_code, code)
+    self.assertEqual(signal.getsignal(signum), before)
+    stamps = self.stamps()
+    self.assertEmpty(self.go(self.config(num_seeds=1)).built)
+    self.assertEqual(self.stamps(), stamps)
+
+  def test_a_signal_in_a_computation_says_that_it_begins_anew(self):
+    def compute(stop):
+      stop._handle(signal.SIGTERM, None)
+      stop.check()
+
+    part = Computed('count', compute)
+    with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(
+        signals.Interrupted, 'stopped by SIGTERM; what was finished is saved, '
+        'and count begins anew'):
+      part.run(self.folder, signals.Stop())
+    self.assertFalse((self.folder / 'count.json').exists())
+
+  @parameterized.parameters('prepare', 'stages')
+  def test_what_a_paper_refuses_is_one_line_before_training(self, where):
+    def refuse(self, *args):
+      raise ValueError('learning_rate=7:\n must be small')
+
+    with mock.patch.object(Tiny, where, refuse), self.assertRaisesRegex(
+        flags.UsageError, 'learning_rate=7: must be small .see .*traceback'):
+      self.go(self.config())
     self.assertEqual(self.stamps(), {})
 
   @pytest.mark.slow

@@ -1,12 +1,17 @@
 """The third paper, small: a run that is cut off, records, figures."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import pathlib
+import tempfile
 
 import numpy as np
 import pytest
 from absl.testing import absltest
 
+from experiments.common import study as run_study
 from experiments.decentralized import study
 from experiments.engine import records, signals
 from tests.experiments import study_run
@@ -105,6 +110,25 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
     self.look_again(target_accuracy=0.2)
     self.assertLen(
       [path for path in self.records() if path.stem == 'metrics'], 16)
+
+
+@pytest.mark.slow
+class DivergesTest(absltest.TestCase):
+
+  def test_a_study_of_rates_that_all_diverge_is_reported(self):
+    with tempfile.TemporaryDirectory() as folder:
+      config = dataclasses.replace(
+        SMALL, workdir=folder, domains=('images', 'text'), batch_sizes=(12,),
+        topologies=('random',), learning_rates=(1e30,), focus_rate=1e30,
+        lamb_rates=(1e30,), fig_5_rates=(), text_learning_rates=(1e30,))
+      with contextlib.redirect_stdout(io.StringIO()) as printed, \
+          contextlib.redirect_stderr(io.StringIO()):
+        run_study.run(study.Decentralized(), config, stop=signals.Stop())
+      for name in study.Decentralized.figures:
+        self.assertTrue((pathlib.Path(folder) / f'{name}.png').exists(), name)
+      self.assertNotIn('nan', (pathlib.Path(folder) / 'claims.json')
+                       .read_text().lower())
+    self.assertIn('SSGD', printed.getvalue())
 
 
 if __name__ == '__main__':

@@ -87,6 +87,26 @@ class FitTest(FitCase):
       run(self.folder, steps=schedule(4))
     self.assertIn('params', run(self.folder, steps=schedule(6)))
 
+  def test_bad_arguments_are_refused_by_name_before_anything_is_written(self):
+    schedule = engine.Schedule
+    bad = dict(
+      seed=-1, accumulate=0, max_nonfinite=-1, stuck_after=np.nan, steps=1.5,
+      compute_dtype=jnp.int8, evaluate=3, read='x', model_state=1, view=2,
+      optimizer=0.1, profile=(3, 3), writers=('paper',))
+    for name, value in bad.items():
+      given = {'evaluate': None} | {name: value}
+      with self.subTest(name), self.assertRaisesRegex(ValueError, name):
+        engine.fit(init, loss, given.pop('optimizer', optax.sgd(0.1)), batch_of,
+                   given.pop('evaluate'), workdir=self.folder / name,
+                   **{'steps': 4} | given)
+      self.assertFalse((self.folder / name / 'metrics.jsonl').exists())
+    for make in (
+        lambda: schedule(4, 2, save_seconds=np.nan), lambda: schedule(4, 1.5),
+        lambda: engine.Workers(0), lambda: engine.Workers(2, 'tpu'),
+        lambda: engine.Workers(2, lanes_at_once=-1)):
+      with self.assertRaises(ValueError):
+        make()
+
   @pytest.mark.slow
   def test_it_is_the_loop_that_one_would_write(self):
     state = run(self.folder / 'a', steps=3, every=1)

@@ -94,6 +94,24 @@ class ProcessesTest(ProcessesCase):
     """And of the error that each worker has of its own, each saves a half."""
     self.assert_trains_to_the_same('private', 2, 1)
 
+  @pytest.mark.slow
+  def test_a_process_that_is_stuck_is_named_by_the_other(self):
+    self.enterContext(mock.patch.dict(os.environ, STUCK_AFTER='2'))
+    group = self.start('stuck', 'common', 2, pause=0.2)
+    self.wait_for_a_checkpoint('stuck')
+    os.kill(group.processes[1].pid, signal.SIGSTOP)
+    try:
+      deadline = time.monotonic() + 25  # before it counts as lost
+      while 'does not answer' not in group.output(0):
+        self.assertLess(time.monotonic(), deadline, group.output(0))
+        time.sleep(0.2)
+    finally:
+      os.kill(group.processes[1].pid, signal.SIGCONT)
+    self.assertRegex(group.output(0), r'stuck\? process 0 of 2 on \S+ has made')
+    self.assertRegex(
+      group.output(0), r'process 1: .* at step \d+ of 24 on \S+, and does not')
+    self.assertEqual(self.ends(group, 100), [0, 0])
+
   def test_rows_are_gathered_by_the_device_that_they_are_for(self):
     where = placing.Placing(jax.make_mesh(
       (8,), ('workers',), axis_types=(jax.sharding.AxisType.Auto,)))

@@ -4,7 +4,8 @@
     [ADDRESS NUM_PROCESSES PROCESS_ID]
 
 KIND is 'common' or 'private', the state of the workers; PAUSE the seconds that
-a scan takes. With RESHAPE in the environment, it goes on from other devices.
+a scan takes. With RESHAPE in the environment, it goes on from other devices;
+STUCK_AFTER holds the seconds after which the watchdog speaks.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ def run(workdir, kind, *, pause=0.0, stop=None, allow_reshape=False):
     jax.device_count(), 'shard_map', allow_reshape=allow_reshape)
   return trainer.train(
     program(kind, workers, pause), trainer.Schedule(STEPS, SCAN, 0.), workdir,
-    config={'kind': kind}, workers=workers, stop=stop)
+    config={'kind': kind}, workers=workers, stop=stop,
+    stuck_after=float(os.environ.get('STUCK_AFTER', 0)))
 
 
 if __name__ == '__main__':
