@@ -64,7 +64,7 @@ def not_negative(name: str, value: Any) -> None:
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> None:
   """Raise ValueError unless the value is one of a few strings."""
-  if value not in allowed:
+  if not isinstance(value, str) or value not in allowed:
     raise ValueError(f'{name}={value!r}: must be one of {tuple(allowed)}')
 
 

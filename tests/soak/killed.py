@@ -1,0 +1,156 @@
+"""Starts a binary, kills it, starts it again, until it ends by itself."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+from tests import processes
+from tests.soak import ends, moments
+from tests.soak.binaries import Binary
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+# Seconds for a process to end after a signal, and for a whole run.
+_PATIENCE = 1200.0
+_POLL = 0.02
+
+
+class Lost(AssertionError):
+  """Something was lost, or a process ended as it must not."""
+
+
+@dataclasses.dataclass
+class Soak:
+  """The kills of one binary.
+
+  Attributes:
+    binary: What is killed.
+    folder: Where it runs.
+    rng: Draws who is killed when.
+    say: Takes a line for each kill.
+  """
+
+  binary: Binary
+  folder: pathlib.Path
+  rng: random.Random
+  say: Callable[[str], None]
+
+  def run(self, kills: int) -> None:
+    """Kill as often as that, in as many runs as it takes; compare each end.
+
+    The first run finds neither data nor compiled programs; all later ones go
+    on with what it has left of them.
+
+    Raises:
+      Lost: At the first thing that is not as it must be.
+    """
+    whole = self._whole()
+    cards, done = self._cards(), 0
+    for number in itertools.count():
+      if done >= kills:
+        return
+      run = self.folder / f'run_{number}'
+      done = self._one(run, whole, cards, done, kills)
+      if found := ends.differences(run, self.folder / 'whole'):
+        raise Lost('\n'.join([f'{run} did not end as without kills:', *found]))
+      shutil.rmtree(run)
+
+  def _whole(self) -> moments.Times:
+    """Run without a kill, and note how long everything took."""
+    folder = self.folder / 'whole'
+    with self._started(folder, 'whole_home') as group:
+      watched = moments.Watched(folder)
+      while group.processes[0].poll() is None:
+        now = watched.look('begun', 'recorded', 'reporting')
+        time.sleep(_POLL)
+      self._check_end(group, [0])
+    self.say(f'whole in {now:.0f} s')
+    return watched.times | {'ended': now}
+
+  def _cards(self) -> collections.deque:
+    """Shuffle all moments with all signals."""
+    cards = list(itertools.product(moments.MOMENTS, SIGNALS))
+    self.rng.shuffle(cards)
+    return collections.deque(cards)
+
+  def _one(self, run, whole, cards, done, kills) -> int:
+    """Run to the end, killed on the way; return the kills so far."""
+    while done < kills:
+      name, signum = cards[0]
+      has_come = moments.MOMENTS[name].draw(self.rng, whole)
+      with self._started(run, 'home') as group:
+        watched = moments.Watched(run)
+        while (alive := group.processes[0].poll() is None) and (
+            not has_come(watched)):
+          time.sleep(_POLL)
+        cards.rotate(-1)
+        if not alive:  # before its moment came
+          self._check_end(group, [0])
+          return done
+        after = time.monotonic()
+        if name == 'step' and self.binary.num_processes == 1:
+          self._second_is_refused(run)
+        codes = self._kill(group, signum)
+        done += 1
+        self.say(f'{done} of {kills}: {name}, {signal.Signals(signum).name}, '
+                 f'exit {codes}, {time.monotonic() - after:.1f} s later')
+    with self._started(run, 'home') as group:
+      self._check_end(group, [0])
+    return done
+
+  @contextlib.contextmanager
+  def _started(self, run: pathlib.Path, home: str
+               ) -> Iterator[processes.Group]:
+    """Start the binary; whatever happens, it ends with the block."""
+    run.mkdir(exist_ok=True, parents=True)
+    with processes.Group(
+        self.binary.commands(*self._folders(run, home)),
+        environment={'XDG_CACHE_HOME': str(self.folder / home)}) as group:
+      yield group
+
+  def _folders(self, run, home):
+    return f'--workdir={run}', f'--data_dir={self.folder / home / "data"}'
+
+  def _kill(self, group, signum) -> list[int]:
+    """Send a signal to one of the processes; wait until all have ended."""
+    chosen = self.rng.choice(group.processes)
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(chosen.pid, signum)
+    # 0: it had just ended; negative: before it listened to signals.
+    allowed = {0, -signum, 128 + signum} if signum != signal.SIGKILL else {
+      0, -signum}
+    return self._check_end(group, allowed)
+
+  def _check_end(self, group, allowed) -> list[int]:
+    """Wait for all processes; their exit codes must be among `allowed`.
+
+    Of several, one may be killed, and the others then end with any error.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    for i, process in enumerate(group.processes):
+      try:
+        process.wait(max(deadline - time.monotonic(), 0.1))
+      except subprocess.TimeoutExpired:
+        raise Lost(f'hangs:\n{group.output(i)}') from None
+    codes = [process.returncode for process in group.processes]
+    is_fine = [code in allowed for code in codes]
+    if not (any if len(allowed) > 1 else all)(is_fine):
+      outputs = '\n'.join(map(group.output, range(len(codes))))
+      raise Lost(f'exit codes {codes}, allowed {sorted(allowed)}:\n{outputs}')
+    return codes
+
+  def _second_is_refused(self, run) -> None:
+    """Start the same command in the same folder: it ends at once."""
+    with processes.Group(
+        self.binary.commands(*self._folders(run, 'home'))) as group:
+      self._check_end(group, [1])
+      if 'is in use by process' not in group.output(0):
+        raise Lost(f'two runs in {run}:\n{group.output(0)}')
