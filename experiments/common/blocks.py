@@ -42,7 +42,7 @@ def find(folder: pathlib.Path, lanes: Sequence[At], definition: dict[str, Any],
   """
   wanted = set(map(name, lanes))
   for path in sorted(folder.glob('lanes_*/lanes.json')):
-    block = Block(path.parent, **json.loads(path.read_text()))
+    block = Block(path.parent, **records.read_whole(path))
     if wanted & set(map(name, block.lanes)):
       check_definition(block.defined_by, definition, folder, allow_changed)
       yield block
@@ -58,7 +58,7 @@ def read(folder: pathlib.Path, lanes: Sequence[At]
   """
   wanted, found, rows, final = set(map(name, lanes)), [], None, {}
   for path in sorted(folder.glob('lanes_*/done.json')):
-    more = json.loads(path.with_name('lanes.json').read_text())['lanes']
+    more = records.read_whole(path.with_name('lanes.json'))['lanes']
     keep = [i for i, at in enumerate(more) if name(at) in wanted]
     if not keep:
       continue
@@ -75,7 +75,7 @@ def read(folder: pathlib.Path, lanes: Sequence[At]
     rows = picked if rows is None else [
       {key: x if key == 'step' else x + after[key] for key, x in row.items()}
       for row, after in zip(rows, picked)]
-    for key, x in json.loads(path.read_text()).items():
+    for key, x in records.read_whole(path).items():
       final.setdefault(key, []).extend(x[i] for i in keep)
   return found, rows or [], final
 

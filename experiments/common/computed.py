@@ -46,7 +46,7 @@ class Computed:
     path = workdir / f'{self.name}.json'
     if not path.exists():
       return f'{path} is missing'
-    blocks.check_definition(json.loads(path.read_text())['defined_by'],
+    blocks.check_definition(records.read_whole(path)['defined_by'],
                             self._definition, path, allow_changed)
     return ''
 
@@ -70,4 +70,4 @@ class Computed:
 
   def read(self, workdir: pathlib.Path) -> Any:
     """Read the result."""
-    return json.loads((workdir / f'{self.name}.json').read_text())['result']
+    return records.read_whole(workdir / f'{self.name}.json')['result']

@@ -169,6 +169,22 @@ def write_whole(path: str | os.PathLike, value: Any) -> None:
   os.replace(partial, path)
 
 
+def read_whole(path: str | os.PathLike) -> Any:
+  """Return what `write_whole` wrote.
+
+  Raises:
+    LogDamagedError: Where the file is no JSON any more.
+  """
+  with open(path, 'rb') as file:
+    data = file.read()
+  try:
+    return json.loads(data)
+  except ValueError as error:
+    raise sealing.LogDamagedError(
+      f'{os.fspath(path)} is damaged ({error}): put the file back, or delete '
+      'it to compute that again') from error
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Return the records of a file, in its order.
 

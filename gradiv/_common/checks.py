@@ -68,6 +68,12 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> None:
     raise ValueError(f'{name}={value!r}: must be one of {tuple(allowed)}')
 
 
+def function(name: str, value: Any) -> None:
+  """Raise ValueError unless the value can be called."""
+  if not callable(value):
+    raise ValueError(f'{name}={value!r}: must be a function')
+
+
 def key(name: str, value: Any) -> None:
   """Raise ValueError unless the value is one `jax.random` key."""
   dtype, shape = getattr(value, 'dtype', None), getattr(value, 'shape', None)
@@ -81,7 +87,8 @@ def key(name: str, value: Any) -> None:
 def _check(name, value, fits, allowed):
   if isinstance(value, jax.core.Tracer):
     return
-  array = np.asarray(value)
+  # A sequence is no number, though NumPy would make an array of it.
+  array = np.asarray(None if isinstance(value, (list, tuple)) else value)
   # Also of bfloat16, which NumPy does not count as a number.
   number = array.dtype != bool and jax.dtypes.issubdtype(
     array.dtype, np.number) and not jax.dtypes.issubdtype(

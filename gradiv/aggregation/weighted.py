@@ -104,6 +104,8 @@ def aggregate_by_weights(
 
   The third worker is left out.
   """
+  if not isinstance(weighting, weightings.Weighting):
+    checks.function('weighting', weighting)
   rule = weighting if isinstance(weighting, weightings.Weighting) else (
     weightings.stateless(lambda gram, present: weighting(gram)))
   if extra is None:
@@ -227,4 +229,5 @@ def _check(rule, extra, key, num_workers, sharded):
 
 def _check_num_workers(actual, declared):
   if declared not in (None, actual):
-    raise ValueError(f'num_workers={declared}: the axis has {actual} workers')
+    raise ValueError(f'num_workers={declared}: must be {actual}, as the axis '
+                     'has')

@@ -56,6 +56,7 @@ def cr_mogm(
   Zhou et al., `On the Convergence of Stochastic Multi-Objective Gradient
   Manipulation and Beyond <https://openreview.net/forum?id=ScwfQ7hdwyP>`_, 2022.
   """
+  weighting.check('then', then)
   checks.fraction('decay', decay)
   decay = _numbers.as_float(decay)
 

@@ -34,6 +34,7 @@ def nearest_neighbor_mixing(
   Heterogeneity <https://arxiv.org/abs/2302.01772>`_, 2023.
   """
   checks.count('num_byzantine', num_byzantine, 0)
+  weighting.check('then', then)
 
   def step(gram, present, state, key):
     n = len(present)

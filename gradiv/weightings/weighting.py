@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradiv._common import checks
+
 
 def _no_state(num_gradients: int | None) -> tuple[()]:
   del num_gradients
@@ -123,9 +125,17 @@ def stateless(
     num_extra: See `Weighting`.
     equal_pair: See `Weighting`.
   """
+  checks.function('fn', fn)
   return Weighting(
     lambda gram, present, state, key: (fn(gram, present), state),
     of_differences=of_differences, num_extra=num_extra, equal_pair=equal_pair)
+
+
+def check(name: str, value: Any) -> None:
+  """Raise ValueError unless the value of an argument is a `Weighting`."""
+  if not isinstance(value, Weighting):
+    raise ValueError(f'{name}={value!r}: must be a Weighting, such as '
+                     'gradiv.weightings.mean()')
 
 
 def with_extra(present: jax.Array, num_extra: int) -> jax.Array:

@@ -53,7 +53,9 @@ def _text(value):
 
 
 def _of(paper: str, config: flags.Config, num_processes: int = 1, **changed):
-  config = dataclasses.replace(config, save_seconds=0.0, **changed)
+  # A soak lasts for hours, in which somebody may commit.
+  config = dataclasses.replace(
+    config, save_seconds=0.0, allow_changed=('commit',), **changed)
   return Binary(f'experiments.{paper}', as_flags(config), num_processes)
 
 

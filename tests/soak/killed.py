@@ -20,6 +20,8 @@ from tests.soak.binaries import Binary
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Seconds for a process to end after a signal, and for a whole run.
 _PATIENCE = 1200.0
+# Seconds for the other processes of a run of which one is gone.
+_FAREWELL = 60.0
 _POLL = 0.02
 
 
@@ -97,7 +99,7 @@ class Soak:
           return done
         after = time.monotonic()
         if name == 'step' and self.binary.num_processes == 1:
-          self._second_is_refused(run)
+          self._second_is_refused(run, group)
         codes = self._kill(group, signum)
         done += 1
         self.say(f'{done} of {kills}: {name}, {signal.Signals(signum).name}, '
@@ -124,10 +126,24 @@ class Soak:
     chosen = self.rng.choice(group.processes)
     with contextlib.suppress(ProcessLookupError):
       os.kill(chosen.pid, signum)
+    self._end_the_others(group, chosen)
     # 0: it had just ended; negative: before it listened to signals.
     allowed = {0, -signum, 128 + signum} if signum != signal.SIGKILL else {
       0, -signum}
     return self._check_end(group, allowed)
+
+  def _end_the_others(self, group, chosen) -> None:
+    """Do what a launcher does with processes that wait for one that is gone.
+
+    Before they are connected, they do not know that it is.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      chosen.wait(_PATIENCE)
+      for i, process in enumerate(group.processes):
+        try:
+          process.wait(_FAREWELL)
+        except subprocess.TimeoutExpired:
+          group.kill(i)
 
   def _check_end(self, group, allowed) -> list[int]:
     """Wait for all processes; their exit codes must be among `allowed`.
@@ -147,10 +163,14 @@ class Soak:
       raise Lost(f'exit codes {codes}, allowed {sorted(allowed)}:\n{outputs}')
     return codes
 
-  def _second_is_refused(self, run) -> None:
+  def _second_is_refused(self, run, first) -> None:
     """Start the same command in the same folder: it ends at once."""
+    began = time.monotonic()
     with processes.Group(
-        self.binary.commands(*self._folders(run, 'home'))) as group:
-      self._check_end(group, [1])
-      if 'is in use by process' not in group.output(0):
-        raise Lost(f'two runs in {run}:\n{group.output(0)}')
+        self.binary.commands(*self._folders(run, 'home'))) as second:
+      codes = self._check_end(second, [0, 1])
+      if first.processes[0].poll() is not None:
+        return  # it had ended before the second came
+      if codes != [1] or 'is in use by process' not in second.output(0):
+        raise Lost(f'two runs in {run}:\n{second.output(0)}')
+    self.say(f'a second run is refused in {time.monotonic() - began:.1f} s')
