@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results test test-all lint
+  critical_batch overhead accelerator results test test-all fuzz soak lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -65,11 +65,22 @@ results: $(VENV)/ready
 
 test: $(VENV)/ready
 	@echo '== the tests (ten minutes on two cores)'
-	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(RUN) -m pytest -m 'not slow and not fuzz' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
 	@echo '== all tests, the slow ones included (half an hour on two cores)'
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -m 'not fuzz' -n 2 --dist loadfile
+
+fuzz: export FUZZ_SEED := $(or $(FUZZ_SEED),$(shell \
+  $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))'))
+fuzz: $(VENV)/ready
+	@echo '== 2,000 uses of the library and 300 command lines, FUZZ_SEED=$(FUZZ_SEED) (an hour on two cores)'
+	$(RUN) -m pytest -m fuzz tests/fuzz -n 2
+
+soak: KILLS ?= 50
+soak: $(VENV)/ready
+	@echo '== every paper is killed at $(KILLS) random moments (two hours)'
+	$(RUN) -m tests.soak --kills=$(KILLS)
 
 lint: $(VENV)/ready
 	@echo '== the linter and the type checker'

@@ -130,7 +130,8 @@ class Soak:
     # 0: it had just ended; negative: before it listened to signals.
     allowed = {0, -signum, 128 + signum} if signum != signal.SIGKILL else {
       0, -signum}
-    return self._check_end(group, allowed)
+    # Where one is killed, the others end with any error.
+    return self._check_end(group, allowed, enough=any)
 
   def _end_the_others(self, group, chosen) -> None:
     """Do what a launcher does with processes that wait for one that is gone.
@@ -145,11 +146,8 @@ class Soak:
         except subprocess.TimeoutExpired:
           group.kill(i)
 
-  def _check_end(self, group, allowed) -> list[int]:
-    """Wait for all processes; their exit codes must be among `allowed`.
-
-    Of several, one may be killed, and the others then end with any error.
-    """
+  def _check_end(self, group, allowed, enough=all) -> list[int]:
+    """Wait for all processes; `enough` exit codes must be among `allowed`."""
     deadline = time.monotonic() + _PATIENCE
     for i, process in enumerate(group.processes):
       try:
@@ -157,8 +155,7 @@ class Soak:
       except subprocess.TimeoutExpired:
         raise Lost(f'hangs:\n{group.output(i)}') from None
     codes = [process.returncode for process in group.processes]
-    is_fine = [code in allowed for code in codes]
-    if not (any if len(allowed) > 1 else all)(is_fine):
+    if not enough(code in allowed for code in codes):
       outputs = '\n'.join(map(group.output, range(len(codes))))
       raise Lost(f'exit codes {codes}, allowed {sorted(allowed)}:\n{outputs}')
     return codes

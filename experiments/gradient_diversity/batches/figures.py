@@ -31,6 +31,8 @@ def collapse(config, reduced, claims):
       continue
     sizes = line['batch'].values[known]
     slope, offset = np.polyfit(sizes, line.values[known], 1)
+    if not (slope > 0 and offset > 0):  # all reach the target at once
+      continue
     scale = offset / slope
     _bars(ax, sizes / scale, counts.values[known] / offset,
           label=f'r = {r:g}: ρ = {scale:.0f}', **style)
