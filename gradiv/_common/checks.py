@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 
 def count(name: str, value: Any, least: int) -> None:
@@ -72,6 +73,19 @@ def function(name: str, value: Any) -> None:
   """Raise ValueError unless the value can be called."""
   if not callable(value):
     raise ValueError(f'{name}={value!r}: must be a function')
+
+
+def transformation(
+  name: str, value: Any
+) -> optax.GradientTransformationExtraArgs:
+  """Return a transformation that takes extra arguments.
+
+  Raises ValueError unless the value is a transformation.
+  """
+  if not (hasattr(value, 'init') and hasattr(value, 'update')):
+    raise ValueError(f'{name}={value!r}: must be a transformation of optax or '
+                     'gradiv')
+  return optax.with_extra_args_support(value)
 
 
 def key(name: str, value: Any) -> None:

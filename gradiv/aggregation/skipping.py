@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import trees
+from gradiv._common import checks, trees
 
 
 def skip_zero_updates(
@@ -38,7 +38,7 @@ def skip_zero_updates(
   """
   if axis_name is not None:
     workers.names_of(axis_name)
-  inner = optax.with_extra_args_support(inner)
+  inner = checks.transformation('inner', inner)
 
   def update_fn(updates, state, params=None, **extra_args):
     any_not_zero = functools.reduce(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import layout as layouts, trees
+from gradiv._common import checks, layout as layouts, trees
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -96,7 +96,7 @@ def with_error_feedback(
   if layout is not None and not isinstance(layout, layouts.Layout):
     raise ValueError(f'layout={layout!r}: must be a gradiv.Layout')
   layout = layout or layouts.Layout()
-  inner = optax.with_extra_args_support(compressor)
+  inner = checks.transformation('compressor', compressor)
 
   def init_fn(params):
     return ErrorFeedbackState(inner.init(params), trees.zeros_wide(params))

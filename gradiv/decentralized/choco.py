@@ -82,7 +82,7 @@ def mix_by_choco(
   _pulls.names_of(axis_name)
   checks.positive('consensus_step', consensus_step)
   checks.within('consensus_step', consensus_step, 0, 1)
-  compressor = optax.with_extra_args_support(compressor)
+  compressor = checks.transformation('compressor', compressor)
 
   def init_fn(params):
     return MixByChocoState(trees.zeros_wide(params), trees.zeros_wide(params),

@@ -93,7 +93,8 @@ def accumulate_moments(
   """
   checks.count('num_micro_steps', num_micro_steps, 1)
   checks.positive('batch_size', batch_size)
-  inner = optax.with_extra_args_support(inner or optax.identity())
+  inner = checks.transformation(
+    'inner', optax.identity() if inner is None else inner)
 
   def init_fn(params):
     return AccumulateMomentsState(

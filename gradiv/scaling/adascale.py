@@ -117,7 +117,8 @@ def scale_by_diversity(
   """
   _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power)
   checks.choice('field', field, FIELDS)
-  track, inner = map(optax.with_extra_args_support, (track, inner))
+  track = checks.transformation('track', track)
+  inner = checks.transformation('inner', inner)
 
   def init_fn(params):
     moments = track.init(params)

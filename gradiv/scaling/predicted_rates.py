@@ -85,7 +85,8 @@ def scale_by_predicted_rate(
   if not callable(rule):
     raise ValueError(
       f'rule={rule!r}: must be a function of a rate and an estimate')
-  track, inner = map(optax.with_extra_args_support, (track, inner))
+  track = checks.transformation('track', track)
+  inner = checks.transformation('inner', inner)
 
   def init_fn(params):
     moments = track.init(params)

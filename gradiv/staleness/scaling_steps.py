@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import trees
+from gradiv._common import checks, trees
 
 
 def scale_by_staleness(
@@ -90,8 +90,8 @@ def with_staleness(
   Raises:
     ValueError: At ``init``, if the state of `delay` has no field `staleness`.
   """
-  delay = optax.with_extra_args_support(delay)
-  inner = optax.with_extra_args_support(inner)
+  delay = checks.transformation('delay', delay)
+  inner = checks.transformation('inner', inner)
 
   def init_fn(params):
     state = WithStalenessState(delay.init(params), inner.init(params))

@@ -78,7 +78,8 @@ def trees() -> st.SearchStrategy[Any]:
     st.one_of(leaf, leaf, st.none()), lambda inner: st.one_of(
       st.dictionaries(st.sampled_from('abc'), inner, max_size=3),
       st.lists(inner, max_size=2).map(tuple), st.lists(inner, max_size=2),
-      st.builds(Pair, inner, inner)), max_leaves=4)
+      st.builds(Pair, inner, inner)), max_leaves=4
+  ).map(lambda tree: {} if tree is None else tree)
 
 
 @st.composite
