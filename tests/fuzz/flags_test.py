@@ -27,7 +27,7 @@ NAMED = re.compile(r'--\w+=.*: ?.+')
 
 class FlagsTest(absltest.TestCase):
 
-  @hypothesis.settings(max_examples=150, derandomize=True, **QUIET)
+  @hypothesis.settings(max_examples=60, derandomize=True, **QUIET)
   @hypothesis.given(command_lines.lines(CLASSES))
   def test_many_are_parsed(self, line):
     try:

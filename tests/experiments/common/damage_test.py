@@ -1,20 +1,24 @@
 """A finished run that was hurt: refused by name, or the same result again."""
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
 
-from experiments.engine import sealing
+from experiments.engine import checkpoints, sealing
 from experiments.gradient_diversity.batches.study import Batches
 from tests.experiments import study_run
 from tests.experiments.common import tiny_study
 from tests.experiments.gradient_diversity.small import SMALL
+from tests.soak import ends
 
 # What a disk, a copy or an editor does to a file of some lines.
 HURT = {
@@ -91,6 +95,24 @@ class TinyTest(HurtRun, absltest.TestCase):
     self.assertLen(files, 4)
     for how, path in itertools.product(HURT, files):
       self.check(how, path, reports)
+
+  def test_a_disk_that_is_full_for_a_while(self):
+    """The run stops, and the same command makes all of it good."""
+    write, left = os.write, [5]
+
+    def full(*args):
+      left[0] -= 1
+      if left[0] < 0:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+      return write(*args)
+
+    with mock.patch.object(os, 'write', full):
+      with self.assertRaisesRegex(
+          checkpoints.CheckpointError, 'is not saved, as records'):
+        self.again('full')
+    self.assertEqual(self.again('full'), self.summary)
+    self.assertEmpty(ends.differences(
+      self.folder / 'full', self.folder / 'run'))
 
   def test_a_report_of_what_was_hurt(self):
     self.check_all((True,))
