@@ -79,9 +79,9 @@ def mix_by_quasi_global_momentum(
     ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  checks.fraction('momentum', momentum)
+  checks.fraction('momentum', momentum, one=True)
   decay = momentum if decay is None else decay
-  checks.fraction('decay', decay)
+  checks.fraction('decay', decay, one=True)
   newest = 1 - decay
   pull = _pulls.pull_in_turn(bank, axis_name)
 
@@ -141,7 +141,7 @@ def mix_by_decentlam(
     ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  checks.fraction('momentum', momentum)
+  checks.fraction('momentum', momentum, one=True)
   pull = _pulls.pull_in_turn(bank, axis_name)
 
   def update_fn(updates, state, params=None, **extra_args):

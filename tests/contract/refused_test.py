@@ -37,6 +37,9 @@ class RefusedTest(parameterized.TestCase):
      lambda: weightings.max_neighbors(lambda count: 1.0)),
     ('threshold', lambda: gradiv.aggregate_by_sign_agreement(1.5, 'w')),
     ('threshold', lambda: gradiv.aggregate_by_sign_agreement((0.5,), 'w')),
+    ('decay', lambda: gradiv.track_moments(
+      'w', batch_size=1, decay=np.array([0.5, 0.9]))),
+    ('mixing_matrix', lambda: gradiv.mix_by_gossip('ring', 'w')),
     ('combine', lambda: gradiv.aggregate_by_agreement(
       0.9, 'w', combine=np.ones(2))),
     ('fn', lambda: weightings.stateless(3)),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -89,23 +90,37 @@ def uses(draw, row: row_lib.Row) -> Use:
   workers = draw(st.sampled_from((8, 8, 1, 2, 3, 4, 5, 6, 7, 9)))
   row = resized(row, workers) if draw(st.booleans()) else row
   names = sorted(row.options | row.numbers)
-  changed = draw(st.lists(st.sampled_from(names), max_size=2, unique=True)
-                 ) if names and draw(st.booleans()) else []
-  new = {name: draw(st.sampled_from(_pool(row, name))) for name in changed}
-  row = dataclasses.replace(
-    row, options=row.options | {
-      k: x for k, x in new.items() if k in row.options},
-    numbers=row.numbers | {k: x for k, x in new.items() if k in row.numbers})
+  chosen = draw(st.lists(st.sampled_from(names), max_size=2, unique=True)
+                ) if names and draw(st.booleans()) else []
+  new = {name: draw(st.sampled_from(_pool(row, name))) for name in chosen}
   return Use(
-    row, tuple(changed), workers,
+    changed(row, new), tuple(chosen), workers,
     draw(st.sampled_from(('vmap', 'vmap', 'shard_map'))),
     draw(st.sampled_from(DTYPES)), draw(trees()),
     draw(st.sampled_from(CONTENTS)))
 
 
+def one_argument(row: row_lib.Row) -> Iterator[Use]:
+  """Yield a plain use of a row for each value of each argument."""
+  tree = {'a': jax.ShapeDtypeStruct((3,), jnp.float32),
+          'b': jax.ShapeDtypeStruct((), jnp.float32)}
+  for name in sorted(row.options | row.numbers):
+    for value in _pool(row, name):
+      yield Use(changed(row, {name: value}), (name,), 8, 'vmap', 'float32',
+                tree, 'plain')
+
+
+def changed(row: row_lib.Row, new: dict[str, Any]) -> row_lib.Row:
+  """Give a row other arguments."""
+  among = lambda old: old | {k: x for k, x in new.items() if k in old}
+  return dataclasses.replace(
+    row, options=among(row.options), numbers=among(row.numbers))
+
+
 def _pool(row, name):
   if name in row.numbers:
-    return NUMBERS
+    # Also two numbers that are right.
+    return (*NUMBERS, np.full(2, row.numbers[name]))
   is_count = type(row.options[name]) in (int, bool)
   return COUNTS if is_count else OTHERS
 

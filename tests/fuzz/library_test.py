@@ -38,6 +38,12 @@ class LibraryTest(parameterized.TestCase):
 
     run()
 
+  @parameterized.named_parameters(*table.named())
+  @pytest.mark.fuzz
+  def test_every_argument_with_every_value(self, row):
+    for use in drawing.one_argument(row):
+      judging.judge(use, compiled=False)
+
 
 if __name__ == '__main__':
   absltest.main()

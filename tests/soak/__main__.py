@@ -31,8 +31,8 @@ def main(argv: list[str]) -> int:
   for paper in args.papers:
     say = functools.partial(print, f'{paper}:', flush=True)
     try:
-      Soak(BINARIES[paper], scratch / paper,
-           random.Random(f'{args.seed} {paper}'), say).run(args.kills)
+      Soak(BINARIES[paper], scratch / paper, args.kills,
+           random.Random(f'{args.seed} {paper}'), say).run()
       say(f'nothing lost in {args.kills} kills')
       shutil.rmtree(scratch / paper)
     except Lost as error:

@@ -36,17 +36,21 @@ class Soak:
   Attributes:
     binary: What is killed.
     folder: Where it runs.
+    kills: How often to kill it, in as many runs as it takes.
     rng: Draws who is killed when.
     say: Takes a line for each kill.
+    num_killed: How often it was killed so far.
   """
 
   binary: Binary
   folder: pathlib.Path
+  kills: int
   rng: random.Random
   say: Callable[[str], None]
+  num_killed: int = 0
 
-  def run(self, kills: int) -> None:
-    """Kill as often as that, in as many runs as it takes; compare each end.
+  def run(self) -> None:
+    """Kill, start again, and compare the end of each run with a whole one.
 
     The first run finds neither data nor compiled programs; all later ones go
     on with what it has left of them.
@@ -54,13 +58,13 @@ class Soak:
     Raises:
       Lost: At the first thing that is not as it must be.
     """
-    whole = self._whole()
-    cards, done = self._cards(), 0
+    whole, cards = self._whole(), self._cards()
     for number in itertools.count():
-      if done >= kills:
+      if self.num_killed >= self.kills:
         return
       run = self.folder / f'run_{number}'
-      done = self._one(run, whole, cards, done, kills)
+      while not self._ends(run, whole, cards):
+        pass
       if found := ends.differences(run, self.folder / 'whole'):
         raise Lost('\n'.join([f'{run} did not end as without kills:', *found]))
       shutil.rmtree(run)
@@ -83,30 +87,40 @@ class Soak:
     self.rng.shuffle(cards)
     return collections.deque(cards)
 
-  def _one(self, run, whole, cards, done, kills) -> int:
-    """Run to the end, killed on the way; return the kills so far."""
-    while done < kills:
-      name, signum = cards[0]
-      has_come = moments.MOMENTS[name].draw(self.rng, whole)
-      with self._started(run, 'home') as group:
-        watched = moments.Watched(run)
-        while (alive := group.processes[0].poll() is None) and (
-            not has_come(watched)):
-          time.sleep(_POLL)
-        cards.rotate(-1)
-        if not alive:  # before its moment came
-          self._check_end(group, [0])
-          return done
-        after = time.monotonic()
-        if name == 'step' and self.binary.num_processes == 1:
-          self._second_is_refused(run, group)
-        codes = self._kill(group, signum)
-        done += 1
-        self.say(f'{done} of {kills}: {name}, {signal.Signals(signum).name}, '
-                 f'exit {codes}, {time.monotonic() - after:.1f} s later')
+  def _ends(self, run, whole, cards) -> bool:
+    """Start the binary and kill it; return whether it ended before that."""
     with self._started(run, 'home') as group:
+      if self.num_killed < self.kills:
+        name, signum = cards[0]
+        cards.rotate(-1)
+        has_come = moments.MOMENTS[name].draw(self.rng, whole)
+        if self._waits_for(has_come, run, group):
+          return not self._is_killed(run, group, name, signum)
       self._check_end(group, [0])
-    return done
+      return True
+
+  def _waits_for(self, has_come, run, group) -> bool:
+    """Wait for a moment; return whether it came before the end."""
+    watched = moments.Watched(run)
+    while group.processes[0].poll() is None:
+      if has_come(watched):
+        return True
+      time.sleep(_POLL)
+    return False
+
+  def _is_killed(self, run, group, name, signum) -> bool:
+    """Kill, and count it; return whether that ended the run."""
+    if name == 'step' and self.binary.num_processes == 1:
+      self._second_is_refused(run, group)
+    began = time.monotonic()
+    codes = self._kill(group, signum)
+    if not any(codes):  # the signal came too late
+      return False
+    self.num_killed += 1
+    self.say(f'{self.num_killed} of {self.kills}: {name}, '
+             f'{signal.Signals(signum).name}, exit {codes}, '
+             f'{time.monotonic() - began:.1f} s later')
+    return True
 
   @contextlib.contextmanager
   def _started(self, run: pathlib.Path, home: str
@@ -128,8 +142,12 @@ class Soak:
       os.kill(chosen.pid, signum)
     self._end_the_others(group, chosen)
     # 0: it had just ended; negative: before it listened to signals.
-    allowed = {0, -signum, 128 + signum} if signum != signal.SIGKILL else {
-      0, -signum}
+    allowed = {0, -signum} if signum == signal.SIGKILL else {
+      0, -signum, 128 + signum}
+    if signum == signal.SIGINT and any(
+        'KeyboardInterrupt' in group.output(i)
+        for i in range(len(group.processes))):
+      allowed.add(1)  # Python itself had not begun
     # Where one is killed, the others end with any error.
     return self._check_end(group, allowed, enough=any)
 

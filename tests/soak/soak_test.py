@@ -84,8 +84,8 @@ class SoakTest(absltest.TestCase):
   def soak(self, *flags, kills=8):
     said = []
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    killed.Soak(binaries.Binary('tests.soak.stand_in', flags), folder,
-                random.Random(0), said.append).run(kills)
+    killed.Soak(binaries.Binary('tests.soak.stand_in', flags), folder, kills,
+                random.Random(0), said.append).run()
     return said
 
   def test_a_binary_that_goes_on(self):
