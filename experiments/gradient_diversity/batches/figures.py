@@ -82,10 +82,10 @@ def loss_ratio(config, reduced, claims):
   marks.row_names(right, [f'r = {r:g}' for r in config.replications])
   order = [claim for claim in claims if claim.key.startswith('order_')]
   holds = sum(claim.verdict == 'holds' for claim in order)
-  right.set(xscale='log', xlabel=ratio(big),
-            ylim=(len(config.replications) - 0.5, -0.9),
-            title=f"The paper's order of $r$: {holds} of\n{len(order)} "
-            'comparisons hold')
+  plots.log_scale(right, 'x').set(
+    xlabel=ratio(big), ylim=(len(config.replications) - 0.5, -0.9),
+    title=f"The paper's order of $r$: {holds} of\n{len(order)} "
+    'comparisons hold')
   right.xaxis.set_major_formatter('{x:g}')
   if paper:
     right.legend(loc='upper right')
