@@ -74,12 +74,12 @@ test-all: $(VENV)/ready
 fuzz: export FUZZ_SEED := $(or $(FUZZ_SEED),$(shell \
   $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))'))
 fuzz: $(VENV)/ready
-	@echo '== 2,000 uses of the library and 300 command lines, FUZZ_SEED=$(FUZZ_SEED) (an hour on two cores)'
+	@echo '== 2,000 uses of the library and 300 command lines, FUZZ_SEED=$(FUZZ_SEED) (half an hour)'
 	$(RUN) -m pytest -m fuzz tests/fuzz -n 2
 
 soak: KILLS ?= 50
 soak: $(VENV)/ready
-	@echo '== every paper is killed at $(KILLS) random moments (two hours)'
+	@echo '== every paper is killed at $(KILLS) random moments (some hours)'
 	$(RUN) -m tests.soak --kills=$(KILLS)
 
 lint: $(VENV)/ready

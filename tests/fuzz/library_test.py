@@ -22,7 +22,7 @@ QUIET = dict(deadline=None, database=None, suppress_health_check=list(
 
 class LibraryTest(parameterized.TestCase):
 
-  @hypothesis.settings(max_examples=8, derandomize=True, **QUIET)
+  @hypothesis.settings(max_examples=6, derandomize=True, **QUIET)
   @hypothesis.given(st.sampled_from(table.TABLE).flatmap(drawing.uses))
   def test_a_few_are_traced(self, use):
     judging.judge(use, compiled=False)

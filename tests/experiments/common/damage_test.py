@@ -96,6 +96,7 @@ class TinyTest(HurtRun, absltest.TestCase):
     for how, path in itertools.product(HURT, files):
       self.check(how, path, reports)
 
+  @pytest.mark.slow
   def test_a_disk_that_is_full_for_a_while(self):
     """The run stops, and the same command makes all of it good."""
     write, left = os.write, [5]
