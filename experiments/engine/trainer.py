@@ -128,6 +128,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       'workdir')
   mark = saving.check_log(store, schedule, start)
   if start.step == schedule.steps:
+    saving.seal_log(store, mark)
     return _final(program, compiled, start.state)
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
