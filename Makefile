@@ -4,7 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results site test test-all lint audit
+  critical_batch overhead accelerator results site test test-all fuzz soak \
+  lint audit
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -69,11 +70,22 @@ site: $(VENV)/docs
 
 test: $(VENV)/ready
 	@echo '== the tests (ten minutes on two cores)'
-	$(RUN) -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(RUN) -m pytest -m 'not slow and not fuzz' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
 	@echo '== all tests, the slow ones included (half an hour on two cores)'
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -m 'not fuzz' -n 2 --dist loadfile
+
+fuzz: export FUZZ_SEED := $(or $(FUZZ_SEED),$(shell \
+  $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))'))
+fuzz: $(VENV)/ready
+	@echo '== 2,000 uses of the library and 300 command lines, FUZZ_SEED=$(FUZZ_SEED) (half an hour)'
+	$(RUN) -m pytest -m fuzz tests/fuzz -n 2
+
+soak: KILLS ?= 50
+soak: $(VENV)/ready
+	@echo '== every paper is killed at $(KILLS) random moments (some hours)'
+	$(RUN) -m tests.soak --kills=$(KILLS)
 
 lint: $(VENV)/ready
 	@echo '== the linter and the type checker'

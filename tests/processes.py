@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Seconds. Two processes that compile a small program take about ten.
@@ -73,10 +73,14 @@ class Group:
   """
 
   def __init__(
-    self, commands: Sequence[Sequence[str]], *, devices_each: int = 1
+    self, commands: Sequence[Sequence[str]], *, devices_each: int = 1,
+    environment: Mapping[str, str] | None = None
   ) -> None:
-    """Start one process for each command, from the root of the repository."""
-    environment = os.environ | {
+    """Start one process for each command, from the root of the repository.
+
+    `environment` is added to this one's.
+    """
+    environment = os.environ | dict(environment or {}) | {
       'JAX_PLATFORMS': 'cpu',
       'JAX_NUM_CPU_DEVICES': str(devices_each),
       'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',

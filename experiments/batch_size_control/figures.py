@@ -30,8 +30,8 @@ def control(config, reduced, claims):
   plots.label_sizes(left, (4, 16, 64, 256, 1024), 'y').legend()
   left.set(xlabel='scale-invariant iterations', ylabel='batch size',
            title='The batch grows as far as $B_S$ is known')
-  right.set(xscale='log', yscale='log', xlabel='gradients', ylabel='steps',
-            title='Few steps, and few gradients')
+  plots.log_scale(right).set(xlabel='gradients', ylabel='steps',
+                             title='Few steps, and few gradients')
   plots.plain_numbers(right)
   plots.label_sizes(right, (10_000, 20_000, 40_000))
   right.legend()

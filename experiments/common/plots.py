@@ -49,11 +49,11 @@ def shades(count: int):
   return matplotlib.colormaps['viridis'](np.linspace(0.0, 0.88, count))
 
 
-def log_scale(ax):
-  """Use a logarithmic y-axis, and say so where there is nothing to show."""
-  low, high = ax.dataLim.intervaly
+def log_scale(ax, axis: str = 'y'):
+  """Use a logarithmic axis, and say so where there is nothing to show."""
+  low, high = getattr(ax.dataLim, f'interval{axis}')
   if np.isfinite([low, high]).all() and high > 0:
-    ax.set_yscale('log')
+    getattr(ax, f'set_{axis}scale')('log')
   else:
     ax.annotate('nothing to show', (0.5, 0.5), xycoords='axes fraction',
                 ha='center')

@@ -75,7 +75,7 @@ def _ramps(config, ax, found):
     of = found.sel(arm=arm)
     marks.points(ax, [float(of['ramp_steps'])], [ratios(of['ramp'].values)],
                  color=color, marker=marker, label=f'ramp: {label}')
-  plots.label_sizes(ax, steps.astype(int)).set_yscale('log')
+  plots.log_scale(plots.label_sizes(ax, steps.astype(int)))
   if np.ptp(fixed.mean(0)) < 2:
     plots.plain_numbers(ax)
   ax.set(xlabel='steps, all on as many examples',

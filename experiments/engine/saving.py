@@ -3,9 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from experiments.engine import checkpoints, processes, sealing
+from experiments.engine import checkpoints, processes, records, sealing
 from experiments.engine.schedule import Schedule
 from experiments.engine.writers import Several
+
+
+def seal_log(store: checkpoints.Checkpoints, mark: sealing.Mark | None) -> None:
+  """Seal a finished log that a kill behind the last save has left unsealed."""
+  path = store.directory.parent / 'metrics.jsonl'
+  if mark and processes.is_first() and not sealing.seal_of(path).exists():
+    with records.Records(path, mark=mark) as log:
+      log.seal()
 
 
 def check_log(store: checkpoints.Checkpoints, schedule: Schedule,

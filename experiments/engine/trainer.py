@@ -142,6 +142,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   if start.step == schedule.steps:
     if counted.is_too_much:
       raise counted.error(title or str(workdir))
+    saving.seal_log(store, mark)
     return states.final(program, compiled, start.state)
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)

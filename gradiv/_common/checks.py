@@ -2,7 +2,8 @@
 
 A number that a user may schedule or inject (`optax.inject_hyperparams`) can
 arrive as a traced array, whose value is unknown: such a value passes. Known
-arrays are checked element by element.
+arrays are checked element by element; with `one`, as a transformation needs
+it, they are refused.
 """
 
 import numbers
@@ -28,44 +29,48 @@ def count(name: str, value: Any, least: int) -> None:
                      f'{least}{hint}')
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: Any, *, one: bool = False) -> None:
   """Raise ValueError unless the value is positive and finite."""
   _check(name, value, lambda x: (0 < x) & (x < np.inf),
-         'must be positive and finite')
+         'must be positive and finite', one)
 
 
-def within(name: str, value: Any, low: float, high: float) -> None:
+def within(
+  name: str, value: Any, low: float, high: float, *, one: bool = False
+) -> None:
   """Raise ValueError unless the value lies in [low, high]."""
   _check(name, value, lambda x: (low <= x) & (x <= high),
-         f'must be from {low:g} to {high:g}')
+         f'must be from {low:g} to {high:g}', one)
 
 
-def fraction(name: str, value: Any) -> None:
+def fraction(name: str, value: Any, *, one: bool = False) -> None:
   """Raise ValueError unless the value lies in [0, 1)."""
   _check(name, value, lambda x: (0 <= x) & (x < 1),
-         'must be at least 0 and below 1')
+         'must be at least 0 and below 1', one)
 
 
-def between(name: str, value: Any, low: float, high: float) -> None:
+def between(
+  name: str, value: Any, low: float, high: float, *, one: bool = False
+) -> None:
   """Raise ValueError unless the value lies in (low, high), ends excluded."""
   _check(name, value, lambda x: (low < x) & (x < high),
-         f'must lie strictly between {low:g} and {high:g}')
+         f'must lie strictly between {low:g} and {high:g}', one)
 
 
-def at_least(name: str, value: Any, least: float) -> None:
+def at_least(name: str, value: Any, least: float, *, one: bool = False) -> None:
   """Raise ValueError unless the value is at least `least`."""
-  _check(name, value, lambda x: x >= least, f'must be at least {least:g}')
+  _check(name, value, lambda x: x >= least, f'must be at least {least:g}', one)
 
 
-def not_negative(name: str, value: Any) -> None:
+def not_negative(name: str, value: Any, *, one: bool = False) -> None:
   """Raise ValueError unless the value is finite and at least 0."""
   _check(name, value, lambda x: (0 <= x) & (x < np.inf),
-         'must be finite and at least 0')
+         'must be finite and at least 0', one)
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> None:
   """Raise ValueError unless the value is one of a few strings."""
-  if value not in allowed:
+  if not isinstance(value, str) or value not in allowed:
     raise ValueError(f'{name}={value!r}: must be one of {tuple(allowed)}')
 
 
@@ -106,13 +111,16 @@ def transformation(
   return optax.with_extra_args_support(value)
 
 
-def _check(name, value, fits, allowed):
+def _check(name, value, fits, allowed, one):
   if isinstance(value, jax.core.Tracer):
     return
-  array = np.asarray(value)
+  # A sequence is no number, though NumPy would make an array of it.
+  array = np.asarray(None if isinstance(value, (list, tuple)) else value)
   # Also of bfloat16, which NumPy does not count as a number.
   number = array.dtype != bool and jax.dtypes.issubdtype(
     array.dtype, np.number) and not jax.dtypes.issubdtype(
       array.dtype, np.complexfloating)
+  if number and one and array.ndim:
+    raise ValueError(f'{name} of shape {array.shape}: must be one number')
   if not number or not np.all(fits(array)):
     raise ValueError(f'{name}={value!r}: {allowed}')

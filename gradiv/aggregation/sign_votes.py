@@ -39,7 +39,7 @@ def aggregate_by_sign_agreement(
 
   The workers disagree on the sign of the second coordinate.
   """
-  checks.within('threshold', threshold, 0, 1)
+  checks.within('threshold', threshold, 0, 1, one=True)
 
   def mask(rows, present, key):
     del key
@@ -87,8 +87,8 @@ def aggregate_by_smooth_sign_agreement(
 
   The mask is [1, 0], with a mean of 1/2, by which the leaf is divided.
   """
-  checks.within('threshold', threshold, 0, 1)
-  checks.positive('sharpness', sharpness)
+  checks.within('threshold', threshold, 0, 1, one=True)
+  checks.positive('sharpness', sharpness, one=True)
 
   def mask(rows, present, key):
     del key

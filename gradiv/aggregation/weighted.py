@@ -132,8 +132,8 @@ class _Aggregation:
     except TypeError as error:
       if self.num_workers is not None:
         raise
-      raise ValueError('num_workers=None: the state of this weighting seems '
-                       'to depend on the number of workers') from error
+      raise ValueError('num_workers=None: must be given, as the state of this '
+                       'weighting seems to depend on it') from error
 
   def init(self, params: optax.Params) -> AggregateState:
     groups = (() if self.participants.layout.groups is None
@@ -234,10 +234,11 @@ def _check(rule, extra, key, num_workers, sharded):
   if num_workers is not None:
     checks.count('num_workers', num_workers, 1)
   if num_workers is None and rule.needs_size:
-    raise ValueError('num_workers=None: the state of this weighting depends '
-                     'on the number of workers')
+    raise ValueError('num_workers=None: must be given, as the state of this '
+                     'weighting depends on it')
 
 
 def _check_num_workers(actual, declared):
   if declared not in (None, actual):
-    raise ValueError(f'num_workers={declared}: the axis has {actual} workers')
+    raise ValueError(f'num_workers={declared}: must be {actual}, as the axis '
+                     'has')

@@ -91,7 +91,7 @@ def aggregate_by_quantized_mean(
   The mean is right up to the rounding of numbers near 6 to 8 bits.
   """
   packing = _packing.Packing(num_bits, block_size)
-  checks.positive('batch_size', batch_size)
+  checks.positive('batch_size', batch_size, one=True)
   checks.key('key', key)
   participants = membership.Participants.of(
     axis_name, layout, unsupported=('groups',))

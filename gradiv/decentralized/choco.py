@@ -84,8 +84,8 @@ def mix_by_choco(
   """
   w = _updates.constant_matrix(mixing_matrix)
   _pulls.names_of(axis_name)
-  checks.positive('consensus_step', consensus_step)
-  checks.within('consensus_step', consensus_step, 0, 1)
+  checks.positive('consensus_step', consensus_step, one=True)
+  checks.within('consensus_step', consensus_step, 0, 1, one=True)
   compressor = checks.transformation('compressor', compressor)
 
   def init_fn(params):

@@ -82,10 +82,10 @@ def mix_by_quasi_global_momentum(
     ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  checks.fraction('momentum', momentum)
+  checks.fraction('momentum', momentum, one=True)
   checks.function('schedule', schedule)
   decay = momentum if decay is None else decay
-  checks.fraction('decay', decay)
+  checks.fraction('decay', decay, one=True)
   newest = 1 - decay
   pull = _pulls.pull_in_turn(bank, axis_name)
 
@@ -145,7 +145,7 @@ def mix_by_decentlam(
     ValueError: While tracing, as for `mix_by_gossip`.
   """
   bank = topology.check(mixing_matrix, 'mixing_matrix')
-  checks.fraction('momentum', momentum)
+  checks.fraction('momentum', momentum, one=True)
   checks.function('schedule', schedule)
   pull = _pulls.pull_in_turn(bank, axis_name)
 

@@ -99,7 +99,7 @@ def mix_by_outer_step(
   """
   workers.names_of(axis_name)
   _check_periods(period, num_fragments, delay)
-  checks.within('blend', blend, 0, 1)
+  checks.within('blend', blend, 0, 1, one=True)
   checks.function('fragment_of', fragment_of)
   outer = checks.transformation('outer', outer)
   is_due = functools.partial(_is_due, period=period, total=num_fragments)

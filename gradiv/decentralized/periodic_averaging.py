@@ -138,7 +138,7 @@ def diloco(
 
 
 def _outer_sgd(learning_rate, momentum, nesterov):
-  checks.fraction('momentum', momentum)
+  checks.fraction('momentum', momentum, one=True)
   if not callable(learning_rate):
-    checks.positive('learning_rate', learning_rate)
+    checks.positive('learning_rate', learning_rate, one=True)
   return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)

@@ -92,7 +92,7 @@ def accumulate_moments(
   8.0
   """
   checks.count('num_micro_steps', num_micro_steps, 1)
-  checks.positive('batch_size', batch_size)
+  checks.positive('batch_size', batch_size, one=True)
   inner = checks.transformation(
     'inner', optax.identity() if inner is None else inner)
 

@@ -110,5 +110,5 @@ def _check(gram, clusters, num_clusters, weights, n):
   if weights is not None:
     if jnp.shape(weights) != (n,):
       raise ValueError(f'weights of shape {jnp.shape(weights)}: must be ({n},)')
-    checks.not_negative('weights', weights)
+    checks.not_negative('weights', jnp.asarray(weights))
   return clusters, num_clusters

@@ -161,15 +161,15 @@ def track_moments(
 
 def _check(batch_size, reduction, decay, level, num_examples):
   if batch_size is not None:
-    checks.positive('batch_size', batch_size)
+    checks.positive('batch_size', batch_size, one=True)
   checks.choice('reduction', reduction, ('mean', 'sum'))
-  checks.between('decay', decay, 0, 1)
-  checks.between('level', level, 0, 1)
+  checks.between('decay', decay, 0, 1, one=True)
+  checks.between('level', level, 0, 1, one=True)
   if num_examples is not None:
     is_known = batch_size is not None and not isinstance(
       batch_size, jax.core.Tracer)
     checks.at_least('num_examples', num_examples,
-                    max(1, np.max(batch_size)) if is_known else 1)
+                    max(1, np.max(batch_size)) if is_known else 1, one=True)
 
 
 def _is_alone(updates, axis_name):

@@ -63,7 +63,7 @@ def drop_updates(
   About half of the ones are dropped.
   """
   if not callable(rate):
-    checks.fraction('rate', rate)
+    checks.fraction('rate', rate, one=True)
   layout = layouts.Layout(sharded_over=sharded_over, is_sharded=is_sharded)
 
   def draw(key, updates, count):
@@ -107,7 +107,7 @@ def drop_connect(
 
   The weights that stay are doubled.
   """
-  checks.fraction('rate', rate)
+  checks.fraction('rate', rate, one=True)
   checks.key('key', key)
   takes_part = jax.tree_util.tree_map_with_path(
     lambda path, x: mask is None or mask(path), params)

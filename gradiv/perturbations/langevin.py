@@ -125,7 +125,7 @@ def langevin_stddev(
 def check_stddev(stddev: Any) -> None:
   """Raise ValueError unless `stddev` is a schedule, or at least 0."""
   if not callable(stddev):
-    checks.within('stddev', stddev, 0, float('inf'))
+    checks.within('stddev', stddev, 0, float('inf'), one=True)
 
 
 def draw_noise(

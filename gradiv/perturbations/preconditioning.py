@@ -69,8 +69,8 @@ def precondition_langevin(
   """
   langevin.check_stddev(stddev)
   checks.key('key', key)
-  checks.positive('eps', eps)
-  checks.fraction('decay', decay)
+  checks.positive('eps', eps, one=True)
+  checks.fraction('decay', decay, one=True)
   layout = layouts.Layout(sharded_over=sharded_over, is_sharded=is_sharded)
 
   def init_fn(params):

@@ -152,16 +152,16 @@ def scale_by_diversity(
 
 
 def _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power):
-  checks.at_least('scale', scale, 1)
+  checks.at_least('scale', scale, 1, one=True)
   for name, value in (
       ('learning_rate', learning_rate), ('min_gain', min_gain),
       ('power', power)):
     if value is not None and not callable(value):
-      checks.at_least(name, value, 0)
+      checks.at_least(name, value, 0, one=True)
   for name, value in (
       ('batch_size', batch_size), ('max_gain', max_gain), ('end', end)):
     if value is not None:
-      checks.positive(name, value)
+      checks.positive(name, value, one=True)
 
 
 def _gains(moments, field, batch_size, scale, bounds):

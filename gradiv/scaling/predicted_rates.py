@@ -80,7 +80,7 @@ def scale_by_predicted_rate(
   0.625
   """
   if not callable(learning_rate):
-    checks.at_least('learning_rate', learning_rate, 0)
+    checks.at_least('learning_rate', learning_rate, 0, one=True)
   checks.choice('field', field, FIELDS)
   if not callable(rule):
     raise ValueError(

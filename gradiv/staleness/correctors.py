@@ -63,11 +63,11 @@ def compensate_delay(
   Raises:
     ValueError: While tracing, if `params` or `stale_params` is not passed.
   """
-  checks.at_least('strength', strength, 0)
+  checks.at_least('strength', strength, 0, one=True)
   checks.choice('curvature', curvature, CURVATURES)
-  checks.positive('eps', eps)
+  checks.positive('eps', eps, one=True)
   if curvature != 'squared' or decay is not None:
-    checks.fraction('decay', decay)
+    checks.fraction('decay', decay, one=True)
   if curvature == 'squared' and decay is not None:
     raise ValueError(f"decay={decay!r}: must be None with curvature='squared'")
 

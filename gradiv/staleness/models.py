@@ -189,7 +189,8 @@ def _listed(name, trace, names):
     n = workers.num_workers(names)
     if trace.shape[1] != n:
       raise ValueError(
-        f'{name} of {trace.shape[1]} workers: the axis has {n}')
+        f'{name} of {trace.shape[1]} workers: must be of {n}, as the axis '
+        'has')
     return row[lax.axis_index(names)]
 
   return Model(lambda path: int(trace.max()), lambda path: 0, now)

@@ -56,7 +56,7 @@ def adacons(decay: jax.typing.ArrayLike = 0.99) -> weighting.Weighting:
   Consensus Gradients Aggregation for Scaled Distributed Training
   <https://arxiv.org/abs/2411.03742>`_, 2024.
   """
-  checks.fraction('decay', decay)
+  checks.fraction('decay', decay, one=True)
   decay = _numbers.as_float(decay)
 
   def step(gram, present, state, key):

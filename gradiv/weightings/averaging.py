@@ -37,7 +37,7 @@ def norm_clipping(max_norm: jax.typing.ArrayLike) -> weighting.Weighting:
   Args:
     max_norm: C, positive and finite.
   """
-  checks.positive('max_norm', max_norm)
+  checks.positive('max_norm', max_norm, one=True)
   max_norm = _numbers.as_float(max_norm)
 
   def weigh(gram, present):

@@ -35,7 +35,7 @@ def cagrad(c: jax.typing.ArrayLike = 0.5) -> weighting.Weighting:
   Liu et al., `Conflict-Averse Gradient Descent for Multi-task Learning
   <https://arxiv.org/abs/2110.14048>`_, 2021.
   """
-  checks.within('c', c, 0, float(np.finfo(np.float32).max))
+  checks.within('c', c, 0, float(np.finfo(np.float32).max), one=True)
   c = _numbers.as_float(c)
 
   def weigh(gram, present):

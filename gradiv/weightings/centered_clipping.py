@@ -32,7 +32,7 @@ def centered_clipping(
   Karimireddy et al., `Learning from History for Byzantine Robust Optimization
   <https://arxiv.org/abs/2012.10333>`_, 2021.
   """
-  checks.positive('radius', radius)
+  checks.positive('radius', radius, one=True)
   checks.count('num_steps', num_steps, 1)
   radius = _numbers.as_float(radius)
 

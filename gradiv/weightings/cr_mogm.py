@@ -57,7 +57,7 @@ def cr_mogm(
   Manipulation and Beyond <https://openreview.net/forum?id=ScwfQ7hdwyP>`_, 2022.
   """
   weighting.check('then', then)
-  checks.fraction('decay', decay)
+  checks.fraction('decay', decay, one=True)
   decay = _numbers.as_float(decay)
 
   def step(gram, present, state, key):

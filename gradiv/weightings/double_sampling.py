@@ -36,8 +36,8 @@ def modo(
   Chen et al., `Three-Way Trade-Off in Multi-Objective Learning
   <https://arxiv.org/abs/2305.20057>`_, 2023.
   """
-  checks.positive('step_size', step_size)
-  checks.within('decay', decay, 0, 1e30)
+  checks.positive('step_size', step_size, one=True)
+  checks.within('decay', decay, 0, 1e30, one=True)
   step_size, decay = map(_numbers.as_float, (step_size, decay))
 
   def step(gram, present, weights, key):
@@ -80,9 +80,9 @@ def sdmgrad(
   Xiao et al., `Direction-oriented Multi-objective Learning
   <https://arxiv.org/abs/2305.18409>`_, 2023; defaults of its code.
   """
-  checks.within('strength', strength, 0, 1e30)
-  checks.positive('step_size', step_size)
-  checks.fraction('momentum', momentum)
+  checks.within('strength', strength, 0, 1e30, one=True)
+  checks.positive('step_size', step_size, one=True)
+  checks.fraction('momentum', momentum, one=True)
   checks.count('num_steps', num_steps, 1)
   strength, step_size, momentum = map(
     _numbers.as_float, (strength, step_size, momentum))

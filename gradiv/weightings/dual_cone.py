@@ -37,7 +37,7 @@ def upgrad(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
   the loss. Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization
   <https://arxiv.org/abs/2406.16232>`_, 2024.
   """
-  checks.positive('ridge', ridge)
+  checks.positive('ridge', ridge, one=True)
   ridge = _numbers.as_float(ridge)
 
   def weigh(gram, present):
@@ -72,7 +72,7 @@ def dual_proj(*, ridge: jax.typing.ArrayLike = 1e-4) -> weighting.Weighting:
   Ranzato, `Gradient Episodic Memory for Continual Learning
   <https://arxiv.org/abs/1706.08840>`_, 2017.
   """
-  checks.positive('ridge', ridge)
+  checks.positive('ridge', ridge, one=True)
   ridge = _numbers.as_float(ridge)
 
   def weigh(gram, present):

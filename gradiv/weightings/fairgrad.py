@@ -36,7 +36,7 @@ def fairgrad(alpha: jax.typing.ArrayLike = 1.) -> weighting.Weighting:
   Ban and Ji, `Fair Resource Allocation in Multi-Task Learning
   <https://arxiv.org/abs/2402.15638>`_, 2024.
   """
-  checks.positive('alpha', alpha)
+  checks.positive('alpha', alpha, one=True)
   alpha = _numbers.as_float(alpha)
 
   def weigh(gram, present):

@@ -135,13 +135,13 @@ def agreement(
 def _check(max_cosine_distance, combine, num_anchors, min_agreed, fallback,
            window, num_stddevs):
   if not callable(max_cosine_distance):
-    checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
+    checks.within('max_cosine_distance', max_cosine_distance, 0, 2, one=True)
   checks.choice('combine', combine, COMBINE)
   checks.choice('fallback', fallback, tuple(_FALLBACKS))
   checks.count('num_anchors', num_anchors, 1)
   checks.count('min_agreed', min_agreed, 1)
   checks.count('window', window, 0)
-  checks.at_least('num_stddevs', num_stddevs, 0)
+  checks.at_least('num_stddevs', num_stddevs, 0, one=True)
   if combine == 'leave_one_out' and num_anchors > 1:
     raise ValueError(f"num_anchors={num_anchors}: must be 1 with "
                      "combine='leave_one_out', which has no anchor")

@@ -41,7 +41,7 @@ def geometric_median(
   <https://arxiv.org/abs/1912.13445>`_, 2019.
   """
   checks.count('num_steps', num_steps, 1)
-  checks.positive('smoothing', smoothing)
+  checks.positive('smoothing', smoothing, one=True)
   smoothing = _numbers.as_float(smoothing)
 
   def weigh(gram, present):

@@ -91,7 +91,7 @@ def gradvac(
   <https://arxiv.org/abs/2010.05874>`_, 2020.
   """
   checks.choice('reduction', reduction, ('sum', 'mean'))
-  checks.within('decay', decay, 0, 1)
+  checks.within('decay', decay, 0, 1, one=True)
   decay = _numbers.as_float(decay)
 
   def step(gram, present, targets, key):

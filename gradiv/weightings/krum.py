@@ -54,7 +54,7 @@ def krum(
   checks.count('num_selected', num_selected, 1)
   if num_neighbors is not None:
     checks.count('num_neighbors', num_neighbors, 1)
-  checks.positive('power', power)
+  checks.positive('power', power, one=True)
   power = _numbers.as_float(power)
   least = max(num_selected, (num_neighbors or num_byzantine + 2) + 1)
 

@@ -33,7 +33,7 @@ def max_neighbors(
   as a variant of Chaubard et al., `Beyond Gradient Averaging in Parallel
   Optimization <https://arxiv.org/abs/2412.18052>`_, 2024.
   """
-  checks.within('max_cosine_distance', max_cosine_distance, 0, 2)
+  checks.within('max_cosine_distance', max_cosine_distance, 0, 2, one=True)
   max_cosine_distance = _numbers.as_float(max_cosine_distance)
 
   def weigh(gram, present):

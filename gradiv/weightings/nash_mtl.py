@@ -37,7 +37,7 @@ def nash_mtl(
   <https://arxiv.org/abs/2202.01017>`_, 2022.
   """
   if max_norm is not None:
-    checks.positive('max_norm', max_norm)
+    checks.positive('max_norm', max_norm, one=True)
     max_norm = _numbers.as_float(max_norm)
 
   def weigh(gram, present):

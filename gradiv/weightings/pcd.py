@@ -54,9 +54,9 @@ def pcd(
   Varaminybahnemiry et al., `Not All Objectives Are Born Equal
   <https://arxiv.org/abs/2606.29521>`_, 2026, as implemented in TorchJD.
   """
-  checks.within('progress', progress, 0, 1)
-  checks.fraction('decay', decay)
-  checks.within('eps', eps, 0, 1e30)
+  checks.within('progress', progress, 0, 1, one=True)
+  checks.fraction('decay', decay, one=True)
+  checks.within('eps', eps, 0, 1e30, one=True)
   progress, decay, eps = map(_numbers.as_float, (progress, decay, eps))
 
   def step(gram, present, state, key):

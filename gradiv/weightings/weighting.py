@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradiv._common import checks
+
 
 def _no_state(num_gradients: int | None) -> tuple[()]:
   del num_gradients
@@ -104,13 +106,6 @@ class Weighting:
                        'needs a jax.random key')
 
 
-def check(name: str, value: Any) -> None:
-  """Raise ValueError unless the value is a `Weighting`."""
-  if not isinstance(value, Weighting):
-    raise ValueError(f'{name}={value!r}: must be a weighting, such as '
-                     'gradiv.weightings.mean()')
-
-
 def stateless(
   fn: Callable[[jax.Array, jax.Array], jax.Array],
   *,
@@ -136,6 +131,13 @@ def stateless(
   return Weighting(
     lambda gram, present, state, key: (fn(gram, present), state),
     of_differences=of_differences, num_extra=num_extra, equal_pair=equal_pair)
+
+
+def check(name: str, value: Any) -> None:
+  """Raise ValueError unless the value of an argument is a `Weighting`."""
+  if not isinstance(value, Weighting):
+    raise ValueError(f'{name}={value!r}: must be a Weighting, such as '
+                     'gradiv.weightings.mean()')
 
 
 def with_extra(present: jax.Array, num_extra: int) -> jax.Array:

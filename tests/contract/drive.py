@@ -21,22 +21,28 @@ def params(dtype=jnp.float32):
           'none': None, 'empty': (), 'scale': jnp.ones((), dtype)}
 
 
+def _number(g):
+  """Return the number of the worker, to multiply g [workers, ...] by."""
+  return np.arange(len(g)).reshape(-1, *(1,) * (g.ndim - 1))
+
+
+# What makes gradients [workers, ...] hard.
+CHANGES = {
+  'plain': lambda g: g,
+  'zero': lambda g: 0 * g,
+  'equal': lambda g: np.broadcast_to(g[:1], g.shape),
+  # Not evenly spaced: rules that select would meet ties.
+  'rank_one': lambda g: g[:1] * _number(g)**1.1,
+  'tiny': lambda g: 1e-10 * g,
+  'huge': lambda g: 1e10 * g,
+  'one_nan': lambda g: np.where(_number(g) == len(g) // 2, np.nan, g)}
+
+
 def gradients(kind='plain', workers=table.WORKERS, dtype=jnp.float32):
-  """Draw one gradient per worker; `kind` makes them hard."""
+  """Draw one gradient per worker; `kind` is one of CHANGES."""
   draw = lambda x: RNG.normal(0.3, 1, (workers, *x.shape))
   tree = jax.tree.map(draw, params())
-  number = lambda g: np.arange(workers).reshape(-1, *(1,) * (g.ndim - 1))
-  change = {
-    'plain': lambda g: g,
-    'zero': lambda g: 0 * g,
-    'equal': lambda g: np.broadcast_to(g[:1], g.shape),
-    # Not evenly spaced: rules that select would meet ties.
-    'rank_one': lambda g: g[:1] * number(g)**1.1,
-    'tiny': lambda g: 1e-10 * g,
-    'huge': lambda g: 1e10 * g,
-    'one_nan': lambda g: np.where(number(g) == workers // 2, np.nan, g),
-  }[kind]
-  return jax.tree.map(lambda g: jnp.asarray(change(g), dtype), tree)
+  return jax.tree.map(lambda g: jnp.asarray(CHANGES[kind](g), dtype), tree)
 
 
 def gradients_of(row, **kwargs):
@@ -65,11 +71,11 @@ def axes_of(row, kind=None):
   return (0, own, own), (None if kind == 'wire' else 0, own, own)
 
 
-def start(row, tx, tree=None):
+def start(row, tx, tree=None, workers=table.WORKERS):
   """Return the state and the parameters before the first step."""
   tree = params() if tree is None else tree
   begin = (tx.init(tree), jax.tree.map(jnp.copy, tree))
-  return gradiv.replicate(begin, table.WORKERS) if row.kind == 'own' else begin
+  return gradiv.replicate(begin, workers) if row.kind == 'own' else begin
 
 
 @functools.cache

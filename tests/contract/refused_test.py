@@ -49,6 +49,25 @@ class RefusedTest(parameterized.TestCase):
     ('max_cosine_distance',
      lambda: weightings.max_neighbors(lambda count: 1.0)),
     ('threshold', lambda: gradiv.aggregate_by_sign_agreement(1.5, 'w')),
+    ('threshold', lambda: gradiv.aggregate_by_sign_agreement((0.5,), 'w')),
+    ('decay', lambda: gradiv.track_moments(
+      'w', batch_size=1, decay=np.array([0.5, 0.9]))),
+    ('mixing_matrix', lambda: gradiv.mix_by_gossip('ring', 'w')),
+    ('combine', lambda: gradiv.aggregate_by_agreement(
+      0.9, 'w', combine=np.ones(2))),
+    ('fn', lambda: weightings.stateless(3)),
+    ('then', lambda: weightings.nearest_neighbor_mixing(1, 'krum')),
+    ('then', lambda: weightings.cr_mogm(None)),
+    ('weighting', lambda: gradiv.aggregate_by_weights('krum', 'w')),
+    ('inner', lambda: gradiv.skip_zero_updates(3)),
+    ('inner', lambda: gradiv.accumulate_moments(2, batch_size=1, inner=0)),
+    ('compressor', lambda: gradiv.with_error_feedback(None)),
+    ('compressor', lambda: decentralized.mix_by_choco(
+      table.RING, 'w', 'top', consensus_step=0.5)),
+    ('outer', lambda: decentralized.mix_by_outer_step(None, 2, 'w')),
+    ('delay', lambda: staleness.with_staleness(2, optax.identity())),
+    ('track', lambda: gradiv.scale_by_diversity(
+      None, optax.identity(), batch_size=1, scale=2, learning_rate=0.1)),
     ('key', lambda: aggregation.aggregate_by_sign_dropout('w', key=None)),
     ('key', lambda: gradiv.aggregate_by_weights(
       weightings.pcgrad(), 'w')),

@@ -117,11 +117,11 @@ def weighed(
   """
   numbers, kwargs, options = numbers or {}, kwargs or {}, options or {}
 
-  def factory(axis_name, **numbers):
-    return gradiv.aggregate_by_weights(
-      weighting(**kwargs, **numbers), axis_name, **options)
+  def factory(axis_name, **given):
+    around = {x: given.pop(x) for x in options}
+    return gradiv.aggregate_by_weights(weighting(**given), axis_name, **around)
 
-  return Row(name, by_keywords(factory, ('axis_name', *numbers)),
-             numbers=numbers,
+  names = ('axis_name', *kwargs, *options, *numbers)
+  return Row(name, by_keywords(factory, names), kwargs | options, numbers,
              covers=(gradiv.aggregate_by_weights, weighting),
              **{'formula_only': True} | claims)

@@ -12,7 +12,7 @@ from experiments.gradient_diversity import __main__ as gradient_diversity
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'experiments'
 PRESETS = sorted(FOLDER.glob('*/flags/*.flags'))
-_CONFIGS = {'adascale': adascale.Config,
+CONFIGS = {'adascale': adascale.Config,
             'agreement_filtering': agreement_filtering.Config,
             'batch_size_control': batch_size_control.Config,
             'critical_batch': critical_batch.Config,
@@ -36,7 +36,7 @@ def config_of(path):
   if paper == 'gradient_diversity':
     study = gradient_diversity.chosen(['main', f'--flagfile={path}'])
     return gradient_diversity.STUDIES[study][0]
-  return _CONFIGS[paper]
+  return CONFIGS[paper]
 
 
 def name_of(path):
@@ -46,7 +46,7 @@ def name_of(path):
 
 def every_network():
   """Yield (name, class, flags) of each paper's defaults and each flag file."""
-  yield from ((name, cls, []) for name, cls in _CONFIGS.items())
+  yield from ((name, cls, []) for name, cls in CONFIGS.items())
   for name, (cls, _) in gradient_diversity.STUDIES.items():
     yield name, cls, [f'--study={name}']
   for path in PRESETS:

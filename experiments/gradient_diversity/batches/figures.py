@@ -31,6 +31,8 @@ def collapse(config, reduced, claims):
       continue
     sizes = line['batch'].values[known]
     slope, offset = np.polyfit(sizes, line.values[known], 1)
+    if not (slope > 0 and offset > 0):  # all reach the target at once
+      continue
     scale = offset / slope
     _bars(ax, sizes / scale, counts.values[known] / offset,
           label=f'r = {r:g}: ρ = {scale:.0f}', **style)
@@ -80,10 +82,10 @@ def loss_ratio(config, reduced, claims):
   marks.row_names(right, [f'r = {r:g}' for r in config.replications])
   order = [claim for claim in claims if claim.key.startswith('order_')]
   holds = sum(claim.verdict == 'holds' for claim in order)
-  right.set(xscale='log', xlabel=ratio(big),
-            ylim=(len(config.replications) - 0.5, -0.9),
-            title=f"The paper's order of $r$: {holds} of\n{len(order)} "
-            'comparisons hold')
+  plots.log_scale(right, 'x').set(
+    xlabel=ratio(big), ylim=(len(config.replications) - 0.5, -0.9),
+    title=f"The paper's order of $r$: {holds} of\n{len(order)} "
+    'comparisons hold')
   right.xaxis.set_major_formatter('{x:g}')
   if paper:
     right.legend(loc='upper right')

@@ -141,7 +141,10 @@ def _check(w, name, sums, kind, which):
   if isinstance(w, jax.core.Tracer):
     raise ValueError(f'{name} is traced: must be known while tracing; with '
                      'optax.inject_hyperparams, name it in static_args')
-  w = np.asarray(w, float)
+  try:
+    w = np.asarray(w, float)
+  except (TypeError, ValueError):  # a text, or rows of several lengths
+    raise ValueError(f'{name}={w!r}: must be an array of numbers') from None
   w = w[None] if w.ndim == 2 else w
   if w.ndim != 3 or w.shape[1] != w.shape[2] or not w.size:
     raise ValueError(f'{name} of shape {w.shape}: must be [n, n] or [t, n, n]')

@@ -82,6 +82,14 @@ class LogTest(ResumeCase):
     self.assertEqual(seal, hashlib.sha256(self.log('a')).hexdigest() +
                      '  metrics.jsonl\n')
 
+  def test_a_kill_between_the_last_save_and_the_seal(self):
+    self.run_to(20)
+    seal = sealing.seal_of(self.folder / 'a' / 'metrics.jsonl')
+    sealed = seal.read_text()
+    seal.unlink()
+    self.run_to(20)
+    self.assertEqual(seal.read_text(), sealed)
+
   def test_no_checkpoint_while_records_wait(self):
     with mock.patch.object(records.Records, 'mark', return_value=None):
       with self.assertRaisesRegex(

@@ -55,6 +55,11 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
     self.assertTrue((outcome.reduced.counts
                      <= self.outcome.reduced.counts).all())
 
+  def test_a_target_that_all_reach_at_once(self):
+    """The predicted counts are zero, and so is the slope of their line."""
+    outcome = self.look_again(target_loss=1e6)
+    self.assertTrue((outcome.reduced.counts == 0).all())
+
   def test_what_is_tracked_is_near_what_is_exact(self):
     run = self.outcome.reduced.tracked
     last = run.isel(step=-1)
