@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradiv._common import checks
-
 
 def _no_state(num_gradients: int | None) -> tuple[()]:
   del num_gradients
