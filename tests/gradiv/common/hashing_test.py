@@ -98,8 +98,7 @@ class HashingTest(parameterized.TestCase):
                 hashing.bits(words ^ jnp.stack([bit, bit * 0]), place) ^ bits]
     rates = np.stack([[np.mean(np.asarray(x) >> i & 1) for i in range(32)]
                       for x in flips])
-    # The mixer's own bias, which its author gives as 0.17 % at most on
-    # average, is far below what a rounding could show.
+    # A sanity check, looser than sampling: the mixer has a small bias.
     self.assertLess(np.abs(rates - 0.5).max(), 0.03)
 
   def test_places_count_on(self):
