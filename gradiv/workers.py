@@ -56,7 +56,14 @@ def worker_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
   >>> len({int(bits) for bits in jax.vmap(jax.random.bits)(keys)})
   3
   """
-  index = lax.axis_index(axis_name)
+  return key_of_worker(key, lax.axis_index(axis_name))
+
+
+def key_of_worker(key: jax.Array, index: jax.Array | int) -> jax.Array:
+  """Fold the index of a worker into `key`, as `worker_key` does.
+
+  Use it where no axis is bound, as for the rows of an array.
+  """
   return jax.random.fold_in(jax.random.fold_in(key, _WORKER_TAG), index)
 
 

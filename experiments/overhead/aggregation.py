@@ -9,7 +9,8 @@ agreement filtering, both by the Gram exchange and after every worker has
 gathered every gradient, as the peers do it. For each number of parameters the
 table shows the time of a step, the temporary memory of the compiled program,
 and the bytes that a worker sends on a ring. Below follows what tracking by
-layer costs: compilation, step and state leaves. All figures come from one
+layer costs (compilation, step and state leaves), and the rules under `vmap`
+beside those of TorchJD, where it is installed. All figures come from one
 process that takes the steps in turn; only ratios carry over to other machines.
 """
 
@@ -30,7 +31,7 @@ import gradiv
 from experiments.common import flags
 from experiments.cost import collectives, timing
 from experiments.engine import records
-from experiments.overhead import layers as overhead_layers
+from experiments.overhead import layers as overhead_layers, peers
 from experiments.overhead.config import Config as Config
 from gradiv import topology, weightings
 
@@ -204,10 +205,13 @@ def run(config: Config) -> dict:
   layers = overhead_layers.measure(
     config.num_layers, config.num_workers, config.rounds)
   print(overhead_layers.table(layers))
+  beside = peers.measure(rounds=min(config.rounds, peers.ROUNDS)) if (
+    config.peers) else 'TorchJD is not measured: --nopeers'
+  print(peers.table(beside))
   record = {'device': timing.describe_device(), 'jax': jax.__version__,
             'config': dataclasses.asdict(config),
             'results': {str(size): ways for size, ways in results.items()},
-            'layers': layers}
+            'layers': layers, 'peers': beside}
   if config.workdir:
     path = pathlib.Path(config.workdir) / 'overhead.json'
     records.write_whole(path, record)

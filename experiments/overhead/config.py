@@ -17,6 +17,7 @@ class Config:
   dtype: str = flag('float32', 'of the gradients', ('float32', 'bfloat16'))
   rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
   num_layers: int = flag(100, 'layers of the network that is tracked by layer')
+  peers: bool = flag(True, 'whether to time the rules of TorchJD beside ours')
 
   def __post_init__(self):
     flags.check_values(self)

@@ -15,7 +15,8 @@ from jax.custom_batching import custom_vmap
 
 
 def directly(
-  collective: Callable, of_rows: Callable, names: Sequence[str], *args: Any
+  collective: Callable, of_rows: Callable | None, names: Sequence[str],
+  *args: Any,
 ) -> Any:
   """Compute ``collective(*args)``, or what equals it on the rows of `vmap`.
 
@@ -33,11 +34,12 @@ def directly(
     collective: Function of `args` that uses the axis. All derivatives are
       taken of it.
     of_rows: The same function of arguments with a leading axis of workers. Its
-      results are common to all workers, and have no such axis.
+      results are common to all workers, and have no such axis. None if
+      `collective` should run.
     names: Names of the workers' axes. With more than one, `collective` runs.
     *args: Trees of arrays.
   """
-  if len(names) != 1:
+  if of_rows is None or len(names) != 1:
     return collective(*args)
   leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, args))
   of_leaves = lambda *leaves: collective(*treedef.unflatten(leaves))

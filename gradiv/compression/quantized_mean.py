@@ -1,27 +1,15 @@
-"""Average the workers' gradients with 8 or 4 bits per number sent.
-
-Each bucket of leaves is cut into one slice per worker. Every worker rounds its
-slices at random and sends each to its owner (an all-to-all). The owner sums
-the slices in float32, rounds the sum, and sends it to all (an all-gather).
-"""
+"""Average the workers' gradients with 8 or 4 bits per number sent."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from gradiv import workers
-from gradiv._common import (
-  checks,
-  counting,
-  draws,
-  layout as layouts,
-  trees,
-)
-from gradiv.aggregation._exchange import buckets, finite, membership, slices
-from gradiv.compression import _packing
+from gradiv._common import checks, counting, draws, layout as layouts
+from gradiv.aggregation._exchange import finite, membership
+from gradiv.compression import _average, _packing
 from gradiv.diversity import moments
 
 
@@ -67,7 +55,10 @@ def aggregate_by_quantized_mean(
     num_bits: Bits per number, 8 or 4.
     axis_name: Axis, or axes, of the workers. A single worker sends nothing and
       rounds nothing.
-    key: Random key. It is folded with the step, the worker and the bucket.
+    key: Random key. It is folded with the step, the bucket of leaves and the
+      worker, by Threefry. Each number is then rounded by a hash of that key
+      and of its place (`gradiv/_common/hashing.py`), which is faster than
+      Threefry and not cryptographic.
     block_size: Largest number of elements that share a scale, even; 256 by
       default.
     batch_size: Number of examples behind one worker's gradient, recorded in
@@ -109,9 +100,11 @@ def aggregate_by_quantized_mean(
     del params, extra_args
     own = finite.contribute_mean(updates, participants)
     drawn = draws.DrawState(state.count, state.rng_key)
-    total, cross_terms = _sum_over_workers(
+    total, squares, cross_terms, present, left_out = _average.sum_of_rounded(
       own, draws.key_of(drawn, 'aggregate_by_quantized_mean'), packing)
-    seen, count, left_out = _measure(own, cross_terms, batch_size)
+    seen = _moments_of(
+      own.participants.count, squares, cross_terms, left_out, batch_size)
+    count = jnp.maximum(present.sum(), 1)
     mean = jax.tree.map(
       lambda t, g: (t / count).astype(g.dtype), total, own.grads)
     return mean, AggregateByQuantizedMeanState(
@@ -121,63 +114,10 @@ def aggregate_by_quantized_mean(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _measure(own, cross_terms, batch_size):
-  """Compute the moments before rounding from the norms and the cross terms.
-
-  Returns:
-    The `Moments`, the number of workers that take part, at least 1, and the
-    number of gradients left out.
-  """
-  squares = layouts.sq_norm_of_shard(
-    own.grads, own.participants.layout).astype(jnp.float32)
-  squares = jnp.where(own.is_finite, squares, 0)
-  # One all-reduce of n + 3 numbers.
-  (squares, cross_terms), present, left_out = finite.sum_with_presence(
-    own, (squares, cross_terms))
-  n = own.participants.count
+def _moments_of(n, squares, cross_terms, left_out, batch_size):
+  """Compute the moments before rounding from Σ‖g_i‖² and Σ_{i≠j} ⟨g_i, g_j⟩."""
   unknown = jnp.where(left_out > 0, jnp.nan, 0)
   sq_norm_of_mean = (squares + cross_terms) / n**2 + unknown
-  seen = moments.Moments(
+  return moments.Moments(
     jnp.float32(n), jnp.asarray(batch_size, jnp.float32), sq_norm_of_mean,
     squares / n - sq_norm_of_mean)
-  return seen, jnp.maximum(present.sum(), 1), left_out
-
-
-def _sum_over_workers(own, step_key, packing):
-  """Sum gradients over the workers, and estimate Σ_{i≠j} ⟨g_i, g_j⟩.
-
-  Returns:
-    The sum, rounded, and this worker's part of the estimate. It is unbiased,
-    because different workers round independently.
-  """
-  participants, cross_terms = own.participants, jnp.float32(0)
-  if participants.count == 1:
-    return lax.psum(own.or_zeros(), participants.names), cross_terms
-  leaves, sums = jax.tree.leaves(own.grads), []
-  plan = buckets.plan(own.grads, participants)
-  present = slices.gather_presence(own)
-  for i, bucket in enumerate(plan.buckets):
-    key = draws.shard_key(
-      jax.random.fold_in(step_key, i),
-      participants.layout.shard_names if bucket.is_sharded else ())
-    rows = buckets.pack(leaves, bucket, participants.count)
-    total, products = _exchange(
-      rows.astype(jnp.float32), present, key, packing, participants)
-    cross_terms += participants.layout.count_once(products, bucket.is_sharded)
-    sums.append(total)
-  return buckets.unpack(plan, sums), cross_terms
-
-
-def _exchange(rows, present, key, packing, participants):
-  """Sum a bucket, [n, width] on each worker, and its cross terms."""
-  names, width = participants.names, rows.shape[1]
-  key_to, key_back = jax.random.split(key)
-  payload = packing.encode(workers.worker_key(key_to, names), rows)
-  payload = lax.all_to_all(payload, names, 0, 0, tiled=True)
-  rows = jnp.where(present[:, None], packing.decode(payload, width), 0)
-  total = rows.sum(0)
-  cross_terms = trees.sq_norm(total) - trees.sq_norm(rows)
-  payload = packing.encode(workers.worker_key(key_back, names), total[None])
-  payload = slices.all_gather_vector(payload[0], names)
-  payload = payload.reshape(participants.count, -1)
-  return packing.decode(payload, width).ravel(), cross_terms

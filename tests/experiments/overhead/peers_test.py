@@ -1,0 +1,37 @@
+"""The table beside TorchJD: said to be missing, or laid out."""
+
+import sys
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from experiments.overhead import peers
+
+
+class PeersTest(parameterized.TestCase):
+
+  def test_one_line_where_torchjd_is_missing(self):
+    with mock.patch.dict(sys.modules, {'torchjd': None, 'torch': None}):
+      found = peers.measure((10,), (4,), 1)
+    self.assertIn("pip install '.[peers]'", found)
+    self.assertEqual(peers.table(found).strip(), found)
+
+  def test_the_table_shows_ratios_and_what_is_missing(self):
+    rules = {name: {'ours': 2., 'theirs': 3.} for name in peers.PAIRS}
+    rules['UPGrad'] = {'failed': 'no solver'}
+    lines = peers.table([{'n': 8, 'D': 100_000, 'rules': rules}]).splitlines()
+    self.assertIn('n=8 D=100,000', lines[3])
+    self.assertIn('1.50 (2.00)', lines[4])
+    self.assertLen([x for x in lines if 'not installed' in x], 1)
+
+  @parameterized.parameters('mean', 'Krum', 'trimmed mean')
+  def test_ours_combine_rows(self, name):
+    rows = np.ones((4, 6), 'f')
+    step = peers._compiled(peers.PAIRS[name].ours(1), {'g': jnp.asarray(rows)})
+    np.testing.assert_allclose(step({'g': rows})['g'], np.ones(6), 1e-6)
+
+
+if __name__ == '__main__':
+  absltest.main()
