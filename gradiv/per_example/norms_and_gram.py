@@ -215,11 +215,9 @@ def example_gram(
 def _norms(trace, params, groups, batch, mask):
   """Compute losses [n], squared norms [n, ...], aux, and the factors."""
   losses, aux, data = trace.run(batch, mask)
-  squares = [
-    trace.over_shards(leaf, jnp.where(data.mask, leaf.sums(data)[1], 0))
-    for leaf in trace.leaves]
-  squares = _by_group.add_up(
-    trace, params, squares, groups, (trace.num_examples,))
+  squares = [leaf.sums(data)[1] for leaf in trace.leaves]
+  squares = jnp.where(data.mask, _by_group.add_up_squares(
+    trace, params, squares, groups), 0)
   # The examples in front, as in the losses, for microbatches to be joined.
   return (jnp.where(data.mask, losses, 0), jnp.moveaxis(squares, -1, 0), aux,
           data)

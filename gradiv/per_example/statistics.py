@@ -30,7 +30,11 @@ from gradiv.per_example import (
   _microbatches,
   _weights,
 )
-from gradiv.per_example._engine import promotion, trace as trace_lib
+from gradiv.per_example._engine import (
+  promotion,
+  squares as squares_of,
+  trace as trace_lib,
+)
 
 
 def example_moments(
@@ -143,24 +147,29 @@ def example_moments(
     scale = 1 / jnp.maximum(units, least).astype(jnp.result_type(float))
     trace = trace_lib.Trace(
       loss, has_aux, params, _microbatches.first(batch, size),
-      only_sums=mask is None and metric is None)
+      only_sums=mask is None and metric is None,
+      scale=None if weights is not None else scale)
+    # Squares of a scale that is far from one would overflow.
+    late = trace.scale if weights is None else scale
     diagonals = _diagonals(trace, metric, params, axis_name)
     total, shared, aux = _microbatches.add_up(
-      lambda chunk: _sums(trace, params, groups, scale, diagonals, *chunk),
+      lambda chunk: _sums(trace, params, groups, late, diagonals, *chunk),
       (batch, mask, weights), size)
     # What all examples share is added once, however many there are. Each of
     # several workers adds the part of its examples, so that the sum over the
     # workers is typed as common to them.
     part = jnp.float32(1) if axis_name is None else own * scale
+    if late is None:  # What is shared has been scaled.
+      part = part / scale
     total['grads'] = [
-      (g if c is None else g + _times(c.astype(g.dtype), part)).astype(
-        leaf.dtype)
+      _as(g if c is None else g + _times(c.astype(g.dtype), part), leaf.dtype)
       for g, c, leaf in zip(total['grads'], shared, trace.leaves)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
     loss = _times(total['loss'], scale).astype(trace.loss_dtype)
     moments = _moments(
-      trace, params, groups, total, count, units, scale, diagonals)
+      trace, params, groups, total, count, units,
+      scale if late is not None else 1 / scale, diagonals)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
             trace.unflatten(total['grads']), moments)
 
@@ -209,34 +218,48 @@ def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
   for leaf, diagonal in zip(trace.leaves, diagonals, strict=True):
     # Wide, since microbatches are added to it: bfloat16 stops at 256 of them.
     dtype = trees.wide_dtype(leaf.dtype)
-    total, squares = leaf.sums(data, scale.astype(dtype), diagonal)
+    total, squares = leaf.sums(
+      data, None if scale is None else scale.astype(dtype), diagonal)
     totals.append(jnp.zeros(leaf.shape, dtype) if total is None
-                  else total.astype(dtype))
-    squares = _weights.unweigh(squares, weights)
-    all_squares.append(trace.over_shards(
-      leaf, jnp.sum(jnp.where(data.mask, squares, 0))))
+                  else _as(total, dtype))
+    all_squares.append(squares)
     shared.append(leaf.shared(data))
+  squares = _weights.unweigh(_by_group.add_up_squares(
+    trace, params, all_squares, groups), weights)
   return {
     'grads': totals,
-    'squares': _by_group.add_up(trace, params, all_squares, groups),
+    'squares': jnp.sum(jnp.where(data.mask, squares, 0), -1),
     'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
   }, shared, aux
 
 
 def _moments(trace, params, groups, total, count, units, scale, diagonals):
-  """Return the `Moments` of the sums over all examples."""
+  """Return the `Moments` of the sums over all examples.
+
+  The sum of the squares times `scale` is their mean: the scale is 1/n, or n
+  where each gradient has been multiplied by 1/n before.
+  """
   squares = [
-    trace.over_shards(leaf, trees.sq_norm(
-      g if d is None else g * jnp.sqrt(d)))
-    for leaf, g, d in zip(
-      trace.leaves, total['grads'], diagonals, strict=True)]
-  square = _by_group.add_up(trace, params, squares, groups)
+    _squares(g if d is None else g * jnp.sqrt(d))
+    for g, d in zip(total['grads'], diagonals, strict=True)]
+  square = jnp.sum(
+    _by_group.add_up_squares(trace, params, squares, groups), -1)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)
   size = jnp.float32(1) if units is count else units / jnp.maximum(count, 1)
   return Moments(
     jnp.broadcast_to(count, square.shape),
     jnp.broadcast_to(size, square.shape), square, deviation)
+
+
+@jax.jit
+def _squares(x):
+  """Return the squares of the elements, in parts of one row."""
+  return squares_of.kept(jnp.square(trees.widen(x))[None])
+
+
+def _as(x, dtype):
+  return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _times(x, scale):

@@ -1,5 +1,6 @@
 """Elementwise products, and sums over them: outer products by broadcasting."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -28,19 +29,23 @@ def _product(program, equation, summed=()):
     return None
   sizes = {role: math.prod(shape[d] for d in axes[role]) for role in axes}
 
-  def make_factors(x, y):
-    def arrange(v, held, last):
-      order = [held.index(d) for role in ('z', 'k', last) for d in axes[role]]
-      ones = tuple(i for i, d in enumerate(held) if shape[d] == 1)
-      v = v.transpose(*ones, *order)
-      return v.reshape(sizes['z'], sizes['k'], sizes[last])
-    return arrange(x, x_axes, 'a'), arrange(y, y_axes, 'b')
+  def arranged(held, last):
+    order = [held.index(d) for role in ('z', 'k', last) for d in axes[role]]
+    ones = [i for i, d in enumerate(held) if shape[d] == 1]
+    return (*ones, *order), (sizes['z'], sizes['k'], sizes[last])
 
+  make_factors = functools.partial(
+    _make_factors, arranged(x_axes, 'a'), arranged(y_axes, 'b'))
   roles = {d: role for role in ('a', 'b', 'z') for d in axes[role]}
   labels = tuple((roles[d], shape[d]) for d in range(len(shape)) if d in roles)
   return OuterProduct((x, y), make_factors, labels,
                       (sizes['z'], sizes['k'], sizes['a'], sizes['b']),
                       scaled=1)
+
+
+def _make_factors(of_x, of_y, x, y):
+  return tuple(v.transpose(order).reshape(shape)
+               for v, (order, shape) in ((x, of_x), (y, of_y)))
 
 
 def _product_of_sum(program, equation):
