@@ -91,7 +91,8 @@ def _has_no_operands(op):
 
 def _key(fn: Callable) -> Hashable:
   if isinstance(fn, functools.partial):
-    return _key(fn.func), fn.args, tuple(sorted(fn.keywords.items()))
+    args = tuple(_key(x) if callable(x) else x for x in fn.args)
+    return _key(fn.func), args, tuple(sorted(fn.keywords.items()))
   if getattr(fn, '__closure__', ()) is not None:
     raise NotAlike
   return fn

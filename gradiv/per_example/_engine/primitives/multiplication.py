@@ -5,7 +5,7 @@ import math
 
 import jax.numpy as jnp
 
-from gradiv.per_example._engine import linear, registry
+from gradiv.per_example._engine import linear, registry, scaled_factors
 from gradiv.per_example._engine.outer_product import OuterProduct
 
 
@@ -73,10 +73,10 @@ def _unbroadcast(program, value):
 
 
 def _times(program, equation, place):
-  """Multiplying by a scalar keeps the product behind; by an array, not."""
+  """Multiplying by a scalar keeps the product behind; by an array, it may."""
   scalar = _scalar(program, equation.ins[1 - place])
   if scalar is None:
-    return linear.applied(program, equation, place)
+    return _along(program, equation, place)
   return _factor(program, equation, place, scalar)
 
 
@@ -86,7 +86,24 @@ def _divided(program, equation, place):
   scalar = _scalar(program, equation.ins[1])
   if scalar is not None and scalar.number:
     return 1 / scalar.number
-  return linear.applied(program, equation, place)
+  return _along(program, equation, place)
+
+
+def _along(program, equation, place):
+  """Describe a product with, or quotient by, an array common to examples."""
+  shape, value = equation.outs[0].aval.shape, equation.ins[1 - place]
+  axes = [d if size == shape[d] else None
+          for d, size in enumerate(value.aval.shape)]
+  while (made := program.made_by(value)) is not None:
+    if made.name != 'broadcast_in_dim' or len(made.ins) != 1:
+      break
+    (source,), kept = made.ins, made.params['broadcast_dimensions']
+    axes = [axes[d] if size == value.aval.shape[d] else None
+            for d, size in zip(kept, source.aval.shape)]
+    value = source
+  return scaled_factors.Along(
+    value, tuple(axes), shape, equation.name == 'div',
+    linear.applied(program, equation, place))
 
 
 def _factor(program, equation, place, scalar):
