@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results test test-all lint
+  critical_batch overhead accelerator zoo results test test-all lint
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -58,6 +58,12 @@ accelerator: WORKDIR ?= runs/accelerator
 accelerator: $(VENV)/ready
 	@echo '== the cost on the device that JAX finds, into $(WORKDIR) (eight minutes)'
 	$(RUN) -m experiments.overhead.accelerator --workdir=$(WORKDIR)
+
+zoo: WORKDIR ?= runs/zoo
+zoo: $(VENV)/ready
+	$(RUN) -m pip install --quiet --editable '.[zoo]'
+	@echo '== per-example statistics of models that others wrote, into $(WORKDIR) (ten minutes)'
+	$(RUN) -m experiments.overhead.zoo --workdir=$(WORKDIR)
 
 results: $(VENV)/ready
 	@echo '== docs/papers.md and the table of README.md, from docs/results'

@@ -19,22 +19,17 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
-from gradiv._common import trees
 from gradiv._common.layout import Grouping
 from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments
 from gradiv.per_example import (
   _arguments,
-  _by_group,
   _explicit_axes,
   _microbatches,
+  _sums,
   _weights,
 )
-from gradiv.per_example._engine import (
-  promotion,
-  squares as squares_of,
-  trace as trace_lib,
-)
+from gradiv.per_example._engine import promotion, trace as trace_lib
 
 
 def example_moments(
@@ -153,7 +148,8 @@ def example_moments(
     late = trace.scale if weights is None else scale
     diagonals = _diagonals(trace, metric, params, axis_name)
     total, shared, aux = _microbatches.add_up(
-      lambda chunk: _sums(trace, params, groups, late, diagonals, *chunk),
+      lambda chunk: _sums.of_examples(
+        trace, params, groups, late, diagonals, *chunk),
       (batch, mask, weights), size)
     # What all examples share is added once, however many there are. Each of
     # several workers adds the part of its examples, so that the sum over the
@@ -162,12 +158,14 @@ def example_moments(
     if late is None:  # What is shared has been scaled.
       part = part / scale
     total['grads'] = [
-      _as(g if c is None else g + _times(c.astype(g.dtype), part), leaf.dtype)
+      _sums.as_dtype(
+        g if c is None else g + _sums.times(c.astype(g.dtype), part),
+        leaf.dtype)
       for g, c, leaf in zip(total['grads'], shared, trace.leaves)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    loss = _times(total['loss'], scale).astype(trace.loss_dtype)
-    moments = _moments(
+    loss = _sums.times(total['loss'], scale).astype(trace.loss_dtype)
+    moments = _sums.moments(
       trace, params, groups, total, count, units,
       scale if late is not None else 1 / scale, diagonals)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
@@ -209,58 +207,3 @@ def _diagonals(trace, metric, params, axis_name):
   found = [d for d, x in zip(_metric.leaves_of(metric, inexact), inexact)
            for _ in range(2 if jnp.iscomplexobj(x) else 1)]
   return found if axis_name is None else workers.as_private(found, axis_name)
-
-
-def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
-  """Add up over the examples of one microbatch, as `add_up` expects."""
-  losses, aux, data = trace.run(batch, mask)
-  totals, all_squares, shared = [], [], []
-  for leaf, diagonal in zip(trace.leaves, diagonals, strict=True):
-    # Wide, since microbatches are added to it: bfloat16 stops at 256 of them.
-    dtype = trees.wide_dtype(leaf.dtype)
-    total, squares = leaf.sums(
-      data, None if scale is None else scale.astype(dtype), diagonal)
-    totals.append(jnp.zeros(leaf.shape, dtype) if total is None
-                  else _as(total, dtype))
-    all_squares.append(squares)
-    shared.append(leaf.shared(data))
-  squares = _weights.unweigh(_by_group.add_up_squares(
-    trace, params, all_squares, groups), weights)
-  return {
-    'grads': totals,
-    'squares': jnp.sum(jnp.where(data.mask, squares, 0), -1),
-    'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
-  }, shared, aux
-
-
-def _moments(trace, params, groups, total, count, units, scale, diagonals):
-  """Return the `Moments` of the sums over all examples.
-
-  The sum of the squares times `scale` is their mean: the scale is 1/n, or n
-  where each gradient has been multiplied by 1/n before.
-  """
-  squares = [
-    _squares(g if d is None else g * jnp.sqrt(d))
-    for g, d in zip(total['grads'], diagonals, strict=True)]
-  square = jnp.sum(
-    _by_group.add_up_squares(trace, params, squares, groups), -1)
-  # Rounding may take it below zero if all gradients are equal.
-  deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)
-  size = jnp.float32(1) if units is count else units / jnp.maximum(count, 1)
-  return Moments(
-    jnp.broadcast_to(count, square.shape),
-    jnp.broadcast_to(size, square.shape), square, deviation)
-
-
-@jax.jit
-def _squares(x):
-  """Return the squares of the elements, in parts of one row."""
-  return squares_of.kept(jnp.square(trees.widen(x))[None])
-
-
-def _as(x, dtype):
-  return x if x.dtype == dtype else x.astype(dtype)
-
-
-def _times(x, scale):
-  return x * scale.astype(x.dtype)
