@@ -37,7 +37,7 @@ def moments(trace, params, groups, total, count, units, scale, diagonals):
   The sum of the squares times `scale` is their mean: the scale is 1/n, or n
   where each gradient has been multiplied by 1/n before.
   """
-  squares = [
+  squares: list[jax.Array] = [
     _squares(g if d is None else g * jnp.sqrt(d))
     for g, d in zip(total['grads'], diagonals, strict=True)]
   square = jnp.sum(

@@ -126,9 +126,12 @@ def example_sq_norms(
 def _norms(trace, params, groups, batch, mask):
   """Compute losses [n], squared norms [n, ...], aux, and the factors."""
   losses, aux, data = trace.run(batch, mask)
-  squares = [leaf.sums(data)[1] for leaf in trace.leaves]
+  squares, products = zip(*(leaf.norms(data) for leaf in trace.leaves)) if (
+    trace.leaves) else ((), ())
+  data = data._replace(products={
+    leaf.value: x for leaf, x in zip(trace.leaves, products) if x is not None})
   squares = jnp.where(data.mask, _by_group.add_up_squares(
-    trace, params, squares, groups), 0)
+    trace, params, list(squares), groups), 0)
   # The examples in front, as in the losses, for microbatches to be joined.
   return (jnp.where(data.mask, losses, 0), jnp.moveaxis(squares, -1, 0), aux,
           data)

@@ -1,4 +1,7 @@
-"""Runs the zoo, and keeps a line for each model."""
+"""Runs the zoo, and keeps a line for each model.
+
+A model that the record holds already is not run again.
+"""
 
 import dataclasses
 import json
@@ -39,10 +42,12 @@ def run(config: Config) -> None:
     raise SystemExit(f'--models={sorted(unknown)}: must be among {names}')
   path = pathlib.Path(config.workdir or 'runs/zoo') / 'zoo.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
-  rows = []
+  rows = page.read(path) if path.exists() else []
+  there = {row['model'] for row in rows}
   measuring.warm_up()
   for model in table.MODELS:
-    if config.models and model.name not in config.models:
+    if model.name in there or (
+        config.models and model.name not in config.models):
       continue
     try:
       row = measuring.measure(model)

@@ -86,7 +86,7 @@ def conv_net():
   import haiku as hk
   return of_haiku(lambda x: hk.Sequential([
     hk.Conv2D(16, 3), jax.nn.relu, hk.Conv2D(32, 3, 2), jax.nn.relu,
-    hk.Flatten(preserve_dims=0), hk.Linear(10)])(x), normal(12, 12, 3))
+    jnp.ravel, hk.Linear(10)])(x), normal(12, 12, 3))
 
 
 def of_linen(module, x) -> Problem:
@@ -170,7 +170,8 @@ def penzai_mlp():
 
   def net(values, x):
     bound = pz.bind_variables(rest, [
-      pz.ParameterValue(v, label=name) for v, name in zip(values, names)])
+      pz.ParameterValue(label=name, value=v)
+      for v, name in zip(values, names)])
     return bound(pz.nx.wrap(x).tag('features')).unwrap('features')
 
   return squares(net, [p.value for p in params], normal(16))

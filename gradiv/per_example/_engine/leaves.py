@@ -56,6 +56,7 @@ class Leaf:
       room=max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
       self.terms = [Term((value,))]
+    self._num_held = strategy.count(cutter.program, self.terms)
 
   @functools.cached_property
   def in_loop(self) -> Inner | None:
@@ -140,8 +141,34 @@ class Leaf:
       squares += _sq_norm(shared, metric)
     return total, squares
 
+  @property
+  def _keeps_products(self) -> bool:
+    """Whether products that norms are computed from are kept for `weighted`.
+
+    They are if the norms need them written out, and they are no larger than
+    what they are made of, which is then not needed any more.
+    """
+    if self.kind != 'products' or len(self.like_terms) > 1 or self.common or (
+        self.dtype.itemsize < 4):
+      return False
+    (products,) = self.like_terms
+    z, _, a, b = products.sizes
+    return products.way.name == 'direct' and z * a * b <= self._num_held and (
+      not any(term.product.is_sparse for term in products.terms))
+
+  def norms(self, data: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Compute ‖g_i‖² in parts, and products to keep for `weighted`, if any."""
+    if not self._keeps_products:
+      return self.sums(data)[1], None
+    products = self.like_terms[0].rows(data.batched)
+    return squares_of.total(jnp.square(products)), products
+
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
     """Compute Σ w_i g_i, leaving out examples of weight zero."""
+    if self.value in data.products:
+      products = data.products[self.value]
+      return self.like_terms[0].put(add_up(_weigh(
+        products, weights.astype(products.dtype)))).astype(self.dtype)
     shared = self.shared(data)
     weights = weights.astype(trees.wide_dtype(self.dtype))
     common: Any = 0 if shared is None else jnp.sum(weights) * shared

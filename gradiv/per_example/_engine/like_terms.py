@@ -92,7 +92,17 @@ class LikeTerms:
     block, squares = self._blocks(data, None)
     return block, jnp.maximum(squares_of.total(squares), 0)
 
-  def _blocks(self, data, scale):
+  def rows(self, data: Data) -> jax.Array:
+    """Write the products of all examples out: [n, z, a, b]."""
+    data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
+    return in_chunks(lambda data: ((), self._product(data)), data,
+                     z * a * b + self.num_extra)[1]
+
+  def _product(self, data) -> Any:
+    return sum(factors.product(u, v, self.precision)
+               for u, v in self.pairs(data))
+
+  def _blocks(self, data, scale) -> tuple[Any, jax.Array]:
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
     if self.way.name == 'direct':
       total, squares = in_chunks(
@@ -132,8 +142,7 @@ class LikeTerms:
 
   def _write_out(self, data):
     """Write the products out; return their sum, if cheap, and ‖P_i‖²."""
-    block: Any = sum(factors.product(u, v, self.precision)
-                     for u, v in self.pairs(data))
+    block = self._product(data)
     squares = jnp.sum(jnp.square(block), (1, 2, 3))
     if any(term.product.is_sparse for term in self.terms):
       # Few rows of each product are not zero: cheaper to sum from the factors.
@@ -174,9 +183,8 @@ class LikeTerms:
       return (), jnp.maximum(jnp.sum(both, (-1, -2, -3)), 0)
 
     def written_out(data):
-      products: Any = sum(factors.product(u, v, self.precision)
-                          for u, v in self.pairs(data))
-      return (), jnp.sum(jnp.square(products) * block[None], (1, 2, 3))
+      return (), jnp.sum(
+        jnp.square(self._product(data)) * block[None], (1, 2, 3))
 
     if self.way.name == 'outer':
       return in_chunks(of_squares, data, max(self.num_extra, 1))[1]

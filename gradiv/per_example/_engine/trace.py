@@ -20,6 +20,7 @@ from gradiv.per_example._engine import (
   promotion,
   squares,
   terms,
+  values as values_of,
 )
 
 
@@ -31,6 +32,8 @@ class Data(NamedTuple):
     common: Values that do not depend on the example.
     examples: The leaves of the batch.
     mask: Which examples count: [n].
+    products: Gradients of all examples that are kept, by their value in the
+      program: [n, z, a, b].
     recompute: (values, examples) -> these values, by running the program again
       on some examples. Used by leaves that fall back, whose gradients would
       not fit for all examples at once.
@@ -40,6 +43,7 @@ class Data(NamedTuple):
   common: terms.Data
   examples: Any
   mask: jax.Array
+  products: dict[values_of.Value, jax.Array]
   recompute: Callable[..., list[jax.Array]]
 
 
@@ -188,20 +192,22 @@ class Trace:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_of.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, constants))
+    return losses, aux, self.pack((batched, common, rows, mask, {}, constants))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of the arrays that `unpack` returns."""
-    batched, common, rows, mask, fixed = arrays
+    batched, common, rows, mask, products, fixed = arrays
     return Data(
       dict(zip(self.batched, batched)), dict(zip(self.common, common)), rows,
-      mask, functools.partial(self._run_all, fixed))
+      mask, {self.leaves[i].value: x for i, x in products.items()},
+      functools.partial(self._run_all, fixed))
 
   def unpack(self, data: Data) -> tuple:
     """Return the arrays of `Data`, a pytree that may leave `jax.jit`."""
     return ([data.batched[x] for x in self.batched],
             [data.common[x] for x in self.common], data.examples, data.mask,
-            self.fixed)
+            {i: data.products[leaf.value] for i, leaf in enumerate(self.leaves)
+             if leaf.value in data.products}, self.fixed)
 
   def _run_all(self, fixed, wanted, rows, effects=False):
     """Run the program of one example over all rows."""
