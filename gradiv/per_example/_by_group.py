@@ -71,6 +71,12 @@ def add_up_squares(
   return jnp.stack(of_group) if of_group else zeros[None][:0]
 
 
+def of_group_and_example(x: jax.Array, values: jax.Array) -> jax.Array:
+  """Bring an array [n] into the shape of values [n] or [num_groups, n]."""
+  return jnp.broadcast_to(
+    x if x.ndim == values.ndim else x[None], values.shape)
+
+
 def shape_of(params: Any, groups: Grouping | None) -> tuple[int, ...]:
   """Return (num_groups,), or () without `groups`."""
   if groups is None:

@@ -15,7 +15,7 @@ from gradiv.per_example import (
   _clipping,
   _split_arguments,
   _written_out,
-  norms as norms_lib,
+  example_norms,
 )
 
 Aux = _clipping.Aux
@@ -159,7 +159,7 @@ def clipped_grad(
         dtype=dtype, spmd_axis_name=spmd_axis_name)
     else:
       groups = clip.groups_of(params)
-      values, squares, combine = norms_lib.example_sq_norms(
+      values, squares, combine = example_norms.example_sq_norms(
         loss_fn, has_aux=has_aux, groups=groups,
         microbatch_size=microbatch_size)(params, batch)
       values, aux = values if has_aux else (values, None)

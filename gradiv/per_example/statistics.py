@@ -24,9 +24,9 @@ from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments
 from gradiv.per_example import (
   _arguments,
+  _batch_sums,
   _explicit_axes,
   _microbatches,
-  _sums,
   _weights,
 )
 from gradiv.per_example._engine import promotion, trace as trace_lib
@@ -148,7 +148,7 @@ def example_moments(
     late = trace.scale if weights is None else scale
     diagonals = _diagonals(trace, metric, params, axis_name)
     total, shared, aux = _microbatches.add_up(
-      lambda chunk: _sums.of_examples(
+      lambda chunk: _batch_sums.of_examples(
         trace, params, groups, late, diagonals, *chunk),
       (batch, mask, weights), size)
     # What all examples share is added once, however many there are. Each of
@@ -158,14 +158,14 @@ def example_moments(
     if late is None:  # What is shared has been scaled.
       part = part / scale
     total['grads'] = [
-      _sums.as_dtype(
-        g if c is None else g + _sums.times(c.astype(g.dtype), part),
+      _batch_sums.as_dtype(
+        g if c is None else g + _batch_sums.times(c.astype(g.dtype), part),
         leaf.dtype)
       for g, c, leaf in zip(total['grads'], shared, trace.leaves)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    loss = _sums.times(total['loss'], scale).astype(trace.loss_dtype)
-    moments = _sums.moments(
+    loss = _batch_sums.times(total['loss'], scale).astype(trace.loss_dtype)
+    moments = _batch_sums.moments(
       trace, params, groups, total, count, units,
       scale if late is not None else 1 / scale, diagonals)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,

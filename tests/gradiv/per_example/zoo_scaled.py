@@ -11,13 +11,13 @@ CASES = Table()
 @CASES.case
 def weight_scaled_by_output(draw):
   scale = draw(3)
-  net = lambda p, x: jnp.tanh(x @ (p * scale))
+  net = lambda p, x: jnp.tanh(x @ (p * scale[None]))
   return draw.regression(net, draw(4, 3), 6, 4)
 
 
 @CASES.case
 def weight_scaled_by_a_parameter(draw):
-  net = lambda p, x: jnp.tanh(x @ (p['w'] * p['g']))
+  net = lambda p, x: jnp.tanh(x @ (p['w'] * p['g'][None]))
   return draw.regression(net, {'w': draw(4, 3), 'g': draw(3)}, 6, 4)
 
 
@@ -34,8 +34,9 @@ def heads_scaled(draw):
   one, two = draw(2), draw(3)
 
   def net(p, x):
-    h = jnp.einsum('ti,ihd->thd', x, p['q'] * one[:, None] * two)
-    return jnp.einsum('thd,dhi->ti', jnp.tanh(h), p['o'] * one[:, None])
+    q = p['q'] * one[None, :, None] * two[None, None]
+    h = jnp.einsum('ti,ihd->thd', x, q)
+    return jnp.einsum('thd,dhi->ti', jnp.tanh(h), p['o'] * one[None, :, None])
 
   return draw.regression(net, {'q': draw(4, 2, 3), 'o': draw(3, 2, 4)}, 6, 4)
 
@@ -44,7 +45,7 @@ def heads_scaled(draw):
 @CASES.case(falls_back=('scan',))
 def weights_scaled_in_a_loop(draw):
   def net(p, x):
-    layer = lambda x, w: (jnp.tanh(x @ (w[0] * w[1])), None)
+    layer = lambda x, w: (jnp.tanh(x @ (w[0] * w[1][None])), None)
     return lax.scan(layer, x, (p['w'], p['g']))[0]
 
   return draw.regression(net, {'w': draw(3, 4, 4), 'g': draw(3, 4)}, 6, 4)
@@ -64,7 +65,7 @@ def embedding_scaled_by_column(draw):
   scale = draw(3)
 
   def loss_fn(p, tokens):
-    return jnp.sum(jnp.tanh((p * scale)[tokens]) ** 2)
+    return jnp.sum(jnp.tanh((p * scale[None])[tokens]) ** 2)
 
   return loss_fn, draw(7, 3), draw.integers(7, 4)
 
@@ -74,6 +75,6 @@ def kernel_scaled_by_output(draw):
   def net(p, x):
     conv = lambda x, w: lax.conv_general_dilated(
       x[None], w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-    return jnp.tanh(conv(x, p['w'] * p['g'])[0])
+    return jnp.tanh(conv(x, p['w'] * p['g'][None, None, None])[0])
 
   return draw.regression(net, {'w': draw(3, 3, 2, 4), 'g': draw(4)}, 6, 6, 2)

@@ -130,8 +130,9 @@ def _norms(trace, params, groups, batch, mask):
     trace.leaves) else ((), ())
   data = data._replace(products={
     leaf.value: x for leaf, x in zip(trace.leaves, products) if x is not None})
-  squares = jnp.where(data.mask, _by_group.add_up_squares(
-    trace, params, list(squares), groups), 0)
+  squares = _by_group.add_up_squares(trace, params, list(squares), groups)
+  squares = jnp.where(
+    _by_group.of_group_and_example(data.mask, squares), squares, 0)
   # The examples in front, as in the losses, for microbatches to be joined.
   return (jnp.where(data.mask, losses, 0), jnp.moveaxis(squares, -1, 0), aux,
           data)

@@ -22,11 +22,14 @@ def of_examples(trace, params, groups, scale, diagonals, batch, mask, weights):
                   else as_dtype(total, dtype))
     all_squares.append(squares)
     shared.append(leaf.shared(data))
-  squares = _weights.unweigh(_by_group.add_up_squares(
-    trace, params, all_squares, groups), weights)
+  squares = _by_group.add_up_squares(trace, params, all_squares, groups)
+  mask = _by_group.of_group_and_example(data.mask, squares)
+  if weights is not None:
+    squares = _weights.unweigh(
+      squares, _by_group.of_group_and_example(weights, squares))
   return {
     'grads': totals,
-    'squares': jnp.sum(jnp.where(data.mask, squares, 0), -1),
+    'squares': jnp.sum(jnp.where(mask, squares, 0), -1),
     'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
   }, shared, aux
 
