@@ -4,8 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator results site test test-all fuzz soak \
-  lint audit
+  critical_batch overhead accelerator zoo results site test test-all fuzz \
+  soak lint audit
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -59,6 +59,12 @@ accelerator: WORKDIR ?= runs/accelerator
 accelerator: $(VENV)/ready
 	@echo '== the cost on the device that JAX finds, into $(WORKDIR) (eight minutes)'
 	$(RUN) -m experiments.overhead.accelerator --workdir=$(WORKDIR)
+
+zoo: WORKDIR ?= runs/zoo
+zoo: $(VENV)/ready
+	$(RUN) -m pip install --quiet --editable '.[zoo]'
+	@echo '== per-example statistics of models that others wrote, into $(WORKDIR) (ten minutes)'
+	$(RUN) -m experiments.overhead.zoo --workdir=$(WORKDIR)
 
 results: $(VENV)/ready
 	@echo '== docs/papers.md and the table of README.md, from docs/results'

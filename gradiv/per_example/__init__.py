@@ -21,13 +21,13 @@ from gradiv.per_example.clipped_sums import (
   ClippedSum as ClippedSum,
   clipped_grad as clipped_grad,
 )
+from gradiv.per_example.example_grams import example_gram as example_gram
+from gradiv.per_example.example_norms import (
+  example_sq_norms as example_sq_norms,
+)
 from gradiv.per_example.explaining import (
   Explanation as Explanation,
   explain as explain,
-)
-from gradiv.per_example.norms_and_gram import (
-  example_gram as example_gram,
-  example_sq_norms as example_sq_norms,
 )
 from gradiv.per_example.several_losses import loss_gram as loss_gram
 from gradiv.per_example.statistics import example_moments as example_moments

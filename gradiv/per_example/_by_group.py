@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradiv._common import groups as groups_lib
 from gradiv._common.layout import Grouping
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import squares, trace as trace_lib
 
 
 def add_up(
@@ -39,6 +39,42 @@ def add_up(
   tree = jax.tree_util.tree_map_with_path(
     lambda path, _: value_of.get(path, zero), params)
   return groups_lib.add_up(tree, groups)
+
+
+def add_up_squares(
+  trace: trace_lib.Trace,
+  params: Any,
+  parts: list[jax.Array],
+  groups: Grouping | None,
+) -> jax.Array:
+  """Add up squared norms by group.
+
+  Args:
+    trace: The traced loss.
+    params: Its parameters, which name the groups.
+    parts: For each leaf of `trace.leaves`, its squares in parts: [n, ...].
+    groups: Function from a leaf's path to its group, or None.
+
+  Returns:
+    [num_groups, n], or [n] without `groups`.
+  """
+  parts = [trace.over_shards(leaf, x)
+           for leaf, x in zip(trace.leaves, parts, strict=True)]
+  zeros = jnp.zeros(len(parts[0]) if parts else trace.num_examples, jnp.float32)
+  index = index_of(trace, params, groups)
+  of_group = [squares.add_up(mine) if mine else zeros for mine in (
+    [x for k, x in zip(index, parts) if k == own]
+    for own in ([None] if groups is None
+                else range(*shape_of(params, groups))))]
+  if groups is None:
+    return of_group[0]
+  return jnp.stack(of_group) if of_group else zeros[None][:0]
+
+
+def of_group_and_example(x: jax.Array, values: jax.Array) -> jax.Array:
+  """Bring an array [n] into the shape of values [n] or [num_groups, n]."""
+  return jnp.broadcast_to(
+    x if x.ndim == values.ndim else x[None], values.shape)
 
 
 def shape_of(params: Any, groups: Grouping | None) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def of_microbatches(
 
 def layout(lie: _explicit_axes.Layouts, *, by_factors: bool = True) -> Any:
   """Return how the arrays of a `combine` lie, without the parameters."""
-  held = (lie.rows, P(), lie.rows, lie.rows) if by_factors else (
+  held = (lie.rows, P(), lie.rows, lie.rows, lie.rows) if by_factors else (
     lie.rows, lie.rows)
   return held, P()
 

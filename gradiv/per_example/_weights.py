@@ -54,9 +54,7 @@ def weigh(loss_fn: Callable, has_aux: bool) -> Callable:
   return weighed
 
 
-def unweigh(squares: jax.Array, weights: jax.Array | None) -> jax.Array:
+def unweigh(squares: jax.Array, weights: jax.Array) -> jax.Array:
   """Compute w_i ‖g_i‖² from ‖w_i g_i‖²; zero where w_i is zero."""
-  if weights is None:
-    return squares
   return jnp.where(
     weights == 0, 0., squares / jnp.where(weights == 0, 1., weights))

@@ -6,13 +6,17 @@ norms and a weighted sum, unless an option needs the gradients themselves.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradiv.per_example import _clipping, _written_out, norms_and_gram
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example import (
+  _clipping,
+  _split_arguments,
+  _written_out,
+  example_norms,
+)
 
 Aux = _clipping.Aux
 
@@ -137,15 +141,16 @@ def clipped_grad(
              else tuple(batch_argnums))
   clip = _clipping.Clip(l2_clip_norm, rescale_to_unit_norm, normalize_by,
                         nan_safe, grid_scale)
-  _check(which, batched)
+  _split_arguments.check(which, batched)
   returns = has_aux or return_values or return_grad_norms
   writes_out = any(x is not None for x in (
     pre_clipping_transform, dtype, spmd_axis_name, grid_scale))
 
   def sum_clipped(*args, is_padding_example=None, **kwargs):
-    n = _count([args[i] for i in batched])
-    padding = _as_padding(is_padding_example, n)
-    split = _Split(fun, which, batched, prng_argnum, keep_batch_dim, several)
+    n = _split_arguments.count([args[i] for i in batched])
+    padding = _split_arguments.as_padding(is_padding_example, n)
+    split = _split_arguments.Split(
+      fun, which, batched, prng_argnum, keep_batch_dim, several)
     loss_fn, params, batch = split(args, kwargs, n)
     if writes_out:
       total, values, norms, aux = _written_out.clipped_sum(
@@ -154,7 +159,7 @@ def clipped_grad(
         dtype=dtype, spmd_axis_name=spmd_axis_name)
     else:
       groups = clip.groups_of(params)
-      values, squares, combine = norms_and_gram.example_sq_norms(
+      values, squares, combine = example_norms.example_sq_norms(
         loss_fn, has_aux=has_aux, groups=groups,
         microbatch_size=microbatch_size)(params, batch)
       values, aux = values if has_aux else (values, None)
@@ -170,66 +175,6 @@ def clipped_grad(
       norms if return_grad_norms else None, aux if has_aux else None)
 
   return ClippedSum(sum_clipped, clip.norm_bound(), returns)
-
-
-class _Split(NamedTuple):
-  """How the arguments of the loss become parameters, batch and the rest."""
-
-  fun: Callable
-  which: tuple[int, ...]
-  batched: tuple[int, ...]
-  prng_argnum: int | None
-  keep_batch_dim: bool
-  several: bool
-
-  def __call__(self, args, kwargs, n):
-    """Return the loss of one example, the parameters and the batch."""
-    params = tuple(args[i] for i in self.which)
-    batch = {i: args[i] for i in self.batched}
-    if self.prng_argnum is not None:
-      batch[self.prng_argnum] = jax.tree.map(
-        lambda key: jax.random.split(key, n), args[self.prng_argnum])
-    rest = {i: x for i, x in enumerate(args)
-            if i not in batch and i not in self.which}
-
-    def loss_fn(params, example):
-      params = params if self.several else (params,)
-      given = {**rest, **dict(zip(self.which, params)), **example}
-      if self.keep_batch_dim:
-        for i in self.batched:
-          given[i] = jax.tree.map(lambda x: x[None], given[i])
-      return self.fun(*(given[i] for i in range(len(args))), **kwargs)
-
-    return loss_fn, params if self.several else params[0], batch
-
-
-def _check(which, batched):
-  if not batched:
-    raise ValueError('batch_argnums=(): Batch Argnums must not be empty')
-  if min(which + batched) < 0:
-    raise ValueError(f'argnums={which} and batch_argnums={batched}: must be '
-                     'at least 0')
-  if both := sorted({*which} & {*batched}):
-    raise ValueError(f'argnums={which} and batch_argnums={batched}: overlap '
-                     f'in {both}, but what is differentiated is no batch')
-
-
-def _count(batches):
-  try:
-    return trace_lib.count_examples(batches)
-  except ValueError as error:
-    raise ValueError('the arguments of batch_argnums must have the same size '
-                     f'along axis 0: {error}') from error
-
-
-def _as_padding(padding, n):
-  if padding is None:
-    return jnp.zeros(n, bool)
-  if jnp.shape(padding) != (n,) or jnp.result_type(padding) != jnp.bool_:
-    raise ValueError(
-      f'is_padding_example has shape {jnp.shape(padding)} and dtype '
-      f'{jnp.result_type(padding)}: must be ({n},) of bool')
-  return jnp.asarray(padding)
 
 
 def _without_axis_of_one(x):

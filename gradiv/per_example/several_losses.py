@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradiv._common.layout import Grouping
-from gradiv.per_example import norms_and_gram
+from gradiv.per_example import example_grams
 
 
 def loss_gram(
@@ -62,7 +62,7 @@ def loss_gram(
       losses, aux = _pair(losses_fn, has_aux, params, *args)
       return losses[index], aux
 
-    (losses, aux), gram, combine = norms_and_gram.example_gram(
+    (losses, aux), gram, combine = example_grams.example_gram(
       one_loss, has_aux=True, groups=groups)(
         params, jnp.arange(shapes.shape[0]))
     if has_aux:

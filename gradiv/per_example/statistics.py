@@ -19,13 +19,12 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from gradiv import workers
-from gradiv._common import trees
 from gradiv._common.layout import Grouping
 from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments
 from gradiv.per_example import (
   _arguments,
-  _by_group,
+  _batch_sums,
   _explicit_axes,
   _microbatches,
   _weights,
@@ -143,24 +142,32 @@ def example_moments(
     scale = 1 / jnp.maximum(units, least).astype(jnp.result_type(float))
     trace = trace_lib.Trace(
       loss, has_aux, params, _microbatches.first(batch, size),
-      only_sums=mask is None and metric is None)
+      only_sums=mask is None and metric is None,
+      scale=None if weights is not None else scale)
+    # Squares of a scale that is far from one would overflow.
+    late = trace.scale if weights is None else scale
     diagonals = _diagonals(trace, metric, params, axis_name)
     total, shared, aux = _microbatches.add_up(
-      lambda chunk: _sums(trace, params, groups, scale, diagonals, *chunk),
+      lambda chunk: _batch_sums.of_examples(
+        trace, params, groups, late, diagonals, *chunk),
       (batch, mask, weights), size)
     # What all examples share is added once, however many there are. Each of
     # several workers adds the part of its examples, so that the sum over the
     # workers is typed as common to them.
     part = jnp.float32(1) if axis_name is None else own * scale
+    if late is None:  # What is shared has been scaled.
+      part = part / scale
     total['grads'] = [
-      (g if c is None else g + _times(c.astype(g.dtype), part)).astype(
+      _batch_sums.as_dtype(
+        g if c is None else g + _batch_sums.times(c.astype(g.dtype), part),
         leaf.dtype)
       for g, c, leaf in zip(total['grads'], shared, trace.leaves)]
     if axis_name is not None:
       total = lax.psum(total, axis_name)
-    loss = _times(total['loss'], scale).astype(trace.loss_dtype)
-    moments = _moments(
-      trace, params, groups, total, count, units, scale, diagonals)
+    loss = _batch_sums.times(total['loss'], scale).astype(trace.loss_dtype)
+    moments = _batch_sums.moments(
+      trace, params, groups, total, count, units,
+      scale if late is not None else 1 / scale, diagonals)
     return ((loss, trace.unflatten_aux(aux)) if has_aux else loss,
             trace.unflatten(total['grads']), moments)
 
@@ -200,44 +207,3 @@ def _diagonals(trace, metric, params, axis_name):
   found = [d for d, x in zip(_metric.leaves_of(metric, inexact), inexact)
            for _ in range(2 if jnp.iscomplexobj(x) else 1)]
   return found if axis_name is None else workers.as_private(found, axis_name)
-
-
-def _sums(trace, params, groups, scale, diagonals, batch, mask, weights):
-  """Add up over the examples of one microbatch, as `add_up` expects."""
-  losses, aux, data = trace.run(batch, mask)
-  totals, all_squares, shared = [], [], []
-  for leaf, diagonal in zip(trace.leaves, diagonals, strict=True):
-    # Wide, since microbatches are added to it: bfloat16 stops at 256 of them.
-    dtype = trees.wide_dtype(leaf.dtype)
-    total, squares = leaf.sums(data, scale.astype(dtype), diagonal)
-    totals.append(jnp.zeros(leaf.shape, dtype) if total is None
-                  else total.astype(dtype))
-    squares = _weights.unweigh(squares, weights)
-    all_squares.append(trace.over_shards(
-      leaf, jnp.sum(jnp.where(data.mask, squares, 0))))
-    shared.append(leaf.shared(data))
-  return {
-    'grads': totals,
-    'squares': _by_group.add_up(trace, params, all_squares, groups),
-    'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
-  }, shared, aux
-
-
-def _moments(trace, params, groups, total, count, units, scale, diagonals):
-  """Return the `Moments` of the sums over all examples."""
-  squares = [
-    trace.over_shards(leaf, trees.sq_norm(
-      g if d is None else g * jnp.sqrt(d)))
-    for leaf, g, d in zip(
-      trace.leaves, total['grads'], diagonals, strict=True)]
-  square = _by_group.add_up(trace, params, squares, groups)
-  # Rounding may take it below zero if all gradients are equal.
-  deviation = jnp.maximum(_times(total['squares'], scale) - square, 0)
-  size = jnp.float32(1) if units is count else units / jnp.maximum(count, 1)
-  return Moments(
-    jnp.broadcast_to(count, square.shape),
-    jnp.broadcast_to(size, square.shape), square, deviation)
-
-
-def _times(x, scale):
-  return x * scale.astype(x.dtype)

@@ -89,6 +89,11 @@ def room(platform: str | None = None) -> int:
   return 2**18 if (platform or jax.default_backend()) == 'cpu' else 2**24
 
 
+def limits() -> tuple[int, ...]:
+  """Return all limits, on which choices rest besides shapes."""
+  return WHOLE, room(), room('cpu')
+
+
 def chunk(
   num_examples: int, numbers: int, num_shards: int = 1,
   platform: str | None = None,

@@ -124,7 +124,13 @@ class Cutter:
     if not any(term.product for term in found):
       return []
     op = see(self.program, equation, place)
-    return [] if op is None else [term.then(op) for term in found]
+    if op is None:
+      return []
+    after = [term.then(op) for term in found]
+    for old, new in zip(found, after):
+      if new.product is not old.product and not new.ops:
+        self._paths.start(new.product, equation.outs[0])
+    return after
 
   def inside(self, equation: programs.Equation, branch: int | None) -> 'Cutter':
     """Return a cutter for the body of a scan, or one branch of a cond."""

@@ -67,7 +67,7 @@ def is_requested(atom: Any) -> bool:
 
 def read(
   like_terms: LikeTerms, blocks: jax.Array, squares: jax.Array,
-  scale: jax.typing.ArrayLike,
+  scale: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
   """Make `LikeTerms.sums` of the results, one for each step of the loop.
 
@@ -75,7 +75,9 @@ def read(
     like_terms: What `request` was called with.
     blocks: Sums over the examples: [steps, z, a, b].
     squares: Squared norms of each example: [n, steps].
-    scale: Number to multiply the sum by.
+    scale: Number to multiply the sum by, or None.
   """
   block = blocks.reshape(-1, *blocks.shape[2:])
-  return like_terms.put(block * scale), jnp.sum(squares, 1)
+  if scale is not None:
+    block = block * scale
+  return like_terms.put(block), jnp.sum(squares, 1)

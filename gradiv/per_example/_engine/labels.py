@@ -29,6 +29,24 @@ def numbered(labels: Iterable[tuple[str, int]]) -> Labels:
   return tuple(found)
 
 
+def of_axes(
+  labels: Labels, shape: tuple[int, ...]
+) -> list[Labels] | None:
+  """Say of which parts each axis of an array of some shape consists.
+
+  None where a part is spread over two axes.
+  """
+  axes, rest = [], list(labels)
+  for size in shape:
+    mine: list[tuple[str, int, int]] = []
+    while rest and (math.prod(s for *_, s in mine) < size or rest[0][2] == 1):
+      mine.append(rest.pop(0))
+    if math.prod(s for *_, s in mine) != size:
+      return None
+    axes.append(tuple(mine))
+  return axes
+
+
 def transposed(
   labels: Labels, shape: tuple[int, ...], permutation: tuple[int, ...]
 ) -> Labels | None:
@@ -38,14 +56,9 @@ def transposed(
     The labels afterwards; None where a part is spread over two axes, as no
     label can then say where it lies.
   """
-  axes, rest = [], list(labels)
-  for size in shape:
-    mine: list[tuple[str, int, int]] = []
-    while rest and (math.prod(s for *_, s in mine) < size or rest[0][2] == 1):
-      mine.append(rest.pop(0))
-    if math.prod(s for *_, s in mine) != size:
-      return None
-    axes.append(mine)
+  axes = of_axes(labels, shape)
+  if axes is None:
+    return None
   return tuple(part for d in permutation for part in axes[d])
 
 

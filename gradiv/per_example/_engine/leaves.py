@@ -14,6 +14,7 @@ from gradiv.per_example._engine import (
   cut,
   inside_loop,
   like_terms as like_terms_of,
+  squares as squares_of,
   strategy,
 )
 from gradiv.per_example._engine.chunks import add_up, in_chunks
@@ -55,6 +56,7 @@ class Leaf:
       room=max(num_parameters, costs.WHOLE))
     if self.kind in ('example', 'fallback'):
       self.terms = [Term((value,))]
+    self._num_held = strategy.count(cutter.program, self.terms)
 
   @functools.cached_property
   def in_loop(self) -> Inner | None:
@@ -80,19 +82,20 @@ class Leaf:
                     for x in op.common]
 
   def sums(
-    self, data: Any, scale: jax.typing.ArrayLike = 1.,
+    self, data: Any, scale: jax.Array | None = None,
     metric: jax.Array | None = None,
   ) -> tuple[jax.Array | None, jax.Array]:
-    """Compute a sum over the examples, and ‖g_i‖²: [n].
+    """Compute a sum over the examples, and ‖g_i‖².
 
     Args:
       data: `Data` of the trace.
-      scale: Number to multiply the sum by.
+      scale: Number to multiply the sum by, or None.
       metric: Weights d, like the parameter, for ‖g‖² = Σ d g².
 
     Returns:
-      Σ g_i times `scale`, without terms that are common, for which see
-      `shared`, and None if there is nothing else; and ‖g_i‖², with them.
+      Σ g_i, times `scale` if any, without terms that are common, for which see
+      `shared`, and None if there is nothing else; and ‖g_i‖², with them, in
+      parts: [n, ...], for `squares.add_up`.
     """
     if metric is None and self.in_loop in data.batched:
       blocks, squares = data.batched[self.in_loop]
@@ -104,12 +107,16 @@ class Leaf:
     if self.kind == 'products':
       return self._sums_of_products(data, scale, shared, metric)
 
+    if shared is None and metric is None and self.kind == 'example' and (
+        len(self.batched) == 1):
+      return _sums_of_rows(
+        data.batched[self.batched[0]], scale, costs.limits())
     weight = None if metric is None else metric[None]
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
-      return add_up(rows) * scale, jnp.sum(
-        _squared(own, weight).reshape(len(own), -1), -1)
+      return _scaled(add_up(rows), scale), squares_of.total(
+        _squared(own, weight))
 
     return self._in_chunks(part, data)
 
@@ -121,19 +128,47 @@ class Leaf:
     if metric is not None and shared is not None:
       along = metric * shared
     for products in self.like_terms:
-      more, square = products.sums(data.batched, scale)
+      more, square = products.sums_as_alike(data.batched, scale)
       if metric is not None:
         square = products.sq_norms_in(data.batched, metric)
       total = more if total is None else total + more
-      squares += square
+      if len(self.like_terms) == 1 and along is None:
+        return total, square
+      squares += squares_of.total(square)
       if along is not None:
         squares += 2 * products.inner(data.batched, along)
     if shared is not None:
       squares += _sq_norm(shared, metric)
     return total, squares
 
+  @property
+  def _keeps_products(self) -> bool:
+    """Whether products that norms are computed from are kept for `weighted`.
+
+    They are if the norms need them written out, and they are no larger than
+    what they are made of, which is then not needed any more.
+    """
+    if self.kind != 'products' or len(self.like_terms) > 1 or self.common or (
+        self.dtype.itemsize < 4):
+      return False
+    (products,) = self.like_terms
+    z, _, a, b = products.sizes
+    return products.way.name == 'direct' and z * a * b <= self._num_held and (
+      not any(term.product.is_sparse for term in products.terms))
+
+  def norms(self, data: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Compute ‖g_i‖² in parts, and products to keep for `weighted`, if any."""
+    if not self._keeps_products:
+      return self.sums(data)[1], None
+    products = self.like_terms[0].rows(data.batched)
+    return squares_of.total(jnp.square(products)), products
+
   def weighted(self, data: Any, weights: jax.Array) -> jax.Array:
     """Compute Σ w_i g_i, leaving out examples of weight zero."""
+    if self.value in data.products:
+      products = data.products[self.value]
+      return self.like_terms[0].put(add_up(_weigh(
+        products, weights.astype(products.dtype)))).astype(self.dtype)
     shared = self.shared(data)
     weights = weights.astype(trees.wide_dtype(self.dtype))
     common: Any = 0 if shared is None else jnp.sum(weights) * shared
@@ -230,6 +265,22 @@ def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
 
 def _sq_norm(x, metric):
   return trees.sq_norm(x) if metric is None else jnp.sum(_squared(x, metric))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sums_of_rows(rows, scale, limits):
+  """Compute Σ g_i times `scale`, and ‖g_i‖² in parts, of gradients [n, ...].
+
+  The limits are those of `costs`, which choices rest on.
+  """
+  del limits
+  part = lambda rows: (_scaled(add_up(rows['g']), scale), squares_of.kept(
+    _squared(rows['g'], None)))
+  return in_chunks(part, {'g': rows}, math.prod(rows.shape[1:]))
+
+
+def _scaled(x, scale):
+  return x if scale is None else x * scale
 
 
 def _squared(x, metric):

@@ -5,6 +5,7 @@ Joining the positions k and l makes one product of it, cross terms included:
 its norm is that of the sum, and the cost is one more row per position.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import compat, trees
-from gradiv.per_example._engine import costs, factors, terms as terms_of
+from gradiv.per_example._engine import (
+  alike,
+  costs,
+  factors,
+  squares as squares_of,
+  terms as terms_of,
+)
 from gradiv.per_example._engine.chunks import add_up, in_chunks
 from gradiv.per_example._engine.values import Atom
 
@@ -57,17 +64,45 @@ class LikeTerms:
     """The values that the products are made of."""
     return [x for term in self.terms for x in term.operands]
 
-  def sums(
-    self, data: Data, scale: jax.typing.ArrayLike = 1.
+  @functools.cached_property
+  def _recipe(self) -> alike.Recipe | None:
+    return alike.recipe(self)
+
+  def sums_as_alike(
+    self, data: Data, scale: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Compute Σ_i P_i times `scale`, like the parameter, and ‖P_i‖²: [n]."""
-    block, squares = self.blocks(data, scale)
+    """Do as `sums`, traced once for all products that are alike."""
+    if self._recipe is None:
+      return self.sums(data, scale)
+    return alike.sums(
+      self._recipe, [data[x] for x in dict.fromkeys(self.operands)], scale)
+
+  def sums(
+    self, data: Data, scale: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Compute Σ_i P_i, like the parameter, times `scale` if any; and ‖P_i‖².
+
+    The squares are [n, ...], still to be added up over what is behind n.
+    """
+    block, squares = self._blocks(data, scale)
     return self.put(block), squares
 
-  def blocks(
-    self, data: Data, scale: jax.typing.ArrayLike = 1.
-  ) -> tuple[Any, jax.Array]:
-    """Compute Σ_i P_i times `scale` as [z, a, b], and ‖P_i‖²: [n]."""
+  def blocks(self, data: Data) -> tuple[Any, jax.Array]:
+    """Compute Σ_i P_i as [z, a, b], and ‖P_i‖²: [n]."""
+    block, squares = self._blocks(data, None)
+    return block, jnp.maximum(squares_of.total(squares), 0)
+
+  def rows(self, data: Data) -> jax.Array:
+    """Write the products of all examples out: [n, z, a, b]."""
+    data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
+    return in_chunks(lambda data: ((), self._product(data)), data,
+                     z * a * b + self.num_extra)[1]
+
+  def _product(self, data) -> Any:
+    return sum(factors.product(u, v, self.precision)
+               for u, v in self.pairs(data))
+
+  def _blocks(self, data, scale) -> tuple[Any, jax.Array]:
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
     if self.way.name == 'direct':
       total, squares = in_chunks(
@@ -82,29 +117,32 @@ class LikeTerms:
       total, squares = None, self._squares(data)
     if total is None:
       pairs = self.pairs(data)
-      if all(factors.dtype_of(*pair).itemsize >= 4 for pair in pairs):
+      if scale is not None and all(
+          factors.dtype_of(*pair).itemsize >= 4 for pair in pairs):
         # Scaling a factor rather than the sum saves writing the sum twice. Not
         # in bfloat16, where 1/n may be off by 0.4 % for all examples alike.
-        pairs, scale = [_scaled(pair, scale) for pair in pairs], 1.
+        pairs, scale = [_scaled(pair, scale) for pair in pairs], None
       total = self._sum_of(pairs)
-    return total * scale, squares
+    return total if scale is None else total * scale, squares
 
   def _squares(self, data):
-    """Compute ‖P_i‖² from inner products of the factors."""
+    """Compute ‖P_i‖² from inner products of the factors: [n, ...]."""
     pairs = self.pairs(data)
     if self.way.name == 'outer':
       (u, v), = pairs
-      return jnp.sum(factors.sq_norms(u) * factors.sq_norms(v), -1)
+      return factors.sq_norms(u) * factors.sq_norms(v)
+    parts = _sq_norms_of_sum(pairs)
+    if len(parts) == 1 and not self.num_extra:
+      return squares_of.kept(parts[0])
     # A sum of numbers of either sign: where they cancel, rounding is left.
-    return jnp.maximum(_sq_norms_of_sum(pairs), 0)
+    return jnp.maximum(sum(map(squares_of.total, parts)), 0)
 
   def _sum_of(self, pairs):
     return sum(factors.product_sum(u, v, self.precision) for u, v in pairs)
 
   def _write_out(self, data):
     """Write the products out; return their sum, if cheap, and ‖P_i‖²."""
-    block: Any = sum(factors.product(u, v, self.precision)
-                     for u, v in self.pairs(data))
+    block = self._product(data)
     squares = jnp.sum(jnp.square(block), (1, 2, 3))
     if any(term.product.is_sparse for term in self.terms):
       # Few rows of each product are not zero: cheaper to sum from the factors.
@@ -145,9 +183,8 @@ class LikeTerms:
       return (), jnp.maximum(jnp.sum(both, (-1, -2, -3)), 0)
 
     def written_out(data):
-      products: Any = sum(factors.product(u, v, self.precision)
-                          for u, v in self.pairs(data))
-      return (), jnp.sum(jnp.square(products) * block[None], (1, 2, 3))
+      return (), jnp.sum(
+        jnp.square(self._product(data)) * block[None], (1, 2, 3))
 
     if self.way.name == 'outer':
       return in_chunks(of_squares, data, max(self.num_extra, 1))[1]
@@ -223,16 +260,17 @@ def _scaled(pair, scale):
 
 
 def _sq_norms_of_sum(pairs):
-  """Compute ‖Σ_s Σ_k u_k ⊗ v_k‖² = Σ_st Σ_kl ⟨u_k, x_l⟩⟨v_k, y_l⟩: [n].
+  """Compute ‖Σ_s Σ_k u_k ⊗ v_k‖² = Σ_st Σ_kl ⟨u_k, x_l⟩⟨v_k, y_l⟩.
 
-  s and t run over the pairs (u, v) and (x, y).
+  s and t run over the pairs (u, v) and (x, y). Returns, for each s and t ≤ s,
+  the summands [n, z, k, l].
   """
-  total = 0
+  parts = []
   for s, (u, v) in enumerate(pairs):
     for t, (x, y) in enumerate(pairs[:s + 1]):
       both = factors.inner(u, x) * factors.inner(v, y)
-      total += (1 if s == t else 2) * jnp.sum(both, (-1, -2, -3))
-  return total
+      parts.append(both if s == t else 2 * both)
+  return parts
 
 
 def _gram_by_factors(pairs, n, numbers):

@@ -6,6 +6,7 @@ norms can still be read off the factors. Any other linear equation needs the
 product written out.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,11 @@ def reshaped(program: Any, equation: Any, place: int = 0) -> LinearOp:
   """Describe an equation that only changes the shape of its operand."""
   del program, place
   shape = equation.outs[0].aval.shape
-  return LinearOp('reshape', shape, lambda x: x.reshape(shape))
+  return LinearOp('reshape', shape, functools.partial(_reshaped, shape))
+
+
+def _reshaped(shape, x):
+  return x.reshape(shape)
 
 
 def unchanged(program: Any, equation: Any, place: int = 0) -> LinearOp:
@@ -99,4 +104,8 @@ def boxed(shape: tuple[int, ...], box: Box) -> LinearOp:
   """
   pads = [(low, size - high, 0) for (low, high), size in zip(box, shape)]
   return LinearOp('box', (shape, box),
-                  lambda x: lax.pad(x, jnp.zeros((), x.dtype), pads), box=box)
+                  functools.partial(_padded, tuple(pads)), box=box)
+
+
+def _padded(pads, x):
+  return lax.pad(x, jnp.zeros((), x.dtype), pads)

@@ -38,6 +38,21 @@ def scalar(loss: Any, has_aux: bool) -> None:
       'for one example' + is_pair * '; or a pair, with has_aux=True')
 
 
+def is_wide(jaxpr: Any) -> bool:
+  """Return whether no number of a program is narrower than float32."""
+  for equation in jaxpr.eqns:
+    if any(jnp.issubdtype(x.aval.dtype, jnp.floating)
+           and x.aval.dtype.itemsize < 4
+           for x in equation.invars + equation.outvars
+           if hasattr(x.aval, 'dtype')):
+      return False
+    for inner in jax.tree.leaves(list(equation.params.values())):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns') and not is_wide(inner):
+        return False
+  return True
+
+
 def separate(
   jaxpr: Any, params: list[Any], batch: list[Any]
 ) -> frozenset[str]:

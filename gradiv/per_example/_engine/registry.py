@@ -22,8 +22,9 @@ class Primitive:
       apply. Sees the result as Σ_k u_k ⊗ v_k: a gradient can be cut here.
     linear: (program, equation, place) -> how the result depends on the operand
       at `place`, if only that one differs between examples: a `LinearOp`; a
-      number or a scalar value that it is multiplied by; or None if it is not
-      linear in that operand. The walk back goes on through it.
+      number or a scalar value that it is multiplied by; `scaled_factors.Along`
+      for an array that multiplies it; or None if it is not linear in that
+      operand. The walk back goes on through it.
     terms: (cutter, equation, out) -> the terms of the result number `out`, or
       [] if none are found. Takes the place of `Cutter.product_or_linear`, for
       primitives with several results, sums, loops and the like.

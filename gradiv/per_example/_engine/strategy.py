@@ -68,12 +68,12 @@ def choose(
   if not why:
     return Strategy('products', '', like_terms)
   # Rows no larger than what they are made of cost no memory; nor do few.
-  held = n * _count(program, products)
+  held = n * count(program, products)
   if n * width <= min(room, max(held, costs.room())):
     return Strategy(
       'example', f'{why}; no larger than its operands', like_terms)
   # Terms that are no product would be held of all examples at once.
-  if n * _count(program, whole) > room:
+  if n * count(program, whole) > room:
     return Strategy('fallback', why, like_terms)
   return Strategy('mixture', why, like_terms)
 
@@ -103,7 +103,7 @@ def _joined(products, num_examples):
   return [LikeTerms(terms, num_examples) for terms in alike.values()]
 
 
-def _count(program, terms):
+def count(program, terms):
   """Count the numbers, per example, that the operands of terms hold."""
   return sum(math.prod(program.shape_and_dtype(x)[0])
              for term in terms for x in term.operands)

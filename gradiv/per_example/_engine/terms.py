@@ -18,6 +18,7 @@ from gradiv.per_example._engine import (
   factors as factors_of,
   labels as labels_of,
   outer_product,
+  scaled_factors,
 )
 from gradiv.per_example._engine.labels import Labels
 from gradiv.per_example._engine.linear import LinearOp
@@ -179,8 +180,12 @@ class Term:
     arrays[self.scaled] = x * jnp.asarray(self.constant, x.dtype)
     return arrays
 
-  def then(self, op: LinearOp | complex | Value) -> 'Term':
+  def then(
+    self, op: LinearOp | complex | Value | scaled_factors.Along
+  ) -> 'Term':
     """Put a linear equation, or a multiplication, behind the term."""
+    if isinstance(op, scaled_factors.Along):
+      return scaled_factors.scaled(self, op) or self.then(op.otherwise)
     if isinstance(op, complex):
       op = LinearOp('times', op, lambda x, by=op: x * by, is_isometric=False)
     if isinstance(op, float):

@@ -18,7 +18,9 @@ from gradiv.per_example._engine import (
   parameters,
   program,
   promotion,
+  squares,
   terms,
+  values as values_of,
 )
 
 
@@ -30,6 +32,8 @@ class Data(NamedTuple):
     common: Values that do not depend on the example.
     examples: The leaves of the batch.
     mask: Which examples count: [n].
+    products: Gradients of all examples that are kept, by their value in the
+      program: [n, z, a, b].
     recompute: (values, examples) -> these values, by running the program again
       on some examples. Used by leaves that fall back, whose gradients would
       not fit for all examples at once.
@@ -39,6 +43,7 @@ class Data(NamedTuple):
   common: terms.Data
   examples: Any
   mask: jax.Array
+  products: dict[values_of.Value, jax.Array]
   recompute: Callable[..., list[jax.Array]]
 
 
@@ -56,21 +61,39 @@ class Trace:
     common: The values that they need once.
     fixed: The inputs that all examples share: the parameters, and traced
       values that the loss closes over.
+    scale: What is left to multiply gradients by, or None.
   """
 
   def __init__(
     self, loss_fn: Callable, has_aux: bool, params: Any, batch: Any,
-    only_sums: bool = False,
+    only_sums: bool = False, scale: jax.Array | None = None,
   ):
+    """Trace a loss.
+
+    Args:
+      loss_fn: Function (params, example) -> loss or, with `has_aux`, a pair.
+      has_aux: Whether it returns (loss, aux).
+      params: The parameters.
+      batch: The examples; their shapes are enough.
+      only_sums: Whether sums over the examples, and norms, will be all.
+      scale: Number to multiply gradients by, or None.
+    """
     self.num_examples = count_examples(batch)
     self._parameters = parameters.Parameters(params)
     self.paths = self._parameters.paths
     values = self._parameters.parts(params)
+    # What the backward pass starts from: an input, if it is to be scaled.
+    self._seed = [] if scale is None else [jnp.ones_like(scale)]
     closed, shapes = self._traced(loss_fn, has_aux, values, batch)
+    self.scale = scale
+    # In few bits, 1/n would be off for all examples alike, or too small.
+    if scale is not None and loss_checks.is_wide(closed.jaxpr):
+      self._seed, self.scale = [scale], None
     self._model_axes = loss_checks.separate(
       closed.jaxpr, values, jax.tree.leaves(batch))
     self.program = program.Program(closed)
-    sources = self.program.inputs[len(values):]
+    inputs = self.program.inputs
+    sources = inputs[len(values):len(inputs) - len(self._seed)]
     self.fixed: list[Any] | None = [*values, *self._captured(len(values))]
     self._aux_def = jax.tree.structure(shapes[1])
     outs = self.program.outputs
@@ -112,13 +135,13 @@ class Trace:
     return other
 
   def over_shards(self, leaf: leaves_of.Leaf, x: jax.Array) -> jax.Array:
-    """Add up what the shards of a parameter contribute, on several devices.
+    """Add up squares [n, ...] of the shards of a parameter, on several devices.
 
     Inside `jax.shard_map`, a loss may be computed by several devices together,
     each with a part of the parameters, and with collectives between them.
     """
     axes = compat.varying_axes(leaf.value.aval) & self._model_axes
-    return lax.psum(x, tuple(sorted(axes))) if axes else x
+    return lax.psum(squares.total(x), tuple(sorted(axes))) if axes else x
 
   def _traced(self, loss_fn, has_aux, values, batch):
     """Trace (params, example) -> (loss, aux, grads) on one example."""
@@ -126,13 +149,14 @@ class Trace:
       lambda batch: jax.tree.map(lambda x: x[0], batch), batch)
     flat, example_def = jax.tree.flatten(example)
 
-    def run(values, flat):
+    def run(values, flat, *seed):
       return _value_and_grad(loss_fn, has_aux, self._parameters, values,
-                             example_def.unflatten(flat))
+                             example_def.unflatten(flat), *seed)
 
     try:
       with promotion.of_user():
-        return jax.make_jaxpr(run, return_shape=True)(values, flat)
+        return jax.make_jaxpr(run, return_shape=True)(
+          values, flat, *self._seed)
     except NameError as error:
       if 'unbound axis' not in str(error):
         raise
@@ -158,7 +182,8 @@ class Trace:
     """
     rows = [jnp.asarray(x) for x in jax.tree.leaves(batch)]
     constants: Any = self.fixed if fixed is None else fixed
-    common = self.program.run([*constants, *[None] * len(rows)], self.common)
+    common = self.program.run(
+      [*constants, *[None] * len(rows), *self._seed], self.common)
     values = self._run_all(
       constants, [*self._results, *self.batched], rows, effects)
     losses, *aux = values[:len(self._results)]
@@ -167,24 +192,27 @@ class Trace:
       mask = jnp.ones(self.num_examples, bool)
     else:
       batched = [leaves_of.keep_some(x, mask) for x in batched]
-    return losses, aux, self.pack((batched, common, rows, mask, constants))
+    return losses, aux, self.pack((batched, common, rows, mask, {}, constants))
 
   def pack(self, arrays: tuple) -> Data:
     """Make `Data` of the arrays that `unpack` returns."""
-    batched, common, rows, mask, fixed = arrays
+    batched, common, rows, mask, products, fixed = arrays
     return Data(
       dict(zip(self.batched, batched)), dict(zip(self.common, common)), rows,
-      mask, functools.partial(self._run_all, fixed))
+      mask, {self.leaves[i].value: x for i, x in products.items()},
+      functools.partial(self._run_all, fixed))
 
   def unpack(self, data: Data) -> tuple:
     """Return the arrays of `Data`, a pytree that may leave `jax.jit`."""
     return ([data.batched[x] for x in self.batched],
             [data.common[x] for x in self.common], data.examples, data.mask,
-            self.fixed)
+            {i: data.products[leaf.value] for i, leaf in enumerate(self.leaves)
+             if leaf.value in data.products}, self.fixed)
 
   def _run_all(self, fixed, wanted, rows, effects=False):
     """Run the program of one example over all rows."""
-    run = lambda row: self.program.run([*fixed, *row], wanted, effects)
+    run = lambda row: self.program.run(
+      [*fixed, *row, *self._seed], wanted, effects)
     # Sums from inside of loops have no example axis; their squares do.
     axes = [(None, 0) if inside_loop.is_requested(x) else 0 for x in wanted]
     return jax.vmap(run, out_axes=axes)(rows)
@@ -198,8 +226,13 @@ class Trace:
     return self._aux_def.unflatten(flat)
 
 
-def _value_and_grad(loss_fn, has_aux, parameters, values, example):
-  """Differentiate one example's loss in the floating-point parameters."""
+def _value_and_grad(
+  loss_fn, has_aux, parameters, values, example, scale=None
+):
+  """Differentiate one example's loss in the floating-point parameters.
+
+  The gradient is multiplied by the scale, the loss is not.
+  """
   moves = [jnp.issubdtype(x.dtype, jnp.floating) for x in values]
 
   def loss_of(moving):
@@ -212,7 +245,10 @@ def _value_and_grad(loss_fn, has_aux, parameters, values, example):
     return loss, aux
 
   moving = [x for x, x_moves in zip(values, moves) if x_moves]
-  (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+  loss, pull_back, aux = jax.vjp(loss_of, moving, has_aux=True)
+  seed = jnp.ones_like(loss)
+  (grads,) = pull_back(seed if scale is None else
+                       seed * scale.astype(loss.dtype))
   return loss, aux, grads
 
 

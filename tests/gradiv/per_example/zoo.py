@@ -11,6 +11,7 @@ from tests.gradiv.per_example import (
   zoo_flax,
   zoo_functions,
   zoo_layers,
+  zoo_scaled,
   zoo_tokens,
   zoo_weights,
   zoo_wide,
@@ -19,7 +20,7 @@ from tests.gradiv.per_example import (
 CASES = (
   *zoo_layers.CASES, *zoo_tokens.CASES,
   *zoo_convs.CASES, *zoo_attention.CASES,
-  *zoo_weights.CASES, *zoo_control.CASES,
+  *zoo_weights.CASES, *zoo_scaled.CASES, *zoo_control.CASES,
   *zoo_functions.CASES, *zoo_wide.CASES,
   *zoo_flax.CASES)
 NAMED = {case.name: case for case in CASES}

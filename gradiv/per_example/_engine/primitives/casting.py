@@ -1,5 +1,7 @@
 """Changes of dtype or type that leave each element where it is."""
 
+import functools
+
 import jax.numpy as jnp
 
 from gradiv.per_example._engine import linear, registry
@@ -11,7 +13,11 @@ def _cast(program, equation, place):
   del program, place
   dtype = equation.outs[0].aval.dtype
   return linear.LinearOp(
-    equation.name, str(dtype), lambda x: x.astype(dtype))
+    equation.name, str(dtype), functools.partial(_as, dtype))
+
+
+def _as(dtype, x):
+  return x.astype(dtype)
 
 
 def _terms(cutter, equation, out):

@@ -1,5 +1,6 @@
 """Convolutions: the gradient of a kernel, by patches."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -7,6 +8,11 @@ from jax import lax
 
 from gradiv.per_example._engine import linear, registry
 from gradiv.per_example._engine.outer_product import OuterProduct
+
+# Parameters of the convolution that sums over the examples as well.
+_KEPT_IN_SUM = (
+  'dimension_numbers', 'batch_group_count', 'window_strides', 'padding',
+  'lhs_dilation', 'rhs_dilation', 'precision', 'preferred_element_type')
 
 
 def _product(program, equation):
@@ -33,26 +39,29 @@ def _product(program, equation):
   spatial = [equation.outs[0].aval.shape[d] for d in dims.out_spec[2:]]
   z, rank = params['batch_group_count'], len(spatial)
   n, o = x_shape[0] // z, y_shape[0] // z
-  windows = list(zip(params['padding'], params['lhs_dilation'],
-                     params['window_strides'], params['rhs_dilation'],
-                     spatial, y_shape[2:]))
+  windows = tuple(zip(params['padding'], params['lhs_dilation'],
+                      params['window_strides'], params['rhs_dilation'],
+                      spatial, y_shape[2:]))
   # In which order the output holds the parts of a: batch, then each position.
-  parts = sorted(range(1 + rank), key=lambda i: dims.out_spec[i and i + 1])
-
-  def make_factors(x, y):
-    x = _patches(x.transpose(dims.lhs_spec), z, windows, parts)
-    y = y.transpose(dims.rhs_spec).reshape(z, o, -1)
-    return x.reshape(z, k, -1), y.swapaxes(1, 2)
-
+  parts = tuple(sorted(range(1 + rank),
+                       key=lambda i: dims.out_spec[i and i + 1]))
   labels = {dims.out_spec[0]: [('a', n)],
             dims.out_spec[1]: [('z', z), ('b', o)]}
   labels |= {d: [('a', s)] for d, s in zip(dims.out_spec[2:], spatial)}
   k, a = math.prod(y_shape[1:]), n * math.prod(spatial)
   return OuterProduct(
-    (x, y), make_factors,
+    (x, y), functools.partial(_make_factors, dims, windows, parts, (z, k, o)),
     tuple(label for d in sorted(labels) for label in labels[d]),
     (z, k, a, o), scaled=1, num_extra=z * k * a, precision=params['precision'],
-    add_up=lambda x, y: _add_up(x, y, params))
+    add_up=functools.partial(_add_up, tuple(
+      (name, params[name]) for name in _KEPT_IN_SUM)))
+
+
+def _make_factors(dims, windows, parts, sizes, x, y):
+  z, k, o = sizes
+  x = _patches(x.transpose(dims.lhs_spec), z, windows, parts)
+  y = y.transpose(dims.rhs_spec).reshape(z, o, -1)
+  return x.reshape(z, k, -1), y.swapaxes(1, 2)
 
 
 def _patches(x, z, windows, parts):
@@ -70,21 +79,17 @@ def _patches(x, z, windows, parts):
   return x.transpose(0, 2, *range(4, 4 + 2 * rank, 2), *map(at, parts))
 
 
-def _add_up(x, y, params):
+def _add_up(options, x, y):
   """Sum over examples by one plain convolution, without patches.
 
   The examples join the features that are summed.
   """
-  dims = params['dimension_numbers']
+  options = dict(options)
+  dims = options['dimension_numbers']
   x, y = (jnp.moveaxis(v, 0, d).reshape(
     *v.shape[1:d + 1], -1, *v.shape[d + 2:])
     for v, d in ((x, dims.lhs_spec[1]), (y, dims.rhs_spec[1])))
-  return lax.conv_general_dilated(
-    x, y, dimension_numbers=dims,
-    batch_group_count=params['batch_group_count'],
-    **{name: params[name] for name in (
-      'window_strides', 'padding', 'lhs_dilation', 'rhs_dilation',
-      'precision', 'preferred_element_type')})
+  return lax.conv_general_dilated(x, y, **options)
 
 
 def _unfold(x, axis, padding, dilation, stride, step, size, positions):

@@ -1,5 +1,6 @@
 """Matrix products: dense layers, einsums, attention heads."""
 
+import functools
 import math
 
 from gradiv.per_example._engine import linear, registry
@@ -22,15 +23,19 @@ def _product(program, equation):
   z, k = size(x, x_batch), size(x, x_sum)
   a, b = size(x, x_free), size(y, y_free)
 
-  def make_factors(x, y):
-    return (x.transpose(*x_batch, *x_sum, *x_free).reshape(z, k, a),
-            y.transpose(*y_batch, *y_sum, *y_free).reshape(z, k, b))
-
   labels = ([('z', x.aval.shape[d]) for d in x_batch]
             + [('a', x.aval.shape[d]) for d in x_free]
             + [('b', y.aval.shape[d]) for d in y_free])
+  make_factors = functools.partial(
+    _make_factors, ((*x_batch, *x_sum, *x_free), (*y_batch, *y_sum, *y_free)),
+    ((z, k, a), (z, k, b)))
   return OuterProduct((x, y), make_factors, tuple(labels), (z, k, a, b),
                       scaled=1, precision=equation.params['precision'])
+
+
+def _make_factors(orders, shapes, x, y):
+  return tuple(v.transpose(order).reshape(shape)
+               for v, order, shape in zip((x, y), orders, shapes))
 
 
 def _flops(program, index):

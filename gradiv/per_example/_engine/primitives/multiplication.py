@@ -1,10 +1,11 @@
 """Elementwise products, and sums over them: outer products by broadcasting."""
 
+import functools
 import math
 
 import jax.numpy as jnp
 
-from gradiv.per_example._engine import linear, registry
+from gradiv.per_example._engine import linear, registry, scaled_factors
 from gradiv.per_example._engine.outer_product import OuterProduct
 
 
@@ -28,19 +29,23 @@ def _product(program, equation, summed=()):
     return None
   sizes = {role: math.prod(shape[d] for d in axes[role]) for role in axes}
 
-  def make_factors(x, y):
-    def arrange(v, held, last):
-      order = [held.index(d) for role in ('z', 'k', last) for d in axes[role]]
-      ones = tuple(i for i, d in enumerate(held) if shape[d] == 1)
-      v = v.transpose(*ones, *order)
-      return v.reshape(sizes['z'], sizes['k'], sizes[last])
-    return arrange(x, x_axes, 'a'), arrange(y, y_axes, 'b')
+  def arranged(held, last):
+    order = [held.index(d) for role in ('z', 'k', last) for d in axes[role]]
+    ones = [i for i, d in enumerate(held) if shape[d] == 1]
+    return (*ones, *order), (sizes['z'], sizes['k'], sizes[last])
 
+  make_factors = functools.partial(
+    _make_factors, arranged(x_axes, 'a'), arranged(y_axes, 'b'))
   roles = {d: role for role in ('a', 'b', 'z') for d in axes[role]}
   labels = tuple((roles[d], shape[d]) for d in range(len(shape)) if d in roles)
   return OuterProduct((x, y), make_factors, labels,
                       (sizes['z'], sizes['k'], sizes['a'], sizes['b']),
                       scaled=1)
+
+
+def _make_factors(of_x, of_y, x, y):
+  return tuple(v.transpose(order).reshape(shape)
+               for v, (order, shape) in ((x, of_x), (y, of_y)))
 
 
 def _product_of_sum(program, equation):
@@ -68,10 +73,10 @@ def _unbroadcast(program, value):
 
 
 def _times(program, equation, place):
-  """Multiplying by a scalar keeps the product behind; by an array, not."""
+  """Multiplying by a scalar keeps the product behind; by an array, it may."""
   scalar = _scalar(program, equation.ins[1 - place])
   if scalar is None:
-    return linear.applied(program, equation, place)
+    return _along(program, equation, place)
   return _factor(program, equation, place, scalar)
 
 
@@ -81,7 +86,24 @@ def _divided(program, equation, place):
   scalar = _scalar(program, equation.ins[1])
   if scalar is not None and scalar.number:
     return 1 / scalar.number
-  return linear.applied(program, equation, place)
+  return _along(program, equation, place)
+
+
+def _along(program, equation, place):
+  """Describe a product with, or quotient by, an array common to examples."""
+  shape, value = equation.outs[0].aval.shape, equation.ins[1 - place]
+  axes = [d if size == shape[d] else None
+          for d, size in enumerate(value.aval.shape)]
+  while (made := program.made_by(value)) is not None:
+    if made.name != 'broadcast_in_dim' or len(made.ins) != 1:
+      break
+    (source,), kept = made.ins, made.params['broadcast_dimensions']
+    axes = [axes[d] if size == value.aval.shape[d] else None
+            for d, size in zip(kept, source.aval.shape)]
+    value = source
+  return scaled_factors.Along(
+    value, tuple(axes), shape, equation.name == 'div',
+    linear.applied(program, equation, place))
 
 
 def _factor(program, equation, place, scalar):

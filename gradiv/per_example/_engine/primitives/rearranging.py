@@ -1,5 +1,9 @@
 """Changes of shape and order: the elements of the product stay the same."""
 
+import functools
+
+from jax import lax
+
 from gradiv.per_example._engine import labels, linear, registry
 
 
@@ -8,8 +12,12 @@ def _transposed(program, equation, place):
   order = tuple(equation.params['permutation'])
   shape = equation.ins[place].aval.shape
   return linear.LinearOp(
-    'transpose', order, lambda x: x.transpose(order),
+    'transpose', order, functools.partial(_transpose, order),
     relabel=lambda found: labels.transposed(found, shape, order))
+
+
+def _transpose(order, x):
+  return lax.transpose(x, order)
 
 
 def _reversed(program, equation, place):

@@ -1,5 +1,6 @@
 """Additions at an index: the gradient of an embedding, or of w[index]."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -34,20 +35,25 @@ def _product(program, equation):
   a = math.prod(shape[d] for d in rows)
   b = math.prod(s for d, s in enumerate(shape) if d not in rows)
   k = updates.aval.size // max(b, 1)
-  places = [shape[d] - windows[d] + 1 for d in indexed]
-  strides = [math.prod(shape[e] for e in rows if e > d) * (d in rows)
-             for d in indexed]
-
-  def make_factors(index, updates):
-    flat = _flat_index(index.reshape(-1, len(indexed)), places, strides, clips)
-    order = [d for d in range(updates.ndim)
-             if d not in dims.update_window_dims]
-    rest = updates.transpose(*order, *dims.update_window_dims)
-    return factors.OneHot(flat[None], a), rest.reshape(1, k, b)
-
+  places = tuple(shape[d] - windows[d] + 1 for d in indexed)
+  strides = tuple(math.prod(shape[e] for e in rows if e > d) * (d in rows)
+                  for d in indexed)
+  order = [d for d in range(updates.aval.ndim)
+           if d not in dims.update_window_dims]
+  make_factors = functools.partial(
+    _make_factors, (*order, *dims.update_window_dims), (k, a, b),
+    (places, strides, clips))
   labels = tuple(('a' if d in rows else 'b', s) for d, s in enumerate(shape))
   return OuterProduct((index, updates), make_factors, labels, (1, k, a, b),
                       scaled=1, is_sparse=True)
+
+
+def _make_factors(order, sizes, flattening, index, updates):
+  k, a, b = sizes
+  places, *_ = flattening
+  flat = _flat_index(index.reshape(-1, len(places)), *flattening)
+  return (factors.OneHot(flat[None], a),
+          updates.transpose(order).reshape(1, k, b))
 
 
 def _windows(dims, shape, updates):
