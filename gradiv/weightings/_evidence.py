@@ -52,7 +52,7 @@ def update(
   # Those that are equal share what is won.
   share = largest / jnp.maximum(largest.sum(-1, keepdims=True), 1)
   won = takes_part.sum(-1, keepdims=True) * share
-  stakes = jnp.asarray(STAKES)[:, None]
+  stakes = jnp.asarray(STAKES)[None, :, None]
   factor = 1 - stakes + stakes * won[:, None]
   factor = jnp.where(takes_part[:, None], factor, 1)
   most = limit + np.log(2 * log_sums.shape[0] * log_sums.shape[1])
@@ -60,6 +60,6 @@ def update(
 
 
 def of_workers(log_sums: jax.Array) -> jax.Array:
-  """Return log of the mean of M over scores and stakes, [n]."""
-  return jax.nn.logsumexp(log_sums, (0, 1)) - np.log(
-    log_sums.shape[0] * log_sums.shape[1])
+  """Return log of the mean of M over scores and stakes, [..., n]."""
+  *_, num_scores, num_stakes, _ = log_sums.shape
+  return jax.nn.logsumexp(log_sums, (-3, -2)) - np.log(num_scores * num_stakes)

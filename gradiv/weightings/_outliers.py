@@ -45,10 +45,10 @@ def measure(gram: jax.Array, present: jax.Array) -> Seen:
   cosine = jnp.where(present, _leave_one_out(gram), jnp.nan)
   lower = jnp.nanmedian(cosine) - cosine
   # Of two, none is the odd one.
-  takes_part = present & (present.sum() > 2)
-  scores = jnp.where(takes_part, jnp.stack([longer, -longer, lower, -lower]), 0)
-  return Seen(cosine, jnp.exp(longer / 2), scores,
-              jnp.broadcast_to(takes_part, scores.shape))
+  takes_part = jnp.tile(present & (present.sum() > 2), (NUM_SCORES, 1))
+  scores = jnp.stack([longer, -longer, lower, -lower])
+  return Seen(cosine, jnp.exp(longer / 2), jnp.where(takes_part, scores, 0),
+              takes_part)
 
 
 def _leave_one_out(gram):

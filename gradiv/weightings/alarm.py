@@ -83,12 +83,12 @@ def with_alarm(
   * **What lasts.** At each step, one worker has the longest gradient, one the
     shortest, one the lowest and one the highest cosine with the mean direction
     of the others, and some may be not finite. Workers that draw their examples
-    alike are equally likely to be this one. Fair bets that it is worker i gain if it is i more
-    often than one step in n; their sum over the past is the evidence against i.
-    With healthy workers, the first false alarm takes at least
-    `steps_to_false_alarm` steps on average, whatever the distribution of the
-    gradients and however it drifts. A worker that is the last in every step is
-    named after about 12 steps.
+    alike are equally likely to be this one. Fair bets that it is worker i gain
+    if it is i more often than one step in n; their sum over the past is the
+    evidence against i. With healthy workers, the first false alarm takes at
+    least `steps_to_false_alarm` steps on average, whatever the distribution of
+    the gradients and however it drifts. Of eight workers, one that is the last
+    in every step is named after about ten.
   * **Jumps**, such as a flipped bit. A worker jumps if its log norm, or its
     cosine, is `jump` times farther from the median than any worker's in the
     last 512 to 1,024 steps. For gradients that do not drift, this happens by
@@ -190,6 +190,10 @@ def read_alarm(opt_state: Any) -> Alarm:
       f'opt_state holds {len(found)} states of with_alarm: must be one; of '
       'several, pass the one to read, such as opt_state[0]')
   state, = found
+  # nnx.Optimizer wraps each array in a variable, which is itself a tree.
+  state = jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]),
+                       state._replace(then=()),
+                       is_leaf=lambda x: not isinstance(x, tuple))
   log_sums = _evidence.of_workers(state.log_sums)
   worker = jnp.argmax(log_sums, -1).astype(jnp.int32)
   is_named = jnp.max(log_sums, -1) >= state.limit
