@@ -121,8 +121,9 @@ def _healthy_step(train_set, carry, key):
   grads = _gradients(train_set, weights, draw)
   own = grads[BAD]
   at = jax.random.randint(flip, (32,), 0, own.size)
-  bits = own[at].view(jnp.uint32) ^ (jnp.uint32(1) << jnp.arange(32, dtype='u4'))
-  flipped = jax.vmap(lambda i, x: own.at[i].set(x))(at, bits.view(jnp.float32))
+  masks = jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32)
+  values = (own[at].view(jnp.uint32) ^ masks).view(jnp.float32)
+  flipped = jax.vmap(lambda i, x: own.at[i].set(x))(at, values)
   rows = _products(flipped, grads).at[:, BAD].set((flipped**2).sum(1))
   moved = jnp.linalg.norm(flipped - own, axis=1)
   harms = ~(moved <= jnp.linalg.norm(own))  # NaN is more, too

@@ -60,8 +60,8 @@ Rules for conflicting losses (multi-task learning), g_i the gradient of loss i:
   sdmgrad                 the same, near the mean      n²       can turn it
   cr_mogm                 another rule's weights jump  n        as the rule's
 
-`with_alarm` puts an alarm beside any rule, which names a worker that is not like
-the others, and `read_alarm` reads it.
+`with_alarm` puts an alarm beside any rule, which names a worker that is not
+like the others, and `read_alarm` reads it.
 
 Adding a weighting. A rule without memory is a function of the Gram matrix and
 of which gradients are present; absent ones have rows and columns of zeros:

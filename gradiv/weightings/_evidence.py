@@ -31,7 +31,10 @@ def init(num_scores: int, num_workers: int) -> jax.Array:
 
 
 def update(
-  log_sums: jax.Array, scores: jax.Array, takes_part: jax.Array, limit: jax.Array
+  log_sums: jax.Array,
+  scores: jax.Array,
+  takes_part: jax.Array,
+  limit: jax.Array,
 ) -> jax.Array:
   """Add the bets of one step.
 
