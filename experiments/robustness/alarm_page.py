@@ -14,12 +14,12 @@ _SHOWN = ('zeros', 'its gradient × −1', 'its gradient × 2', 'all labels wron
 
 def tables(found: alarms.Found) -> str:
   """Write what is found of each fault, and how often for nothing."""
-  at = alarms.STEPS_TO_FALSE_ALARM.index(1e5)
+  limit = alarms.STEPS_TO_FALSE_ALARM.index(1e5)
   rows = []
   for fault, steps in found.first_steps.items():
-    median, most = np.percentile(steps[at], (50, 90), method='higher')
+    median, most = np.percentile(steps[limit], (50, 90), method='higher')
     rows.append(f'| {fault} | {_steps(median)} | {_steps(most)} | '
-                f'{np.isfinite(steps[at]).sum()} of {steps.shape[1]} | '
+                f'{np.isfinite(steps[limit]).sum()} of {steps.shape[1]} | '
                 f'{found.wrong[fault]} |')
   seen, harms = found.by_bit
   flips = [f'| {part} | {_share(harms[bits])} | {_share(seen[bits])} |'
@@ -31,14 +31,10 @@ def tables(found: alarms.Found) -> str:
     '| one bit flipped in | does harm | is seen at once |', '|---|---|---|',
     *flips, '',
     f'Of the flips that do harm, {100 * found.harmful[at]:.1f} % are seen. '
-    f'In {found.healthy_steps:,} steps of healthy workers, '
-    f'{found.false_alarms[alarms.STEPS_TO_FALSE_ALARM.index(1e5)]} were named '
-    f'and {_count(found, at)} jumped.', ''])
-
-
-def _count(found, at):
-  share = 1 - alarms.WARM_UP * training.NUM_SEEDS / found.healthy_steps
-  return round(found.false_jumps[at] * found.healthy_steps * share)
+    f'Of healthy workers, {found.false_alarms[limit]} were named in '
+    f'{found.steps:,} steps, and a worker jumped in '
+    f'{found.false_jumps[at] * found.compared_steps:.0f} of '
+    f'{found.compared_steps:,}.', ''])
 
 
 def _steps(x):

@@ -32,8 +32,9 @@ class Found(NamedTuple):
       worker, [thresholds, seeds]; infinite if it does not within the run.
     wrong: By fault, number of seeds in which another worker was named before,
       at any threshold of 1e5 or more.
-    false_alarms: By threshold, alarms in all healthy steps, and their number.
-    healthy_steps: How many healthy steps there were.
+    false_alarms: By threshold, alarms in all healthy steps.
+    steps: How many healthy steps there were, of all seeds.
+    compared_steps: How many of them were past the first window of records.
   """
 
   false_jumps: np.ndarray
@@ -42,7 +43,8 @@ class Found(NamedTuple):
   first_steps: dict[str, np.ndarray]
   wrong: dict[str, int]
   false_alarms: np.ndarray
-  healthy_steps: int
+  steps: int
+  compared_steps: int
 
 
 def replay(grams: training.Grams) -> Found:
@@ -65,7 +67,8 @@ def replay(grams: training.Grams) -> Found:
                               invert=True).any(-1).sum())
            for fault, x in named.items()},
     false_alarms=_begins(named['zeros'][..., :begin] >= 0).sum((1, 2)),
-    healthy_steps=grams.healthy.shape[0] * begin)
+    steps=harms.shape[0] * begin,
+    compared_steps=harms.shape[0] * harms.shape[1])
 
 
 def _over(thresholds, fn):
