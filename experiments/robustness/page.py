@@ -31,7 +31,8 @@ def main(is_check: bool) -> int:
       return 0
     print(f'{PAGE} is stale: run python -m experiments.robustness')
     return 1
-  found = alarms.replay(training.train())
+  found = {name: alarms.replay(training.train(noise))
+           for name, noise in training.SETTINGS.items()}
   plots.save(alarm_page.figure(found), FIGURE)
   page = _put(before, now, BEGIN, END)
   PAGE.write_text(_put(page, alarm_page.tables(found), *ALARM))

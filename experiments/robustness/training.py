@@ -16,7 +16,7 @@ import optax
 from experiments import data
 
 NUM_WORKERS, BATCH_SIZE, BAD = 8, 16, 5
-NUM_SEEDS, STEPS, BROKEN_STEPS = 12, 3072, 300
+NUM_SEEDS, STEPS, BROKEN_STEPS = 8, 2048, 300
 RATE, HIDDEN = 0.1, 32
 
 # From the bad worker's gradient, the last one before it broke, and a key, to
@@ -29,6 +29,9 @@ SENT = {
   'its gradient × −1': lambda g, old, key: -g,
   'its gradient and noise as long': lambda g, old, key: g + _as_long(g, key),
 }
+# The share of all labels that are drawn anew and wrong at each step: without
+# any, the network comes to fit its data, and few examples carry its gradient.
+SETTINGS = {'data that are fitted': 0.0, 'noisy data': 0.1}
 # The share of the bad worker's labels that are wrong.
 WRONG_LABELS = {
   'all labels wrong': 1.0, '3 labels in 10 wrong': 0.3,
@@ -55,11 +58,19 @@ class Grams(NamedTuple):
   harms: np.ndarray
 
 
-def train(num_seeds: int = NUM_SEEDS, steps: int = STEPS) -> Grams:
-  """Train without a fault, and from there with each."""
+def train(
+  noise: float, num_seeds: int = NUM_SEEDS, steps: int = STEPS
+) -> Grams:
+  """Train without a fault, and from there with each.
+
+  Args:
+    noise: Share of all workers' labels that are wrong; see `SETTINGS`.
+    num_seeds: Number of trainings.
+    steps: Number of steps before a fault.
+  """
   arrays = data.load('digits', 'train').arrays
   images = jnp.float32(arrays['image'].reshape(len(arrays['image']), -1)) / 255
-  train_set = images, jnp.int32(arrays['label'])
+  train_set = images, jnp.int32(arrays['label']), noise
   keys = jax.random.split(jax.random.key(0), num_seeds)
   weights = jax.vmap(lambda key: _init(key, images.shape[1]))(keys)
   each = lambda step, steps: jax.jit(jax.vmap(functools.partial(
@@ -97,12 +108,13 @@ def _loss(weights, images, labels):
 
 def _gradients(train_set, weights, key, wrong: float = 0.0):
   """Draw a batch for each worker; return its gradients, [n, D]."""
-  images, labels = train_set
+  images, labels, noise = train_set
   draw, coin, other = jax.random.split(key, 3)
   shape = NUM_WORKERS, BATCH_SIZE
   rows = jax.random.randint(draw, shape, 0, len(labels))
   is_bad = jnp.arange(NUM_WORKERS)[:, None] == BAD
-  is_wrong = is_bad & (jax.random.uniform(coin, shape) < wrong)
+  limit = jnp.where(is_bad, jnp.maximum(wrong, noise), noise)
+  is_wrong = jax.random.uniform(coin, shape) < limit
   moved = labels[rows] + jax.random.randint(other, shape, 1, 10)
   shown = jnp.where(is_wrong, moved % 10, labels[rows])
   grads = jax.vmap(jax.grad(_loss), (None, 0, 0))(weights, images[rows], shown)
