@@ -1,8 +1,9 @@
-"""What each aggregation rule bears: the table of docs/robustness.md.
+"""What rules bear of bad workers, and who is bad: docs/robustness.md.
 
-  python -m experiments.robustness            # computes it, in half a minute
+  python -m experiments.robustness            # writes it, in some minutes
   python -m experiments.robustness --check    # fails where the page is stale
 
 `faults` says what bad workers send, `rules` who aggregates, and `table` what
-comes out.
+comes out. `training` breaks a worker while it trains, and `alarms` tells when
+the alarm names it.
 """

@@ -60,6 +60,9 @@ Rules for conflicting losses (multi-task learning), g_i the gradient of loss i:
   sdmgrad                 the same, near the mean      n²       can turn it
   cr_mogm                 another rule's weights jump  n        as the rule's
 
+`with_alarm` puts an alarm beside any rule, which names a worker that is not
+like the others, and `read_alarm` reads it.
+
 Adding a weighting. A rule without memory is a function of the Gram matrix and
 of which gradients are present; absent ones have rows and columns of zeros:
 
@@ -98,12 +101,18 @@ The flags of `Weighting` tell `aggregate_by_weights` what else a rule needs: a
 key, n, extra rows, or only differences of gradients.
 """
 
-# The rules.
+# The rules, and the alarm that watches beside any of them.
 from gradiv.weightings.adacons import (
   AdaConsState as AdaConsState,
   adacons as adacons,
 )
 from gradiv.weightings.adasum import adasum as adasum
+from gradiv.weightings.alarm import (
+  Alarm as Alarm,
+  AlarmState as AlarmState,
+  read_alarm as read_alarm,
+  with_alarm as with_alarm,
+)
 from gradiv.weightings.aligned_mtl import aligned_mtl as aligned_mtl
 from gradiv.weightings.averaging import (
   mean as mean,

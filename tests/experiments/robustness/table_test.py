@@ -41,7 +41,7 @@ class TableTest(parameterized.TestCase):
     cls.tables = {bad: table.compute(bad) for bad in (1, 2)}
 
   def test_the_page_is_what_is_computed(self):
-    shown = page.PAGE.read_text().split(page.BEGIN)[1].split(page.END)[0]
+    shown = page.between(page.PAGE.read_text(), page.BEGIN, page.END)
     self.assertTrue(page.same(shown, page.tables()))
 
   @parameterized.parameters(1, 2)

@@ -13,6 +13,7 @@ KEY = jax.random.key(7)
 RULES = {
   'mean': w.mean(),
   'norm_clipping': w.norm_clipping(2.5),
+  'watched mean': w.with_alarm(w.mean()),
   'krum': w.krum(1),
   'multi_krum': w.krum(1, 2, power=1),
   'geometric_median': w.geometric_median(),
