@@ -60,6 +60,8 @@ class Program:
       then returns the smallest batches, and each step is one of them.
     is_single: There is one lane, and no axis of lanes in the records and in
       what `train` returns; nothing is vmapped over lanes.
+    cache: A dict, at first empty, that keeps what is compiled for further
+      programs, which must differ in lanes, data and `fetch` alone.
   """
 
   lanes: Lane
@@ -81,6 +83,7 @@ class Program:
   compute_dtype: Any = None
   control: Control | None = None
   is_single: bool = False
+  cache: dict | None = None
 
   def __post_init__(self):
     if self.accumulate < 1:
