@@ -18,11 +18,9 @@ ARMS = {'noise_scale': 'the noise scale', 'four': 'four noise scales',
 
 def held_out(config, done) -> xr.Dataset:
   """Collect what each arm ends with at each length, on the held-out seeds."""
-  fixed = [_fixed(done[f'tuning_{size}'], size) for size in config.batch_sizes]
-  steered = [xr.concat([_steered(config, done, arm, length, config.held_out)
-                        for length in config.lengths], 'length')
-             for arm in ARMS]
-  return _of_arms(config, fixed + steered).rename(seed='held_out')
+  return _over_arms(config, lambda arm: xr.concat(
+    [_ends(_runs(done, 'tuning', arm, length, config.held_out))
+     for length in config.lengths], 'length')).rename(seed='held_out')
 
 
 def choose(config, held: xr.Dataset) -> tuple[str, dict[str, int]]:
@@ -62,38 +60,33 @@ def reduce(config, done) -> xr.Dataset:
   """Collect all arms: what each ends with, and the way of the controlled."""
   held = held_out(config, done)
   best, chosen = choose(config, held)
-  fixed = [_fixed(done[f'fixed_{size}'], size) for size in config.batch_sizes]
-  steered = [_steered(config, done, arm, chosen[arm], config.seeds)
-             for arm in ARMS]
-  ends = _of_arms(config, [x.squeeze('length', drop=True)
-                           for x in fixed + steered])
-  way = xr.concat([_runs(config, done, arm, chosen[arm], config.seeds)
-                   .squeeze('length', drop=True)[['progress', 'batch_size']]
+
+  def runs(arm):
+    return _runs(done, 'final', arm, chosen[arm], config.seeds).squeeze(
+      'length')
+
+  ends = _over_arms(config, lambda arm: _ends(runs(arm)).drop_vars('length'))
+  way = xr.concat([runs(arm)[['progress', 'batch_size']].drop_vars('length')
                    for arm in ARMS], 'controlled')
-  small = done[f'fixed_{config.batch_sizes[0]}'].squeeze('length', drop=True)
+  small = runs(str(config.batch_sizes[0]))['noise_scale']
   return xr.Dataset({
     **ends, **way, **held.rename({name: f'held_out_{name}' for name in held}),
-    'noise_scale': small['noise_scale'].rename(step='small'),
+    'noise_scale': small.drop_vars('length').rename(step='small'),
     'chosen': ('arm', [chosen[arm] for arm in ends['arm'].values.tolist()]),
   }, attrs={'best': best}).assign_coords(controlled=list(ARMS))
 
 
-def _of_arms(config, arms):
-  return xr.concat(arms, 'arm').assign_coords(
-    arm=[*map(str, config.batch_sizes), *ARMS])
+def _over_arms(config, of_arm):
+  arms = [*map(str, config.batch_sizes), *ARMS]
+  return xr.concat([of_arm(arm) for arm in arms], 'arm').assign_coords(arm=arms)
 
 
-def _fixed(runs, size):
-  return _ends(runs.assign(examples=runs['taken'] * size))
-
-
-def _steered(config, done, arm, length, seeds):
-  return _ends(_runs(config, done, arm, length, seeds))
-
-
-def _runs(config, done, arm, length, seeds):
-  del config
-  return xr.concat([done[f'{arm}_{length}_{seed}'] for seed in seeds], 'seed')
+def _runs(done, stage, arm, length, seeds):
+  """Find the runs [length, seed, step] of an arm."""
+  name = f'{stage}_{arm}_{length}'
+  if arm in ARMS:
+    return xr.concat([done[f'{name}_{seed}'] for seed in seeds], 'seed')
+  return done[name].assign(examples=done[name]['taken'] * int(arm))
 
 
 def _ends(runs):

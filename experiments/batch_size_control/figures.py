@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.batch_size_control.analysis import ARMS
-from experiments.common import intervals, marks, plots
+from experiments.common import marks, plots
 
 STYLE = {arm: {'color': color, 'marker': marker, 'label': label}
          for (arm, label), color, marker in zip(

@@ -28,20 +28,12 @@ class BatchSizeControl(study.Study):
 
   def stages(self, config, made, done):
     """Yield all lengths, of held-out seeds; then all seeds, of the chosen ones.
-
-    A controller decides for one run, so that its seeds cannot be lanes.
     """
     make = _Maker(config, made)
-    fixed, arms = config.batch_sizes, analysis.ARMS
-    yield [*(make.fixed(f'tuning_{size}', size, config.lengths, config.held_out)
-             for size in fixed),
-           *(make.controlled(arm, length, seed) for arm in arms
-             for length in config.lengths for seed in config.held_out)]
+    yield [part for length in config.lengths for part in make.parts(
+      'tuning', lambda arm, length=length: length, config.held_out)]
     _, chosen = analysis.choose(config, analysis.held_out(config, done))
-    yield [*(make.fixed(f'fixed_{size}', size, [chosen[str(size)]],
-                        config.seeds) for size in fixed),
-           *(make.controlled(arm, chosen[arm], seed) for arm in arms
-             for seed in config.seeds)]
+    yield list(make.parts('final', chosen.get, config.seeds))
 
   def summarize(self, config, reduced):
     """Return the mean over the seeds of all that was measured."""
@@ -49,36 +41,42 @@ class BatchSizeControl(study.Study):
 
 
 class _Maker:
-  """Makes the parts: runs of a fixed batch size, and a run under a control."""
+  """Makes the parts: all seeds of a fixed batch size, or a run under a control.
+
+  A controller decides for one run, so that its seeds cannot be lanes.
+  """
 
   def __init__(self, config, made):
     self.config, self.made = config, made
 
-  def fixed(self, name, size, lengths, seeds):
-    """Make runs of some lengths and seeds; all take the steps of the longest.
+  def parts(self, stage, length_of, seeds):
+    """Yield the runs of all arms, each of a length, on some seeds."""
+    for size in self.config.batch_sizes:
+      yield self._fixed(stage, size, length_of(str(size)), seeds)
+    for arm in analysis.ARMS:
+      for seed in seeds:
+        yield self._controlled(stage, arm, length_of(arm), seed)
 
-    They do not move any more where their length is over.
-    """
-    return self._part(name, size, lengths, seeds, self.config.schedule(
-      max(lengths), self.config.record_steps))
+  def _fixed(self, stage, size, length, seeds):
+    return self._part(f'{stage}_{size}_{length}', size, length, seeds,
+                      self.config.schedule(length, self.config.record_steps))
 
-  def controlled(self, arm, length, seed):
-    """Make a run; in batches of the first size, it looks at each of the last.
+  def _controlled(self, stage, arm, length, seed):
+    """Count in batches of the first size, with a look at each of the last.
     """
     config = self.config
     first, most = config.batch_sizes[0], config.batch_sizes[-1]
     return self._part(
-      f'{arm}_{length}_{seed}', first, [length], [seed], config.schedule(
+      f'{stage}_{arm}_{length}_{seed}', first, length, [seed], config.schedule(
         config.most_examples(length) // first, most // first),
       engine.Control(task.controller(arm, config), None), arm=arm, most=most)
 
-  def _part(self, name, size, lengths, seeds, schedule, control=None,
+  def _part(self, name, size, length, seeds, schedule, control=None,
             **defined_by):
-    config = self.config
-    common = config.pick('dataset', 'image_size', 'model', 'model_options',
-                         'learning_rate', 'decay')
+    common = self.config.pick('dataset', 'image_size', 'model', 'model_options',
+                              'learning_rate', 'decay')
     return Trained(
-      name, {'length': tuple(lengths), 'seed': tuple(seeds)},
+      name, {'length': (length,), 'seed': tuple(seeds)},
       lambda lanes: self.made.program(lanes, size, control), schedule,
-      workers=config.workers(),
+      workers=self.config.workers(),
       defined_by=common | {'batch_size': size} | defined_by)

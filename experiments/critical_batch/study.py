@@ -9,6 +9,7 @@ import numpy as np
 from experiments.common import study
 from experiments.common.parts import Trained
 from experiments.critical_batch import analysis, claims, figures
+from experiments.critical_batch.config import DOMAINS
 from experiments.critical_batch.task import Task, pick_lanes, untracked
 
 
@@ -37,10 +38,15 @@ class CriticalBatch(study.Study):
            'than in its original run, at slightly better loss; nothing here '
            'is of that size.')
   pictures = {
-    'branches': 'The loss against the examples seen, by batch size',
+    'branches_images': 'Digits: the loss against the examples seen, by batch '
+                       'size',
+    'branches_text': 'Text: the loss against the examples seen, by batch size',
     'critical': 'The critical batch size along the training, measured and '
-                'predicted'}
-  figures = {'branches': figures.branches, 'critical': figures.critical}
+                'predicted',
+    'ramps': 'What ramps by these batch sizes cost, beside fixed batches'}
+  figures = {f'branches_{domain}': figures.branches(domain)
+             for domain in DOMAINS} | {
+    'critical': figures.critical, 'ramps': figures.ramps}
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(claims.claims)
 
