@@ -104,10 +104,11 @@ def _ends(runs):
 def errors_apart(ours: np.ndarray, theirs: np.ndarray) -> float:
   """Count how far the mean log losses of [seeds] are apart, in standard errors.
 
-  The losses are paired, seed by seed. NaN where there is but one seed, or no
-  difference.
+  The losses are paired, seed by seed. NaN where no error is known.
   """
   gaps = np.log(ours) - np.log(theirs)
+  if not gaps.any():
+    return 0.0  # the same runs
   error = gaps.std(ddof=1) / len(gaps)**0.5 if len(gaps) > 1 else 0
   return float(gaps.mean() / error) if error else math.nan
 
