@@ -13,7 +13,7 @@ class Config(flags.Config):
   """The flags of this experiment."""
 
   num_seeds: int = flag(8, 'independent runs of each setting')
-  num_held_out: int = flag(4, 'further runs, which choose the lengths')
+  num_held_out: int = flag(8, 'further runs, which choose the lengths')
   model_options: str = flag('{"hidden": [32]}', 'sizes of the model, as JSON')
   batch_sizes: tuple[int, ...] = flag(
     (16, 32, 64, 128, 512), 'fixed ones, rising by powers of two; controllers '

@@ -59,24 +59,21 @@ def _along(ax, config, runs, style):
 def lengths(config, reduced, claims):
   """Show the loss against steps and gradients, of runs of several lengths."""
   del claims
-  figure, axes = plots.panels(2, sharey=True)
-  best = reduced.attrs['best']
-  for ax, name in zip(axes[0], ('steps', 'gradients')):
-    grays = plots.shades(len(config.batch_sizes))
-    for size, color in zip(map(str, config.batch_sizes), grays):
-      _curve(ax, reduced.sel(arm=size), name, best, {
-        'color': color, 'marker': '.', 'ls': ':', 'label': f'batch {size}'})
+  figure, (axes,) = plots.panels(2, sharey=True)
+  best, sizes = reduced.attrs['best'], list(map(str, config.batch_sizes))
+  target = _geometric(reduced['held_out_loss'].sel(
+    arm=best, length=config.lengths[0]), 'held_out')
+  for ax, name in zip(axes, ('steps', 'gradients')):
+    curve = lambda arm, ax=ax, name=name, **style: ax.plot(
+      *(_geometric(reduced[f'held_out_{x}'].sel(arm=arm), 'held_out')
+        for x in (name, 'loss')), **style)
+    for size, color in zip(sizes, plots.shades(len(sizes))):
+      curve(size, color=color, marker='.', ls=':', label=f'batch {size}')
     for arm, style in STYLE.items():
-      _curve(ax, reduced.sel(arm=arm), name, best, style)
-    ax.axhline(1, color=marks.INK, lw=0.8)
-    ax.set(xscale='log', xlabel=name)
-    ax.set_yscale('log')
+      curve(arm, **style)
+    ax.axhline(target, color=marks.INK, lw=0.8)
+    ax.set(xscale='log', yscale='log', xlabel=name)
   return figure
-
-
-def _curve(ax, of, name, best, style):
-  ax.plot(_geometric(of[f'held_out_{name}'], 'held_out'),
-          _geometric(of['held_out_loss'], 'held_out'), **style)
 
 
 def _geometric(x, dim='seed'):
