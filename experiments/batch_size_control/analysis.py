@@ -67,7 +67,7 @@ def reduce(config, done) -> xr.Dataset:
 
   ends = _over_arms(config, lambda arm: _ends(runs(arm)).drop_vars('length'))
   way = xr.concat([runs(arm)[['progress', 'batch_size']].drop_vars('length')
-                   for arm in ARMS], 'controlled')
+                   for arm in ARMS], 'controlled', join='outer')
   small = runs(str(config.batch_sizes[0]))['noise_scale']
   return xr.Dataset({
     **ends, **way, **held.rename({name: f'held_out_{name}' for name in held}),

@@ -21,7 +21,7 @@ def control(config, reduced, claims):
     _along(left, config, reduced.sel(controlled=arm), style)
   plots.label_sizes(left, (4, 16, 64, 256, 1024), 'y').legend()
   left.set(xlabel='scale-invariant iterations', ylabel='batch size',
-           title='The batch grows as far as $B_S$ is known')
+           title='What controllers choose')
   _front(right, config, reduced)
   return figure
 
@@ -59,21 +59,33 @@ def _along(ax, config, runs, style):
 def lengths(config, reduced, claims):
   """Show the loss against steps and gradients, of runs of several lengths."""
   del claims
-  figure, (axes,) = plots.panels(2, sharey=True)
+  figure, (axes,) = plots.panels(2, height=3.6, sharey=True)
   best, sizes = reduced.attrs['best'], list(map(str, config.batch_sizes))
   target = _geometric(reduced['held_out_loss'].sel(
     arm=best, length=config.lengths[0]), 'held_out')
   for ax, name in zip(axes, ('steps', 'gradients')):
-    curve = lambda arm, ax=ax, name=name, **style: ax.plot(
-      *(_geometric(reduced[f'held_out_{x}'].sel(arm=arm), 'held_out')
-        for x in (name, 'loss')), **style)
     for size, color in zip(sizes, plots.shades(len(sizes))):
-      curve(size, color=color, marker='.', ls=':', label=f'batch {size}')
+      _curve(ax, reduced, size, name, color=color, marker='.', ls=':',
+             label=f'batch {size}')
     for arm, style in STYLE.items():
-      curve(arm, **style)
+      _curve(ax, reduced, arm, name, **style)
     ax.axhline(target, color=marks.INK, lw=0.8)
-    ax.set(xscale='log', yscale='log', xlabel=name)
+    ax.set_yscale('log')
+    ax.set_xlabel(name)
+  marks.level(axes[1], target, f'batch {best} after {config.lengths[0]}')
+  plots.label_sizes(axes[0], (100, 200, 400, 800))
+  plots.label_sizes(axes[1], (10_000, 20_000, 40_000))
+  plots.plain_numbers(axes[0]).set_ylabel('training loss, held-out seeds')
+  axes[0].set_title('The longer, the lower')
+  figure.legend(*axes[0].get_legend_handles_labels(), ncols=5, fontsize=7,
+                loc='outside lower center')
   return figure
+
+
+def _curve(ax, reduced, arm, name, **style):
+  """Draw the loss of an arm after each length, against what it has taken."""
+  ax.plot(*(_geometric(reduced[f'held_out_{x}'].sel(arm=arm), 'held_out')
+            for x in (name, 'loss')), **style)
 
 
 def _geometric(x, dim='seed'):
