@@ -28,7 +28,7 @@ def choose(config, held: xr.Dataset) -> tuple[str, dict[str, int]]:
 
   Returns its arm, and the length at which each arm has come to its loss: linear
   in the logarithms of the mean loss and of the length between two lengths, up
-  to the next record; the longest where it is not reached.
+  to the next multiple of `record_steps`; the longest where it is not reached.
   """
   loss = np.log(np.maximum(held['loss'], 1e-30)).mean('held_out')
   first = loss.sel(length=config.lengths[0])
@@ -51,7 +51,7 @@ def _crossing(config, loss, target):
     share = (loss[at - 1] - target) / (loss[at - 1] - loss[at])
     before = config.lengths[at - 1]
     length = before * (length / before) ** share
-  # A little less than a record more is none more.
+  # Rounding may have left it just above a multiple.
   records = math.ceil(length / config.record_steps - 1e-6)
   return records * config.record_steps
 
