@@ -40,7 +40,7 @@ adascale: $(VENV)/ready
 
 control: WORKDIR ?= runs/batch_size_control
 control: $(VENV)/ready
-	@echo '== controllers of the batch size on digits, into $(WORKDIR)'
+	@echo '== controllers of the batch size on digits, into $(WORKDIR) (five minutes)'
 	$(RUN) -m experiments.batch_size_control --workdir=$(WORKDIR)
 
 critical_batch: WORKDIR ?= runs/critical_batch

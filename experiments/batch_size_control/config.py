@@ -2,8 +2,10 @@
 
 import dataclasses
 
-from experiments.common import flags
+from experiments.common import checks, flags
 from experiments.common.flags import flag
+
+FIRST_HELD_OUT = 100  # seeds that lengths are chosen on, beside --seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,16 +13,21 @@ class Config(flags.Config):
   """The flags of this experiment."""
 
   num_seeds: int = flag(8, 'independent runs of each setting')
+  num_held_out: int = flag(8, 'further runs, which choose the lengths')
   model_options: str = flag('{"hidden": [32]}', 'sizes of the model, as JSON')
   batch_sizes: tuple[int, ...] = flag(
-    (16, 32, 128, 512), 'fixed ones, rising by powers of two; controllers '
+    (16, 32, 64, 128, 512), 'fixed ones, rising by powers of two; controllers '
     'begin at the first and end at the last')
   learning_rate: float = flag(0.4, 'for the first batch size')
-  steps: int = flag(500, 'of the first batch size; for others, the sum of the '
-                    'gains')
-  most_examples: int = flag(32_768, 'that a controlled run may take')
+  lengths: tuple[int, ...] = flag(
+    (500, 625, 800), 'scale-invariant iterations that are tried, rising: steps '
+    'of the first batch size; for others, the sum of the gains. The lowest '
+    'loss after the first is the one to reach')
+  most_mean_batch: int = flag(
+    64, 'examples that a controlled run may take, over its length')
   decay: float = flag(0.9, 'of the average that the gain is computed from')
-  num_records: int = flag(50, 'along a run of fixed batch size; divides steps')
+  record_steps: int = flag(25, 'between two records of a fixed batch size; '
+                           'all lengths are multiples of it')
 
   def __post_init__(self):
     super().__post_init__()
@@ -31,10 +38,22 @@ class Config(flags.Config):
               b > a and b % a == 0 and (b // a).bit_count() == 1
               for a, b in zip(sizes, sizes[1:])))
     check(self.num_workers, 'num_workers', 'at least 2', lambda n: n > 1)
+    check(self.num_seeds, 'num_seeds', f'at most {FIRST_HELD_OUT}, as further '
+          'seeds choose the lengths', lambda n: n <= FIRST_HELD_OUT)
+    checks.at_least(self, 1, 'num_held_out', 'record_steps', 'most_mean_batch')
     check(self.learning_rate, 'learning_rate', 'positive', lambda x: x > 0)
     check(self.decay, 'decay', 'between 0 and 1', lambda x: 0 < x < 1)
-    check(self.num_records, 'num_records', f'a divisor of --steps={self.steps}',
-          lambda n: n >= 1 and self.steps >= n and self.steps % n == 0)
-    check(self.most_examples, 'most_examples', 'a positive multiple of the '
-          f'largest batch size, {sizes[-1]}',
-          lambda n: n > 0 and n % sizes[-1] == 0)
+    check(self.lengths, 'lengths', 'rising multiples of --record_steps='
+          f'{self.record_steps}', lambda x: checks.is_rising(
+            x, above=0, count=1) and all(n % self.record_steps == 0 for n in x))
+
+  @property
+  def held_out(self) -> range:
+    """The seeds that choose the lengths."""
+    first = self.seed + FIRST_HELD_OUT
+    return range(first, first + self.num_held_out)
+
+  def most_examples(self, length: int) -> int:
+    """Count what a controlled run may take: a multiple of the largest batch."""
+    largest = self.batch_sizes[-1]
+    return -(-self.most_mean_batch * length // largest) * largest

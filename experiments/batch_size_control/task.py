@@ -1,5 +1,6 @@
 """The optimizer of `batch_size_control`, its network and its programs."""
 
+import jax.numpy as jnp
 import optax
 
 import gradiv
@@ -20,17 +21,19 @@ def controller(arm: str, config):
   }[arm]()
 
 
-def adascale(config, batch_size: int) -> optax.GradientTransformation:
-  """Build SGD with the gain of AdaScale; a controlled run overrides the size.
+def adascale(config, batch_size: int, length) -> optax.GradientTransformation:
+  """Build SGD with the gain of AdaScale, along a cosine of some length.
+
+  A controlled run overrides the batch size.
   """
   axis, first = config.workers().axis_name, config.batch_sizes[0]
   return gradiv.scale_by_diversity(
     gradiv.track_moments(axis, batch_size=batch_size // config.num_workers,
                          decay=config.decay),
     gradiv.aggregate_by_mean(axis), batch_size=first, scale=batch_size / first,
-    learning_rate=optax.cosine_decay_schedule(
-      config.learning_rate, config.steps),
-    end=config.steps, field='average')
+    learning_rate=lambda progress: config.learning_rate / 2 * (
+      1 + jnp.cos(jnp.pi * progress / length)),
+    end=length, field='average')
 
 
 class Task:
@@ -43,20 +46,24 @@ class Task:
       'train': train.arrays, 'test': test.arrays}, len(train)
     self.network = image_task.build(
       config, train.arrays['image'], train.num_classes)
+    self._caches = {}
 
   def program(self, lanes: dict, batch_size: int,
               arm: str | None = None) -> engine.Program:
-    """Train lanes of some 'seed'; as an arm controls, on batches that change.
+    """Train lanes of some 'seed' and 'length'; one, where an arm controls it.
     """
     network = self.network
     control = arm and engine.Control(controller(arm, self.config), None)
     return task.program(
-      network.model, {'seed': lanes['seed']}, arrays=self.arrays,
+      network.model, {name: lanes[name] for name in ('seed', 'length')},
+      arrays=self.arrays,
       draw=lambda seed, steps: data.order(
         seed, steps, batch_size, self.size, sampling='replacement'),
-      make_optimizer=lambda lane: adascale(self.config, batch_size),
+      make_optimizer=lambda lane: adascale(
+        self.config, batch_size, lane['length']),
       batch=lambda arrays, lane, rows: task.pick(arrays['train'], rows),
       loss=network.loss, evaluate=self.evaluate, control=control,
+      cache=self._caches.setdefault((batch_size, arm), {}),
       read=lambda state: {
         'taken': state.num_steps, 'progress': state.progress})
 

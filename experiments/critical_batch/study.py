@@ -8,6 +8,7 @@ from experiments.common import study
 from experiments.common.derived import Derived
 from experiments.common.parts import Trained
 from experiments.critical_batch import analysis, claims
+from experiments.critical_batch.config import DOMAINS
 
 
 class CriticalBatch(study.Study):
@@ -35,11 +36,14 @@ class CriticalBatch(study.Study):
            'than in its original run, at slightly better loss; nothing here '
            'is of that size.')
   pictures = {
-    'branches': 'The loss against the examples seen, by batch size',
+    'branches_images': 'Digits: the loss against the examples seen, by batch '
+                       'size',
+    'branches_text': 'Text: the loss against the examples seen, by batch size',
     'critical': 'The critical batch size along the training, measured and '
-                'predicted'}
-  figures = {name: f'experiments.critical_batch.figures:{name}'
-             for name in ('branches', 'critical')}
+                'predicted',
+    'ramps': 'What ramps by these batch sizes cost, beside fixed batches'}
+  figures = {name: f'experiments.critical_batch.figures:{name}' for name in (
+    *(f'branches_{domain}' for domain in DOMAINS), 'critical', 'ramps')}
   task = 'experiments.critical_batch.task:of_domains'
   reduce = staticmethod(analysis.reduce)
   claims = staticmethod(claims.claims)

@@ -48,13 +48,11 @@ class Compiled(NamedTuple):
 
 def build(program: Program, workers: Workers) -> Compiled:
   """Build the programs of a run; nothing is computed yet."""
-  over_lanes = _over_the_only_lane if program.is_single else workers.over_lanes
-  scan = _scan(program, workers, over_lanes)
-  judge = functools.cache(lambda: _judge(program, workers, over_lanes))
   placing = placing_lib.of(workers)
-  # What callers read must lie whole in each process.
-  jit = jax.jit if placing is None else functools.partial(
-    jax.jit, out_shardings=placing.common)
+  cache = {} if program.cache is None else program.cache
+  if workers not in cache:
+    cache[workers] = _of_lanes(program, workers, placing)
+  create, scan, judge, evaluate, read, is_finite = cache[workers]
 
   @functools.cache
   def shared():
@@ -62,6 +60,22 @@ def build(program: Program, workers: Workers) -> Compiled:
       return program.data, program.lanes
     with jax.ensure_compile_time_eval():  # a caller may be tracing
       return placing_lib.put((program.data, program.lanes), placing.common)
+
+  return Compiled(
+    create=lambda: _copied(create(shared()[1])),
+    scan=lambda rows, state, first, *factor: scan(
+      rows, *shared(), state, first, *factor),
+    judge=lambda rows, state, first: judge()(rows, *shared(), state, first),
+    evaluate=lambda state: evaluate(*shared(), state),
+    read=read, is_finite=is_finite, **_moving(program, workers, placing))
+
+
+def _of_lanes(program, workers, placing):
+  """Build what is compiled: functions of data, lanes and state, of any run."""
+  over_lanes = _over_the_only_lane if program.is_single else workers.over_lanes
+  # What callers read must lie whole in each process.
+  jit = jax.jit if placing is None else functools.partial(
+    jax.jit, out_shardings=placing.common)
 
   def model(state):
     return (state['model_state'],) if program.model_state else ()
@@ -87,13 +101,9 @@ def build(program: Program, workers: Workers) -> Compiled:
              for x in jax.tree.leaves(params)]
     return jnp.stack(lanes).all(0).any()
 
-  return Compiled(
-    create=lambda: _create(program, workers, placing, shared()[1]),
-    scan=lambda rows, state, first, *factor: scan(
-      rows, *shared(), state, first, *factor),
-    judge=lambda rows, state, first: judge()(rows, *shared(), state, first),
-    evaluate=lambda state: evaluate(*shared(), state),
-    read=read, is_finite=is_finite, **_moving(program, workers, placing))
+  judge = functools.cache(lambda: _judge(program, workers, over_lanes))
+  return (_create(program, workers, placing),
+          _scan(program, workers, over_lanes), judge, evaluate, read, is_finite)
 
 
 def _moving(program, workers, placing) -> dict[str, Callable]:
@@ -112,8 +122,8 @@ def _moving(program, workers, placing) -> dict[str, Callable]:
           'place': lambda state: state, 'common': see}
 
 
-def _create(program, workers, placing, lanes):
-  """Make the first state, in arrays that nothing else refers to."""
+def _create(program, workers, placing):
+  """Build lanes -> the first state."""
   def one(lane):
     params = program.init(lane)
     state = {'params': params,
@@ -130,7 +140,7 @@ def _create(program, workers, placing, lanes):
       name: gradiv.replicate(state[name], workers.num_workers)
       for name in program.private}
 
-  return _copied(create(lanes))
+  return create
 
 
 def _copied(state):

@@ -62,6 +62,8 @@ class Program:
       finite; see `left_out`.
     is_single: There is one lane, and no axis of lanes in the records and in
       what `train` returns; nothing is vmapped over lanes.
+    cache: A dict, at first empty, that keeps what is compiled for further
+      programs, which must differ in lanes, data and `fetch` alone.
   """
 
   lanes: Lane
@@ -84,6 +86,7 @@ class Program:
   control: Control | None = None
   counts_left_out: bool = False
   is_single: bool = False
+  cache: dict | None = None
 
   def __post_init__(self):
     if self.accumulate < 1:

@@ -141,10 +141,13 @@ def plan(program: Program, schedule: Schedule, workers: Workers
 
 def _reader(opt_state) -> Callable[[Any], gradiv.Reading] | None:
   """Build opt_state -> the reading of its only tracker; None without one."""
-  read = lambda opt_state: gradiv.read_moments(
-    jax.tree.map(lambda x: x[0], opt_state))
   try:
-    jax.eval_shape(read, opt_state)
+    jax.eval_shape(_read_lane, opt_state)
   except ValueError:
     return None
-  return jax.jit(read)
+  return _read_lane
+
+
+@jax.jit
+def _read_lane(opt_state):
+  return gradiv.read_moments(jax.tree.map(lambda x: x[0], opt_state))

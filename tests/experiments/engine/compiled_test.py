@@ -90,6 +90,32 @@ class DataTest(absltest.TestCase):
       state['params']['w'][0], before - 0.1 * (grad + small.X.mean(0)), 1e-5)
 
 
+class CacheTest(absltest.TestCase):
+
+  def end(self, program):
+    """Create a state, take two steps, evaluate."""
+    programs = compiled.build(program, WORKERS)
+    state, _ = programs.scan(
+      WORKERS.split(program.fetch(np.arange(2))), programs.create(),
+      np.int32(0))
+    return programs.evaluate(state)
+
+  def test_programs_of_other_lanes_and_data_are_traced_once(self):
+    traced, cache = [], {}
+
+    def loss(params, x, key):
+      traced.append(x.shape)
+      return small.loss(params, x, key)
+
+    ends = []
+    for rates, scale in (((0.1, 0.2), 1), ((0.3, 0.4), 2)):
+      changes = {'rates': rates, 'data': scale * jnp.asarray(small.X)}
+      ends.append(self.end(small.program(loss=loss, cache=cache, **changes)))
+      helpers.assert_same(ends[-1], self.end(small.program(**changes)))
+    self.assertLen(traced, 1)
+    self.assertFalse(np.array_equal(ends[0]['norm'], ends[1]['norm']))
+
+
 class DivergedTest(absltest.TestCase):
 
   def folder(self):

@@ -2,14 +2,20 @@
 
 import itertools
 import math
+import os
 import pathlib
+import random
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -19,6 +25,7 @@ from gradiv.scaling import controllers
 from tests import helpers
 from tests.experiments.engine import small
 
+ROOT = pathlib.Path(__file__).parents[3]
 # Gradients are the examples themselves: ‖∇F‖² = 1 and tr Σ = 60, whatever the
 # parameters are.
 X = np.random.default_rng(0).normal(size=(512, 6))
@@ -30,9 +37,20 @@ OPTIMIZER = optax.chain(gradiv.track_moments('workers'),
                         gradiv.aggregate_by_mean('workers'))
 
 
-def batches(size=8):
-  return engine.pipeline.in_memory(
-    {'x': X}, size, sampling='replacement')
+# By the noise scale, 60: from 8 to 64.
+STEERED = engine.Control(
+  controllers.NoiseScale(ladder=LADDER, rate_rule='sqrt'), .01)
+
+
+def batches(size=8, pause=0.):
+  """Draw the examples; a scan's take `pause` seconds."""
+  drawn = engine.pipeline.in_memory({'x': X}, size, sampling='replacement')
+
+  def fetch(steps):
+    time.sleep(pause)
+    return drawn.fetch(steps)
+
+  return drawn._replace(fetch=fetch)
 
 
 def run(workdir, control, *, steps=STEPS, every=EVERY, scan=SCAN,
@@ -61,11 +79,14 @@ class ControlCase(parameterized.TestCase):
     return (self.folder / name / 'metrics.jsonl').read_bytes()
 
 
-class SteeredTest(ControlCase):
-  """By the noise scale, 60: from 8 to 64, and nothing beyond is compiled."""
+def growth(rows):
+  """Find the step of the last record before the batch first grows."""
+  return next(a['step'] for a, b in itertools.pairwise(rows)
+              if a['batch_size'] < b['batch_size'])
 
-  control = engine.Control(
-    controllers.NoiseScale(ladder=LADDER, rate_rule='sqrt'), .01)
+
+class SteeredTest(ControlCase):
+  """Nothing beyond the rungs that are used is compiled."""
 
   def loss(self, params, batch, key):
     self.traced.append(4 * len(batch['x']))
@@ -76,18 +97,18 @@ class SteeredTest(ControlCase):
     stop = signals.Stop()
     stop._signum = signal.SIGTERM
     with self.assertRaises(signals.Interrupted):
-      run(self.folder / name, self.control, stop=stop)
+      run(self.folder / name, STEERED, stop=stop)
 
   def test_reaches_the_batch_size_compiles_its_ladder_and_resumes(self):
     self.traced = []
-    whole = run(self.folder / 'whole', self.control, loss=self.loss)
+    whole = run(self.folder / 'whole', STEERED, loss=self.loss)
     rows = records.read(self.folder / 'whole/metrics.jsonl')
     sizes = [row['batch_size'] for row in rows]
     self.assertEqual((sizes[0], sizes[-1]), (8, 64))
     self.assertLen(self.traced, len(set(self.traced)))
     self.assertLessEqual(set(self.traced), {8, 16, 32, 64})
     self.check_rates(rows)
-    self.check_resumed(whole, sizes)
+    self.check_resumed(whole, growth(rows))
 
   def check_rates(self, rows):
     for row in rows:
@@ -99,22 +120,20 @@ class SteeredTest(ControlCase):
     # (1 + 60/8) / (1 + 60/64) of the first rate.
     np.testing.assert_allclose(last['predicted_rate'], .0439, .2)
 
-  def check_resumed(self, whole, sizes):
-    """Killed twice, before and after the batch has grown, bit for bit."""
+  def check_resumed(self, whole, grown):
+    """Cut twice, before and after the batch has grown, bit for bit."""
     self.cut('cut')
     failing = batches()
-    growth = EVERY * next(i for i, (a, b) in enumerate(
-      itertools.pairwise(sizes)) if a < b)
     def fetch(steps):
-      if steps[0] > growth + EVERY:
+      if steps[0] > grown + EVERY:
         raise OSError('the disk is gone')
       return batches().fetch(steps)
     with self.assertRaisesRegex(OSError, 'the disk is gone'):
-      run(self.folder / 'cut', self.control, save_seconds=0.,
+      run(self.folder / 'cut', STEERED, save_seconds=0.,
           batches=failing._replace(fetch=fetch))
     reached = checkpoints.Checkpoints(self.folder / 'cut/checkpoints').steps()
-    self.assertGreater(reached[-1], growth)
-    resumed = run(self.folder / 'cut', self.control)
+    self.assertGreater(reached[-1], grown)
+    resumed = run(self.folder / 'cut', STEERED)
     helpers.assert_same(resumed, whole)
     self.assertEqual(self.log('cut'), self.log('whole'))
 
@@ -269,5 +288,44 @@ class RefusedTest(ControlCase):
                      32)
 
 
+@pytest.mark.slow
+class KillTest(ControlCase):
+
+  def killed(self, beyond, wait):
+    """Train in a process, and kill it some seconds after a checkpoint.
+
+    Returns the step that was reached.
+    """
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'tests.experiments.engine.control_test',
+       str(self.folder / 'cut'), '0.2'], cwd=ROOT,
+      env=os.environ | {'PYTHONPATH': str(ROOT)}, stderr=subprocess.DEVNULL)
+    self.addCleanup(process.kill)
+    store = checkpoints.Checkpoints(self.folder / 'cut/checkpoints')
+    deadline = time.monotonic() + 240
+    while max(store.steps(), default=0) <= beyond:
+      self.assertLess(time.monotonic(), deadline)
+      time.sleep(0.02)
+    time.sleep(wait)
+    process.send_signal(signal.SIGKILL)
+    self.assertEqual(process.wait(timeout=60), -signal.SIGKILL)
+    return store.steps()[-1]
+
+  def test_killed_at_random_moments_it_is_the_same_to_the_bit(self):
+    """Before the batch has grown, and after."""
+    whole = run(self.folder / 'whole', STEERED)
+    grown = growth(records.read(self.folder / 'whole/metrics.jsonl'))
+    rng = random.Random(0)
+    first = self.killed(0, rng.uniform(0, 0.2))
+    last = self.killed(max(first, grown), rng.uniform(0, 0.2))
+    self.assertBetween(last, grown + 1, STEPS - 1)
+    helpers.assert_same(run(self.folder / 'cut', STEERED), whole)
+    self.assertEqual(self.log('cut'), self.log('whole'))
+
+
 if __name__ == '__main__':
-  absltest.main()
+  if len(sys.argv) == 3 and not sys.argv[1].startswith('-'):
+    run(sys.argv[1], STEERED, save_seconds=0.,
+        batches=batches(pause=float(sys.argv[2])))
+  else:
+    absltest.main()
