@@ -16,6 +16,8 @@ Shin, Ramdas, Rinaldo, `E-detectors: a nonparametric framework for sequential
 change detection <https://arxiv.org/abs/2203.03532>`_, 2022.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,8 @@ STAKES = np.array([0.05, 0.2, 0.7], np.float32)
 
 def init(num_scores: int, num_workers: int) -> jax.Array:
   """Return log M before the first step, [scores, stakes, n]."""
-  return jnp.full((num_scores, len(STAKES), num_workers), -jnp.inf)
+  return jnp.full(
+    (num_scores, len(STAKES), num_workers), -jnp.inf, jnp.float32)
 
 
 def update(
@@ -53,16 +56,18 @@ def update(
   highest = jnp.max(jnp.where(takes_part, scores, -jnp.inf), -1, keepdims=True)
   largest = takes_part & (scores == highest)
   # Those that are equal share what is won.
-  share = largest / jnp.maximum(largest.sum(-1, keepdims=True), 1)
+  share = largest / jnp.maximum(
+    largest.sum(-1, keepdims=True), 1).astype(jnp.float32)
   won = takes_part.sum(-1, keepdims=True) * share
   stakes = jnp.asarray(STAKES)[None, :, None]
   factor = 1 - stakes + stakes * won[:, None]
   factor = jnp.where(takes_part[:, None], factor, 1)
-  most = limit + np.log(2 * log_sums.shape[0] * log_sums.shape[1])
+  most = limit + math.log(2 * log_sums.shape[0] * log_sums.shape[1])
   return jnp.minimum(jnp.logaddexp(log_sums, 0) + jnp.log(factor), most)
 
 
 def of_workers(log_sums: jax.Array) -> jax.Array:
   """Return log of the mean of M over scores and stakes, [..., n]."""
   *_, num_scores, num_stakes, _ = log_sums.shape
-  return jax.nn.logsumexp(log_sums, (-3, -2)) - np.log(num_scores * num_stakes)
+  return jax.nn.logsumexp(log_sums, (-3, -2)) - math.log(
+    num_scores * num_stakes)

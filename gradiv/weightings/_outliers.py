@@ -66,7 +66,7 @@ def _leave_one_out(gram):
 
 def no_records() -> jax.Array:
   """Return the records before the first step, [4, 2]: none can be beaten."""
-  return jnp.full((NUM_SCORES, 2), jnp.inf).at[:, 1].set(0)
+  return jnp.full((NUM_SCORES, 2), jnp.inf, jnp.float32).at[:, 1].set(0)
 
 
 def find_jumps(

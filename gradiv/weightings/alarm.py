@@ -6,11 +6,11 @@ for no extra traffic: `with_alarm` puts the alarm around the rule, and
 `read_alarm` reads it.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradiv._common import checks, counting
 from gradiv.weightings import _evidence, _numbers, _outliers, weighting
@@ -132,7 +132,7 @@ def with_alarm(
     weights, inner = then.step(gram, present, state.then, key)
     n = len(present)
     seen = _outliers.measure(gram[:n, :n], present)
-    limit = jnp.log(jnp.float32(steps_to_false_alarm)) + np.log(n)
+    limit = jnp.log(jnp.float32(steps_to_false_alarm)) + math.log(n)
     # A worker that is left out has the score 1 of its own kind.
     log_sums = _evidence.update(
       state.log_sums, jnp.vstack([seen.scores, ~present]),
