@@ -32,16 +32,25 @@ def each(jobs: Sequence[Callable[[], T]],
   [1, 2]
   """
   global _jobs
-  if not jobs or not _is_safe():
+  pool = _pool(len(jobs)) if jobs and _is_safe() else None
+  if pool is None:
     meanwhile()
     return [job() for job in jobs]
   _jobs = jobs
-  forks = multiprocessing.get_context('fork')
-  with futures.ProcessPoolExecutor(
-      min(_AT_ONCE, len(jobs)), forks, _leave_signals) as pool:
+  with pool:
     found = [pool.submit(_do, i) for i in range(len(jobs))]
     meanwhile()
     return [job.result() for job in found]
+
+
+def _pool(num_jobs):
+  """Return the processes; None where the system has no semaphores for them."""
+  forks = multiprocessing.get_context('fork')
+  try:
+    return futures.ProcessPoolExecutor(
+      min(_AT_ONCE, num_jobs), forks, _leave_signals)
+  except (OSError, NotImplementedError):  # as without /dev/shm
+    return None
 
 
 def _leave_signals():

@@ -212,7 +212,7 @@ def check_values(config: Any) -> None:
       math.isfinite(x) for x in items if isinstance(x, float)))
     check(value, field.name, 'below 2**31 in size', lambda _: all(
       abs(x) < 2**31 for x in items if isinstance(x, int)))
-    check(value, field.name, 'values of which each is there once',
+    check(value, field.name, 'different values, each once',
           lambda _: len({*items}) == len(items))
 
 

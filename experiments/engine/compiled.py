@@ -158,13 +158,14 @@ def _scan(program, workers, over_lanes):
       len(jax.tree.leaves(rows)[0]), workers.num_workers) if control else {}
 
   def one_step(rows, data, t, factor, lane, state):
-    grads, seen, model_state = gradient(
-      *_given(rows, data, lane, t, state, axis))
+    given = _given(rows, data, lane, t, state, axis)
+    grads, seen, model_state = gradient(*given)
+    _, _, own, *_ = given
     seen = lax.pmean(seen, axis)
     optimizer = optax.with_extra_args_support(program.make_optimizer(lane))
     updates, opt_state = optimizer.update(
       grads, state['opt_state'], state['params'], data=data,
-      value=seen['batch_loss'], **extra_of(rows))
+      value=seen['batch_loss'], **extra_of(own))
     if control:
       updates = control.scaled(updates, *factor, t)
     params = optax.apply_updates(state['params'], updates)

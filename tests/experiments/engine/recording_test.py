@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.engine import recording
+from experiments.engine import left_out, recording
 from experiments.engine.schedule import Schedule
 
 SCHEDULE = Schedule(8, 8, scan=2)
 
 
 def make():
-  return recording.Recording(None, SCHEDULE, None, None, None)
+  return recording.Recording(
+    None, SCHEDULE, None, None, None, left_out=left_out.LeftOut(0, {}))
 
 
 class WindowTest(parameterized.TestCase):

@@ -12,8 +12,9 @@ class ChecksTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (checks.positive, (), (1, 2.5, np.float32(3), jnp.bfloat16(1.5),
-                           [1., 2.], jnp.ones(3)),
-     (0, -1., np.inf, np.nan, True, 'a', None, 1j, [1., 0.])),
+                           np.array([1., 2.]), jnp.ones(3)),
+     (0, -1., np.inf, np.nan, True, 'a', None, 1j, np.array([1., 0.]),
+      [1., 2.])),
     (checks.within, (0, 2), (0, 2., np.array([0., 1.])), (-.1, 2.1, np.nan)),
     (checks.between, (0, 2), (.1, np.array([1., 1.9])), (0, 2., np.nan)),
     (checks.fraction, (), (0, .9), (1, -.1, np.nan)),
