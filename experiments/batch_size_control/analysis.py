@@ -122,14 +122,15 @@ def front(steps: np.ndarray, gradients: np.ndarray, at: float) -> float:
     at: How many may be taken. Between two batches, logarithms are linear; less
       than the fewest counts as the fewest.
 
-  >>> front(np.array([100., 50., 60.]), np.array([1., 4., 9.]), 2.).round(1)
+  >>> steps, gradients = np.array([100., 50., 60.]), np.array([1., 4., 9.])
+  >>> round(front(steps, gradients, 2.), 1)  # √(100 · 50)
   70.7
   """
   order = np.argsort(gradients)
   steps, gradients = steps[order], gradients[order]
   best = steps <= np.minimum.accumulate(steps)  # others take more of both
-  return np.exp(np.interp(
-    math.log(at), np.log(gradients[best]), np.log(steps[best])))
+  return float(np.exp(np.interp(
+    math.log(at), np.log(gradients[best]), np.log(steps[best]))))
 
 
 def tables(config, reduced: xr.Dataset, summary: dict

@@ -42,7 +42,7 @@ class HurtRun:
     super().setUpClass()
     cls.folder = pathlib.Path(
       cls.enterClassContext(tempfile.TemporaryDirectory()))
-    cls.summary = cls.again('run', report_only=False)
+    cls.summary = cls.again('run', is_report=False)
 
   @classmethod
   def again(cls, name, **options):
@@ -76,7 +76,7 @@ class HurtRun:
       with self.subTest(f'{name} {how}, report {is_report}'):
         copy, path = self.hurt(how, name)
         try:
-          summary = self.again(copy.name, report_only=is_report)
+          summary = self.again(copy.name, is_report=is_report)
         except sealing.LogDamagedError as error:
           self.assertIn(str(path), str(error))
         else:

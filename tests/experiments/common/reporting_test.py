@@ -41,7 +41,7 @@ class ImportsTest(absltest.TestCase):
       ''', *presets.STUDIES)
     first, second, counts = printed.split('\n')[:3]
     self.assertEqual((first, second), ('', ''))
-    self.assertEqual(counts, '8 25')
+    self.assertEqual(counts, '8 28')
 
 
 class BesideTest(parameterized.TestCase):

@@ -87,7 +87,7 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
 
   def test_one_study_alone_has_its_claims(self):
     config = dataclasses.replace(self.config, studies=('sparse',))
-    outcome, _ = study_run.run(self.study, config, report_only=True)
+    outcome, _ = study_run.run(self.study, config, is_report=True)
     self.assertEqual(outcome.claims, [
       claim for claim in self.outcome.claims
       if claim.key.startswith('sparse_')])
