@@ -5,7 +5,6 @@ import pathlib
 import time
 from typing import Any
 
-from experiments import report
 from experiments.common import (
   beside,
   claims as claims_lib,
@@ -34,7 +33,7 @@ def show(study: Any, config: Any, outcome: Any, began: float) -> None:
     print(f'\n{tables.of_claims(outcome.claims, study.title).text()}')
   workdir = pathlib.Path(config.workdir)
   print(f'\nrecords: {workdir}/claims.json, {workdir}/summary.json')
-  report.write_at_end(workdir)
+  figures.write_page()
   print(f'{time.monotonic() - began:.1f} s in all')
 
 
