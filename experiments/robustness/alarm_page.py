@@ -1,5 +1,7 @@
 """Shows what the alarm finds: a table as Markdown, and a figure."""
 
+import textwrap
+
 import numpy as np
 
 from experiments.common import plots
@@ -28,13 +30,18 @@ def tables(found: dict[str, alarms.Found]) -> str:
   return '\n'.join([
     '| a fault that lasts | ' + ' | '.join(found) + ' |',
     '|---' * (1 + len(found)) + '|', *rows, '',
-    f'Steps until it is named: the median and, in brackets, the 90th '
-    f'percentile of {training.NUM_SEEDS} seeds. Another worker was named in '
-    f'{sum(sum(each.wrong.values()) for each in settings)} of '
-    f'{len(found) * len(training.LASTING) * training.NUM_SEEDS} runs.', '',
+    _wrapped(
+      'Steps until it is named: the median and, in brackets, the 90th '
+      f'percentile of {training.NUM_SEEDS} seeds. Another worker was named in '
+      f'{sum(sum(each.wrong.values()) for each in settings)} of '
+      f'{len(found) * len(training.LASTING) * training.NUM_SEEDS} runs.'), '',
     f'| one bit flipped in | {heads} |', '|---' * (1 + 2 * len(found)) + '|',
     *flips, '', *(line for name, each in found.items()
-                  for line in (_errors(name, each), ''))])
+                  for line in (_wrapped(_errors(name, each)), ''))])
+
+
+def _wrapped(text):
+  return textwrap.fill(text, 100, break_on_hyphens=False)
 
 
 def _errors(name, found):
