@@ -7,7 +7,7 @@ import xarray as xr
 
 import gradiv
 from experiments import data, models
-from experiments.common import task
+from experiments.common import image_task, task
 
 
 def sgd_by_gain(lane, config, scale: int) -> optax.GradientTransformation:
@@ -39,33 +39,31 @@ class Task:
     self.config = config
     train, test = (task.load_images(config, s) for s in ('train', 'test'))
     self.arrays = {'train': train.arrays, 'test': test.arrays}
-    self.size, image = len(train), train.arrays['image']
-    mean, std = data.channel_statistics(image)
-    self.standardize = lambda x: data.standardize(x, mean=mean, std=std)
-    self.model = task.build_model(config, image.shape[1:], train.num_classes)
-    self.loss = task.image_loss(self.model, self.standardize, augment=False)
+    self.size = len(train)
+    self.network = image_task.build(
+      config, train.arrays['image'], train.num_classes)
 
   def program(self, scale: int, lanes: dict):
     """Train lanes of some 'gain', 'power', 'rate', 'seed' on `scale` workers.
     """
     batch_size = scale * self.config.batch_size
     return task.program(
-      self.model, {name: lanes[name] for name in (
+      self.network.model, {name: lanes[name] for name in (
         'gain', 'power', 'rate', 'seed')},
       arrays=self.arrays, draw=lambda seed, steps: data.order(
         seed, steps, batch_size, self.size, sampling='replacement'),
       make_optimizer=lambda lane: sgd_by_gain(lane, self.config, scale),
       batch=lambda arrays, lane, rows: task.pick(arrays['train'], rows),
-      loss=self.loss, evaluate=self.evaluate,
+      loss=self.network.loss, evaluate=self.evaluate,
       read=lambda state: {'taken': state.num_steps})
 
   def evaluate(self, arrays, lane, params):
     """Compute the training loss, G and S of its gradient, the test accuracy."""
     del lane
+    network, test = self.network, arrays['test']
     loss, _, moments = gradiv.example_moments(
-      lambda *args: self.loss(*args, None))(params, arrays['train'])
+      lambda *args: network.loss(*args, None))(params, arrays['train'])
     exact = gradiv.estimate(moments, num_examples=self.size)._asdict()
-    test = arrays['test']
-    logits = self.model.apply(params, self.standardize(test['image']))
+    logits = network.model.apply(params, network.standardize(test['image']))
     return exact | {
       'loss': loss, 'accuracy': models.accuracy(logits, test['label'])}
