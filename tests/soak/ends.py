@@ -8,7 +8,8 @@ from experiments.engine import leaves
 from tests import helpers
 
 # Times, the command and its folder: no two runs have the same.
-_OF_ONE_RUN = ('timing.jsonl', 'config.json')
+_OF_ONE_RUN = (
+  'timing.jsonl', 'config.json', 'report.html', 'figures.json')
 
 
 def differences(run: pathlib.Path, whole: pathlib.Path) -> list[str]:
