@@ -88,7 +88,7 @@ class PaperTest(absltest.TestCase):
 
     first, other = start().wait(300)
     self.assertIn('Johnson et al. 2020', first)
-    self.assertIn('1 of 3 parts were finished before', first)
+    self.assertIn('2 of 4 parts were finished before', first)
     self.assertNotIn('parts', other)
     self.assertNotIn('Johnson', other)
     self.assertTrue((run / 'claims.json').exists())
