@@ -92,9 +92,8 @@ class Config:
     (), f'who gets the records besides metrics.jsonl: {", ".join(WRITERS)}')
   profile: str = flag('', 'steps of each part to trace into its profile/, as '
                       'first:end, such as 100:110')
-  max_nonfinite: int = flag(0, 'give up a part after so many steps in a row in '
-                            'which no worker of any of its runs has a finite '
-                            'gradient, and say which; 0: never')
+  max_nonfinite: int = flag(0, 'stop a part after this many steps in a row '
+                            'without a finite gradient of any worker; 0: never')
   stuck_after: float = flag(0.0, 'seconds without progress after which to say '
                             'which process is stuck at which step; 0: ten '
                             'minutes, or twenty times the longest scan')

@@ -84,9 +84,10 @@ def figure(found: dict[str, alarms.Found]):
   name, each = [*found.items()][-1]
   for fault, color, marker in zip(_SHOWN, plots.COLORS, plots.MARKERS):
     middle = np.median(each.first_steps[fault], axis=1)
-    right.plot(alarms.STEPS_TO_FALSE_ALARM,
-               np.where(np.isfinite(middle), middle, np.nan),
-               color=color, marker=marker, label=fault)
+    if np.isfinite(middle).any():  # hollow, as some lie on one another
+      right.plot(alarms.STEPS_TO_FALSE_ALARM,
+                 np.where(np.isfinite(middle), middle, np.nan), color=color,
+                 marker=marker, mfc='none', label=fault)
   right.set(xscale='log', yscale='log', title=f'Naming the worker, {name}',
             xlabel='steps to a false alarm, promised',
             ylabel='steps until it is named (median)')

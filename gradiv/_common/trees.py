@@ -123,6 +123,36 @@ def per_leaf(tree: Any, make: Any) -> Any:
   return tuple(make(path, leaf) for path, leaf in leaves)
 
 
+def only_state(opt_state: Any, kind: type, of: str) -> Any:
+  """Find the only state of a kind in the state of a chain.
+
+  Args:
+    opt_state: Any tree.
+    kind: A `NamedTuple` of arrays.
+    of: What has such a state, for the error.
+
+  Raises:
+    ValueError: If there is none, or more than one.
+  """
+  is_state = lambda x: isinstance(x, kind)
+  found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_state)
+           if is_state(x)]
+  if len(found) != 1:
+    raise ValueError(
+      f'opt_state holds {len(found)} states of {of}: must be one; of several, '
+      'pass the one to read, such as opt_state[0]')
+  return found[0]
+
+
+def unwrapped(state: Any) -> Any:
+  """Take the arrays of a tuple out of what they are wrapped in.
+
+  nnx.Optimizer wraps each array in a variable, which is itself a tree.
+  """
+  return jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]), state,
+                      is_leaf=lambda x: not isinstance(x, tuple))
+
+
 def times(factor: jax.Array, x: jax.Array) -> jax.Array:
   """Multiply in at least float32, and round once to the dtype of `x`."""
   wide = wide_dtype(x.dtype)

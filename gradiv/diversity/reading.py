@@ -88,17 +88,8 @@ def read_moments(opt_state: Any) -> Reading:
   >>> f'{low:.2f} to {high:.2f}, over the last {reading.window} steps'
   '2.23 to 2.45, over the last 8 steps'
   """
-  is_state = lambda x: isinstance(x, tracking.TrackMomentsState)
-  found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_state)
-           if is_state(x)]
-  if len(found) != 1:
-    raise ValueError(
-      f'opt_state holds {len(found)} states of track_moments: must be one; '
-      'of several, pass the one to read, such as opt_state[0]')
-  state, = found
-  # nnx.Optimizer wraps each array in a variable, which is itself a tree.
-  state = jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]), state,
-                       is_leaf=lambda x: not isinstance(x, tuple))
+  state = trees.unwrapped(trees.only_state(
+    opt_state, tracking.TrackMomentsState, 'track_moments'))
   if isinstance(state.encoded_names, tuple):
     return _read(state.averages, state.windows, state.level)
   rows = jax.vmap(_read, (0, 0, None))(

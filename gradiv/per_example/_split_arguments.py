@@ -41,6 +41,7 @@ class Split(NamedTuple):
 
 
 def check(which, batched):
+  """Raise ValueError unless the numbers of arguments fit together."""
   if not batched:
     raise ValueError('batch_argnums=(): Batch Argnums must not be empty')
   if min(which + batched) < 0:
@@ -52,6 +53,7 @@ def check(which, batched):
 
 
 def count(batches):
+  """Count the examples, which all batches must have along axis 0."""
   try:
     return trace_lib.count_examples(batches)
   except ValueError as error:
@@ -60,6 +62,7 @@ def count(batches):
 
 
 def as_padding(padding, n):
+  """Return which of n examples are padding, [n] bool; None means none."""
   if padding is None:
     return jnp.zeros(n, bool)
   if jnp.shape(padding) != (n,) or jnp.result_type(padding) != jnp.bool_:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradiv._common import checks, counting
+from gradiv._common import checks, counting, trees
 from gradiv.weightings import _evidence, _numbers, _outliers, weighting
 
 
@@ -91,10 +91,11 @@ def with_alarm(
     in every step is named after about ten.
   * **Jumps**, such as a flipped bit. A worker jumps if its log norm, or its
     cosine, is `jump` times farther from the median than any worker's in the
-    last 512 to 1,024 steps. For gradients that do not drift, this happens by
-    chance at less than one step in 512 with ``jump=1``; with 2 it did not
-    happen in 10⁵ steps of normal, exponential or Laplace log norms. Jumps are
-    counted from step 512 on.
+    last 512 to 1,024 steps. There are four such scores, so for gradients that
+    do not drift this happens by chance in about four steps of 512 at most with
+    ``jump=1``. With 2 it did not happen in 10⁵ steps in all, of normal,
+    exponential and Laplace log norms and 4 or 8 workers. Jumps are counted from
+    step 512 on.
 
   Args:
     then: The rule whose weights are used, such as `mean()`.
@@ -182,18 +183,8 @@ def read_alarm(opt_state: Any) -> Alarm:
   >>> int(read_alarm(rule.init(4)).worker)  # Nothing is known yet.
   -1
   """
-  is_state = lambda x: isinstance(x, AlarmState)
-  found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_state)
-           if is_state(x)]
-  if len(found) != 1:
-    raise ValueError(
-      f'opt_state holds {len(found)} states of with_alarm: must be one; of '
-      'several, pass the one to read, such as opt_state[0]')
-  state, = found
-  # nnx.Optimizer wraps each array in a variable, which is itself a tree.
-  state = jax.tree.map(lambda x: jnp.asarray(jax.tree.leaves(x)[0]),
-                       state._replace(then=()),
-                       is_leaf=lambda x: not isinstance(x, tuple))
+  state = trees.only_state(opt_state, AlarmState, 'with_alarm')
+  state = trees.unwrapped(state._replace(then=()))
   log_sums = _evidence.of_workers(state.log_sums)
   worker = jnp.argmax(log_sums, -1).astype(jnp.int32)
   is_named = jnp.max(log_sums, -1) >= state.limit
