@@ -36,8 +36,8 @@ def main(is_check: bool) -> int:
   found = {name: alarms.replay(training.train(noise))
            for name, noise in training.SETTINGS.items()}
   plots.save(alarm_page.figure(found), FIGURE)
-  page = _put(before, now, BEGIN, END)
-  PAGE.write_text(_put(page, alarm_page.tables(found), *ALARM))
+  page = put(before, now, BEGIN, END)
+  PAGE.write_text(put(page, alarm_page.tables(found), *ALARM))
   print(f'wrote {PAGE} and {FIGURE}')
   return 0
 
@@ -47,7 +47,8 @@ def between(page: str, begin: str, end: str) -> str:
   return page.split(begin)[1].split(end)[0]
 
 
-def _put(page, content, begin, end):
+def put(page: str, content: str, begin: str, end: str) -> str:
+  """Return a page with other content between two marks."""
   head, rest = page.split(begin)
   return head + begin + content + end + rest.split(end)[1]
 

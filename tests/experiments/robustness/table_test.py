@@ -72,6 +72,12 @@ class SameTest(absltest.TestCase):
                   '| a | 5·10⁵ |'):
       self.assertFalse(page.same('| a | 0.5 |', other), other)
 
+  def test_the_page_has_the_marks_that_it_is_written_between(self):
+    text = page.PAGE.read_text()
+    for marks in ((page.BEGIN, page.END), page.ALARM):
+      self.assertEqual(
+        page.put(text, page.between(text, *marks), *marks), text)
+
   def test_each_rule_is_made(self):
     for bad in (1, 2):
       for make in rules.rules(bad).values():
