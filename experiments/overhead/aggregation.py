@@ -14,6 +14,7 @@ beside those of TorchJD, where it is installed. All figures come from one
 process that takes the steps in turn; only ratios carry over to other machines.
 """
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -31,12 +32,13 @@ import gradiv
 from experiments.common import flags
 from experiments.cost import collectives, timing
 from experiments.engine import records
-from experiments.overhead import layers as overhead_layers, peers
+from experiments.overhead import layers as overhead_layers, peers, training
 from experiments.overhead.config import Config as Config
 from gradiv import topology, weightings
 
 AXIS = 'workers'
 COLUMNS = ('milliseconds', 'memory', 'sent')
+RECORD = 'overhead.json'
 
 
 def gather_everything(
@@ -150,8 +152,8 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
   """Measure each way at one number of parameters.
 
   Returns:
-    way -> median milliseconds of a step, temporary memory and bytes sent, both
-    in gradients.
+    way -> median milliseconds of a step; temporary memory and bytes sent, both
+    in gradients; and how often it runs which collective.
   """
   mesh = Mesh(np.array(jax.devices()[:config.num_workers]), (AXIS,))
   cuts = np.array_split(np.arange(size), config.num_leaves)
@@ -169,6 +171,8 @@ def measure(config: Config, size: int) -> dict[str, dict[str, float]]:
     'memory': step.program.memory_analysis().temp_size_in_bytes / width / size,
     'sent': collectives.bytes_sent(
       step.program.as_text(), config.num_workers) / width / size,
+    'collectives': collections.Counter(
+      x.name for x in collectives.collectives(step.program.as_text())),
   } for name, step in steps.items()}
 
 
@@ -180,7 +184,7 @@ def table(config: Config, results: dict) -> str:
     f'{"D":>10}  {"":<30} {"ms":>9} {"memory":>8} {"sent":>8}']
   for size, ways in results.items():
     for name, way in ways.items():
-      lines.append(f'{size:>10,}  {name:<30} {way["milliseconds"]:>9.2f} '
+      lines.append(f'{int(size):>10,}  {name:<30} {way["milliseconds"]:>9.2f} '
                    f'{way["memory"]:>8.2f} {way["sent"]:>8.2f}')
     for one, other in RATIOS:
       shares = [ratio(ways, column, one, other) for column in COLUMNS]
@@ -196,27 +200,45 @@ def ratio(ways: dict, column: str, one: str, other: str) -> float:
 
 
 def run(config: Config) -> dict:
-  """Measure all sizes, print the table, and keep the record."""
+  """Measure all parts, print their tables, and keep the record."""
   flags.check(
     config.num_workers, 'num_workers', f'at most the {jax.device_count()} '
     'devices here', lambda n: n <= jax.device_count())
-  results = {size: measure(config, size) for size in config.sizes}
-  print(table(config, results))
-  layers = overhead_layers.measure(
-    config.num_layers, config.num_workers, config.rounds)
-  print(overhead_layers.table(layers))
-  beside = peers.measure(rounds=min(config.rounds, peers.ROUNDS)) if (
-    config.peers) else 'TorchJD is not measured: --nopeers'
-  print(peers.table(beside))
   record = {'device': timing.describe_device(), 'jax': jax.__version__,
-            'config': dataclasses.asdict(config),
-            'results': {str(size): ways for size, ways in results.items()},
-            'layers': layers, 'peers': beside}
+            'config': dataclasses.asdict(config)}
+  for part in config.parts:
+    record[part], shown = _PARTS[part](config)
+    print(shown)
+    if config.workdir:  # after each, as the next may fail
+      records.write_whole(pathlib.Path(config.workdir) / RECORD, record)
   if config.workdir:
-    path = pathlib.Path(config.workdir) / 'overhead.json'
-    records.write_whole(path, record)
-    print(f'record: {path}')
+    print(f'record: {pathlib.Path(config.workdir) / RECORD}')
   return record
+
+
+def _exchange(config):
+  results = {str(size): measure(config, size) for size in config.sizes}
+  return results, table(config, results)
+
+
+def _layers(config):
+  result = overhead_layers.measure(
+    config.num_layers, config.num_workers, config.rounds)
+  return result, overhead_layers.table(result)
+
+
+def _training(config):
+  result = training.measure(min(config.rounds, training.ROUNDS))
+  return result, training.table(result)
+
+
+def _peers(config):
+  result = peers.measure(rounds=min(config.rounds, peers.ROUNDS))
+  return result, peers.table(result)
+
+
+_PARTS = {'exchange': _exchange, 'layers': _layers, 'training': _training,
+          'peers': _peers}
 
 
 def main(config: Config) -> dict:

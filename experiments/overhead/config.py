@@ -5,6 +5,8 @@ import dataclasses
 from experiments.common import flags
 from experiments.common.flags import flag
 
+PARTS = ('exchange', 'layers', 'training', 'peers')
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -17,7 +19,9 @@ class Config:
   dtype: str = flag('float32', 'of the gradients', ('float32', 'bfloat16'))
   rounds: int = flag(15, 'steps of each way, taken in turn; the median counts')
   num_layers: int = flag(100, 'layers of the network that is tracked by layer')
-  peers: bool = flag(True, 'whether to time the rules of TorchJD beside ours')
+  parts: tuple[str, ...] = flag(
+    PARTS, 'what to measure: the exchange alone, tracking by layer, every '
+    'transformation in a training step, and TorchJD', PARTS)
 
   def __post_init__(self):
     flags.check_values(self)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -56,7 +57,8 @@ def measure(config: Config, name: str) -> dict[str, Any]:
 
   Returns:
     What the workload is, and way -> median milliseconds of a step, bytes of
-    temporary memory, FLOPs of the products, and errors.
+    temporary memory, FLOPs of the products, CPU seconds to trace and compile,
+    and errors.
 
   Raises:
     RuntimeError: Where a way's numbers are wrong.
@@ -73,8 +75,10 @@ def measure(config: Config, name: str) -> dict[str, Any]:
       print(f"{name}: no row for {way} ({error}): pip install '.[benchmark]'")
       continue
     arguments = problem.params, problem.batch
+    begun = time.process_time()
     steps[way] = jax.jit(step).lower(*arguments).compile()
     ways[way] = {
+      'build_seconds': time.process_time() - begun,
       'memory': steps[way].memory_analysis().temp_size_in_bytes,
       'flops': flops.flops_traced(step, *arguments),
       **errors(steps[way](*arguments), wanted)}

@@ -49,13 +49,13 @@ class OverheadTest(parameterized.TestCase):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config = aggregation.Config(
       workdir=str(folder / 'run'), sizes=(1_000_000,), rounds=1,
-      num_layers=3)
+      num_layers=3, parts=('exchange', 'layers'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
       record = aggregation.run(config)
     self.assertEqual(
       json.loads((folder / 'run' / 'overhead.json').read_text()),
       json.loads(json.dumps(record)))
-    for ways in record['results'].values():
+    for ways in record['exchange'].values():
       # What no clock decides: a fifth of the memory, a quarter of the traffic,
       # and the traffic of an all-reduce.
       ratio = lambda *pair: aggregation.ratio(ways, *pair)
@@ -68,6 +68,8 @@ class OverheadTest(parameterized.TestCase):
       # Tracking adds scalars to the all-reduce; a ring has two neighbors.
       self.assertBetween(ratio('sent', 'tracked mean', 'mean'), 1, 1.001)
       self.assertAlmostEqual(ways['gossip on a ring']['sent'], 2, 2)
+      self.assertEqual(ways['gossip on a ring']['collectives'],
+                       {'collective-permute': 2})
       self.assertTrue(all(way['milliseconds'] > 0 for way in ways.values()))
     layers = record['layers']['ways']
     # A handful of leaves, however many layers.
