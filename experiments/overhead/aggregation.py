@@ -1,23 +1,11 @@
-"""What gradiv costs, as ratios within one run.
+"""The exchange of gradients alone: ways to combine them, beside the mean.
 
-  python -m experiments.overhead --workdir=runs/overhead
-
-Compares ways to combine the workers' gradients. The baseline is the plain mean,
-one all-reduce. Beside it: the mean with tracked moments, the Gram matrix alone,
-the mean in 8 and 4 bits, the mean of delayed gradients, gossip on a ring, and
-agreement filtering, both by the Gram exchange and after every worker has
-gathered every gradient, as the peers do it. For each number of parameters the
-table shows the time of a step, the temporary memory of the compiled program,
-and the bytes that a worker sends on a ring. Below follows what tracking by
-layer costs (compilation, step and state leaves), and the rules under `vmap`
-beside those of TorchJD, where it is installed. All figures come from one
-process that takes the steps in turn; only ratios carry over to other machines.
+The baseline is the plain mean, one all-reduce. For each number of parameters
+the table shows the time of a step, the temporary memory of the compiled
+program, and the bytes that a worker sends on a ring.
 """
 
 import collections
-import dataclasses
-import os
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,16 +17,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import gradiv
-from experiments.common import flags
 from experiments.cost import collectives, timing
-from experiments.engine import records
-from experiments.overhead import layers as overhead_layers, peers, training
-from experiments.overhead.config import Config as Config
+from experiments.overhead.config import Config
 from gradiv import topology, weightings
 
 AXIS = 'workers'
 COLUMNS = ('milliseconds', 'memory', 'sent')
-RECORD = 'overhead.json'
 
 
 def gather_everything(
@@ -197,53 +181,3 @@ def table(config: Config, results: dict) -> str:
 def ratio(ways: dict, column: str, one: str, other: str) -> float:
   """Divide what one way costs by what another does."""
   return ways[one][column] / ways[other][column]
-
-
-def run(config: Config) -> dict:
-  """Measure all parts, print their tables, and keep the record."""
-  flags.check(
-    config.num_workers, 'num_workers', f'at most the {jax.device_count()} '
-    'devices here', lambda n: n <= jax.device_count())
-  record = {'device': timing.describe_device(), 'jax': jax.__version__,
-            'config': dataclasses.asdict(config)}
-  for part in config.parts:
-    record[part], shown = _PARTS[part](config)
-    print(shown)
-    if config.workdir:  # after each, as the next may fail
-      records.write_whole(pathlib.Path(config.workdir) / RECORD, record)
-  if config.workdir:
-    print(f'record: {pathlib.Path(config.workdir) / RECORD}')
-  return record
-
-
-def _exchange(config):
-  results = {str(size): measure(config, size) for size in config.sizes}
-  return results, table(config, results)
-
-
-def _layers(config):
-  result = overhead_layers.measure(
-    config.num_layers, config.num_workers, config.rounds)
-  return result, overhead_layers.table(result)
-
-
-def _training(config):
-  result = training.measure(min(config.rounds, training.ROUNDS))
-  return result, training.table(result)
-
-
-def _peers(config):
-  result = peers.measure(rounds=min(config.rounds, peers.ROUNDS))
-  return result, peers.table(result)
-
-
-_PARTS = {'exchange': _exchange, 'layers': _layers, 'training': _training,
-          'peers': _peers}
-
-
-def main(config: Config) -> dict:
-  """Make as many virtual devices as there are workers, and run."""
-  # With fewer host threads than devices, jaxlib up to 0.10.2 may abort.
-  os.environ.setdefault('NPROC', str(4 * config.num_workers))
-  jax.config.update('jax_num_cpu_devices', config.num_workers)
-  return run(config)

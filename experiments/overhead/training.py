@@ -16,7 +16,7 @@ import optax
 
 import gradiv
 from experiments.cost import collectives, timing
-from experiments.overhead import chains, sizes, workloads
+from experiments.overhead import chain_table, chains, sizes, workloads
 
 WORKLOAD = sizes.resized('transformer', {
   'batch_size': chains.NUM_WORKERS * chains.BATCH_SIZE, 'width': 128,
@@ -36,17 +36,17 @@ def measure(rounds: int, names: tuple[str, ...] | None = None) -> dict:
     temporary memory and what a worker sends, the last two in gradients.
   """
   problem = workloads.build('transformer', WORKLOAD)
-  rows = {'plain': chains.PLAIN} | {
-    name: row for section in chains.SECTIONS.values()
+  rows = {'plain': chain_table.PLAIN} | {
+    name: row for section in chain_table.SECTIONS.values()
     for name, row in section.items() if names is None or name in names}
   result, steps = {}, {}
-  _compiled(chains.PLAIN, problem)  # pays for what jax sets up once
+  _compiled(chain_table.PLAIN, problem)  # pays for what jax sets up once
   for name, row in rows.items():
     steps[name], result[name] = _compiled(row, problem)
   times = timing.in_turn(steps, rounds=rounds)
   for name, milliseconds in times.items():
     result[name] |= {'milliseconds': milliseconds,
-                     'is_measure': name in chains.MEASURE}
+                     'is_measure': name in chain_table.MEASURE}
   return {'num_workers': chains.NUM_WORKERS, 'rows': result,
           'num_parameters': problem.num_parameters,
           'tokens_per_worker': chains.BATCH_SIZE * WORKLOAD.input_shape[0]}

@@ -16,7 +16,8 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh
 
 from experiments.cost import collectives
-from experiments.overhead import aggregation
+from experiments.overhead import aggregation, running
+from experiments.overhead.config import Config
 from tests import helpers
 
 
@@ -47,11 +48,11 @@ class OverheadTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_record_and_ratios(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    config = aggregation.Config(
+    config = Config(
       workdir=str(folder / 'run'), sizes=(1_000_000,), rounds=1,
       num_layers=3, parts=('exchange', 'layers'))
     with contextlib.redirect_stdout(io.StringIO()) as out:
-      record = aggregation.run(config)
+      record = running.run(config)
     self.assertEqual(
       json.loads((folder / 'run' / 'overhead.json').read_text()),
       json.loads(json.dumps(record)))
@@ -85,7 +86,7 @@ class OverheadTest(parameterized.TestCase):
     (dict(rounds=0), '--rounds=0'))
   def test_bad_flags(self, flags, message):
     with self.assertRaisesRegex(ValueError, message):
-      aggregation.Config(**flags)
+      Config(**flags)
 
   def test_a_bad_flag_is_told_before_jax_is_imported(self):
     code = ('import atexit, runpy, sys; sys.argv.append("--rounds=0"); '
@@ -98,7 +99,7 @@ class OverheadTest(parameterized.TestCase):
 
   def test_more_workers_than_devices(self):
     with self.assertRaisesRegex(ValueError, 'at most the 8 devices'):
-      aggregation.run(aggregation.Config(num_workers=9))
+      running.run(Config(num_workers=9))
 
 
 class CompiledTest(absltest.TestCase):

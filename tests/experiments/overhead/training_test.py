@@ -9,11 +9,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
-from experiments.overhead import chains, sizes, training
+from experiments.overhead import chain_table, chains, sizes, training
 from gradiv import meshes
 from tests.contract.table_test import public_functions
 
-ROWS = {name: row for section in chains.SECTIONS.values()
+ROWS = {name: row for section in chain_table.SECTIONS.values()
         for name, row in section.items()}
 
 
@@ -26,7 +26,7 @@ def loss(params, inputs):
 class ChainsTest(parameterized.TestCase):
 
   def test_every_transformation_has_a_row(self):
-    about = {function for row in (chains.PLAIN, *ROWS.values())
+    about = {function for row in (chain_table.PLAIN, *ROWS.values())
              for function in row.about}
     public = public_functions(optax.GradientTransformation)
     del public[meshes.on_mesh]  # its gradients are unreduced, under plain jit
@@ -34,7 +34,7 @@ class ChainsTest(parameterized.TestCase):
     self.assertEmpty(missing, 'add a row to experiments/overhead/chains.py')
 
   def test_names_are_unique(self):
-    self.assertLen(ROWS, sum(map(len, chains.SECTIONS.values())))
+    self.assertLen(ROWS, sum(map(len, chain_table.SECTIONS.values())))
 
   @parameterized.parameters(*ROWS)
   @pytest.mark.slow
