@@ -61,6 +61,15 @@ def _per_example(column, names):
   return values
 
 
+def _clipping(overhead, examples):
+  """Compare clipping with JAX-Privacy's, where that is installed."""
+  del overhead
+  return {name: _over(result['ways'], 'gradiv_clipping', 'jax_privacy',
+                      'milliseconds')
+          for name, result in examples['results'].items()
+          if 'jax_privacy' in result['ways']}
+
+
 def _permutes(overhead, examples):
   del examples
   return {'D = ' + size: max(
@@ -83,7 +92,7 @@ def _over(ways, one, other, column):
   return ways[one][column] / ways[other][column]
 
 
-_DENSE, _CONV = ('mlp', 'lstm', 'transformer'), ('cnn', 'resnet18')
+_DENSE, _CONV = ('mlp', 'lstm', 'transformer'), ('cnn', 'small_cnn', 'resnet18')
 LIMITS = (
   Limit('`track_moments`, step over the step with the mean', 1.02, _tracked),
   Limit('`track_moments`, trace and compile, 100 layers', 1.3, _compiled),
@@ -108,6 +117,7 @@ LIMITS = (
         _per_example('build_seconds', (*_DENSE, *_CONV))),
   Limit('`example_moments`, temporary memory', 1.5,
         _per_example('memory', (*_DENSE, *_CONV))),
+  Limit("clipping, our time over JAX-Privacy's", 1.0, _clipping),
   Limit("slowest rule, our time over TorchJD's", 1.0, _rules),
 )
 

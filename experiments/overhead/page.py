@@ -18,7 +18,7 @@ NAMES = ('overhead.json', 'overhead_examples.json')
 EVERY = 16
 _WAYS = {'gradiv': '`example_moments`', 'gradiv_norms': '`example_sq_norms`',
          'gradiv_gram': '`example_gram`', 'vmap': '`vmap(grad)`',
-         'jax_privacy': 'JAX-Privacy'}
+         'gradiv_clipping': '`clipped_grad`', 'jax_privacy': 'JAX-Privacy'}
 
 
 def main(argv: list[str]) -> int:

@@ -35,7 +35,7 @@ def measure(rounds: int, names: tuple[str, ...] | None = None) -> dict:
     What the step is, and row -> milliseconds, CPU seconds to trace and compile,
     temporary memory and what a worker sends, the last two in gradients.
   """
-  problem = workloads.build('transformer', WORKLOAD)
+  problem = workloads.build(WORKLOAD)
   rows = {'plain': chain_table.PLAIN} | {
     name: row for section in chain_table.SECTIONS.values()
     for name, row in section.items() if names is None or name in names}

@@ -46,6 +46,18 @@ def by_jax_privacy(loss: Callable) -> Callable:
   return step
 
 
+def by_clipping(loss: Callable) -> Callable:
+  """Do the same with our `clipped_grad`, which takes the same arguments."""
+  def step(params, batch):
+    grads, aux = per_example.clipped_grad(
+      loss, l2_clip_norm=jnp.inf, normalize_by=float(len(batch[1])),
+      keep_batch_dim=False, return_values=True, return_grad_norms=True,
+    )(params, batch)
+    return aux.values.mean(), grads, aux.grad_norms ** 2
+
+  return step
+
+
 def by_moments(loss: Callable) -> Callable:
   """Take the two moments; the mean of the squared norms is their sum."""
   def step(params, batch):
@@ -80,6 +92,7 @@ WAYS: dict[str, Callable[[Callable], Callable]] = {
   'plain': plain,
   'vmap': by_vmap,
   'jax_privacy': by_jax_privacy,
+  'gradiv_clipping': by_clipping,
   'gradiv': by_moments,
   'gradiv_norms': by_sq_norms,
   'gradiv_gram': by_gram,

@@ -30,19 +30,19 @@ class Problem(NamedTuple):
     return sum(x.size for x in jax.tree.leaves(self.params))
 
 
-def network(name: str, sizes: Sizes) -> models.Model:
+def network(sizes: Sizes) -> models.Model:
   """Build the model of a workload."""
-  return models.build(name, input_shape=sizes.input_shape,
+  return models.build(sizes.model, input_shape=sizes.input_shape,
                       num_classes=sizes.num_classes, **sizes.options)
 
 
-def build(name: str, sizes: Sizes) -> Problem:
+def build(sizes: Sizes) -> Problem:
   """Draw parameters, and a batch of random examples, from a fixed seed."""
-  model = network(name, sizes)
+  model = network(sizes)
   rng = np.random.default_rng(0)
   shape = (sizes.batch_size, *sizes.input_shape)
   draw = lambda shape: rng.integers(sizes.num_classes, size=shape, dtype='i')
-  if name in models.TOKEN_MODELS:
+  if sizes.model in models.TOKEN_MODELS:
     batch = draw(shape), draw(shape)
   else:
     batch = rng.normal(size=shape).astype('f'), draw(sizes.batch_size)

@@ -17,12 +17,10 @@ class Row(NamedTuple):
   """One network at one size.
 
   Attributes:
-    name: A network of `experiments.models`, or 'resnet50'.
-    sizes: Its sizes.
+    sizes: Its sizes; the model is one of `experiments.models`, or 'resnet50'.
     ways: What is timed beside the plain step, names of `overhead.ways.WAYS`.
   """
 
-  name: str
   sizes: Sizes
   ways: tuple[str, ...]
 
@@ -31,32 +29,33 @@ ALL = ('gradiv', 'gradiv_norms', 'vmap', 'jax_privacy')
 MOST = ('gradiv', 'gradiv_norms', 'vmap')
 # Large enough that the device, and not the launch of kernels, is timed.
 LARGE = {
-  'mlp': Row('mlp', Sizes(
-    2048, (784,), 10, {'hidden': (1024, 1024)}), (*ALL, 'gradiv_gram')),
-  'transformer': Row('transformer', Sizes(
-    64, (256,), 1024, {'width': 512, 'heads': 8, 'layers': 8}), ALL),
-  'resnet18': Row('resnet18', Sizes(256, (32, 32, 3), 10), ALL),
-  'gpt': Row('transformer', Sizes(
-    8, (1024,), 50304, {'width': 768, 'heads': 12, 'layers': 12}), MOST),
-  'cnn': Row('cnn', Sizes(2048, (28, 28, 1), 10), ALL),
-  'lstm': Row('lstm', Sizes(256, (128,), 64), ALL),
-  'resnet50': Row('resnet50', Sizes(
-    64, (224, 224, 3), 1000), MOST),
+  'mlp': Row(Sizes(
+    'mlp', 2048, (784,), 10, {'hidden': (1024, 1024)}), (*ALL, 'gradiv_gram')),
+  'transformer': Row(Sizes(
+    'transformer', 64, (256,), 1024,
+    {'width': 512, 'heads': 8, 'layers': 8}), ALL),
+  'resnet18': Row(Sizes('resnet18', 256, (32, 32, 3), 10), ALL),
+  'gpt': Row(Sizes(
+    'transformer', 8, (1024,), 50304,
+    {'width': 768, 'heads': 12, 'layers': 12}), MOST),
+  'cnn': Row(Sizes('cnn', 2048, (28, 28, 1), 10), ALL),
+  'lstm': Row(Sizes('lstm', 256, (128,), 64), ALL),
+  'resnet50': Row(Sizes('resnet50', 64, (224, 224, 3), 1000), MOST),
 }
 # Small enough to try the whole script on a CPU.
 SMALL = {
-  'mlp': Row('mlp', Sizes(8, (16,), 4, {'hidden': (8,)}),
+  'mlp': Row(Sizes('mlp', 8, (16,), 4, {'hidden': (8,)}),
              LARGE['mlp'].ways),
-  'transformer': Row('transformer', Sizes(
-    4, (16,), 32, {'width': 16, 'heads': 2, 'layers': 2}), ALL),
-  'resnet50': Row('resnet50', Sizes(2, (32, 32, 3), 10), ('gradiv',)),
+  'transformer': Row(Sizes(
+    'transformer', 4, (16,), 32, {'width': 16, 'heads': 2, 'layers': 2}), ALL),
+  'resnet50': Row(Sizes('resnet50', 2, (32, 32, 3), 10), ('gradiv',)),
 }
 
 
 def build(row: Row) -> workloads.Problem:
   """Draw parameters and a batch of random examples from a fixed seed."""
-  if row.name != 'resnet50':
-    return workloads.build(row.name, row.sizes)
+  if row.sizes.model != 'resnet50':
+    return workloads.build(row.sizes)
   sizes = row.sizes
   network = resnet50.Resnet50(
     sizes.input_shape[-1], sizes.num_classes, rngs=nnx.Rngs(0))

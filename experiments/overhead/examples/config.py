@@ -8,7 +8,8 @@ from experiments.overhead import sizes as sizes_lib
 
 WORKLOADS = tuple(sizes_lib.WORKLOADS)
 # Of `ways.WAYS`, named here so that checking flags needs no JAX.
-WAYS = ('plain', 'vmap', 'jax_privacy', 'gradiv', 'gradiv_norms', 'gradiv_gram')
+WAYS = ('plain', 'vmap', 'jax_privacy', 'gradiv_clipping', 'gradiv',
+        'gradiv_norms', 'gradiv_gram')
 
 
 @dataclasses.dataclass(frozen=True)

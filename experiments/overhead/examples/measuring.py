@@ -63,7 +63,7 @@ def measure(config: Config, name: str) -> dict[str, Any]:
   Raises:
     RuntimeError: Where a way's numbers are wrong.
   """
-  problem = overhead_models.build(name, config.sizes_of(name))
+  problem = overhead_models.build(config.sizes_of(name))
   wanted = one_by_one(problem)
   ways, steps = {}, {}
   for way, make in WAYS.items():

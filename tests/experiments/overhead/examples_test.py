@@ -32,7 +32,7 @@ TINY = {
 
 def tiny(name):
   return overhead_models.build(
-    name, overhead_sizes.resized(name, TINY[name]))
+    overhead_sizes.resized(name, TINY[name]))
 
 
 def clipped_grad(loss, *, l2_clip_norm, normalize_by, keep_batch_dim,
@@ -154,7 +154,7 @@ class OverheadExamplesTest(parameterized.TestCase):
     shapes = {}
     for name, sizes in overhead_sizes.WORKLOADS.items():
       params = jax.eval_shape(
-        overhead_models.network(name, sizes).init, jax.random.key(0))
+        overhead_models.network(sizes).init, jax.random.key(0))
       shapes[name] = sum(x.size for x in jax.tree.leaves(params))
     self.assertEqual(shapes['mlp'], 785 * 512 + 513 * 512 + 513 * 10)
     self.assertEqual(shapes['resnet18'], 11173962)
