@@ -70,7 +70,8 @@ def key_of_worker(key: jax.Array, index: jax.Array | int) -> jax.Array:
 def replicate(tree: Any, num_workers: int) -> Any:
   """Stack `num_workers` copies of each leaf along a new leading axis.
 
-  Use it to start a state that each worker then updates on its own.
+  Use it to start a state that each worker then updates on its own. Raises a
+  ValueError if `num_workers` is not a whole number of at least 1.
 
   >>> replicate({'w': jnp.zeros(3)}, 2)['w'].shape
   (2, 3)
@@ -89,6 +90,24 @@ def as_private(tree: Any, axis_name: AxisName) -> Any:
   ``as_private(params, axis_name)`` instead. Values never change; where jax
   does not track which values vary (vmap, pmap, ``check_vma=False``), this
   function returns the tree unchanged.
+
+  Args:
+    tree: Parameters, or any tree of arrays, the same on all workers.
+    axis_name: Axis, or axes, of the workers.
+
+  >>> mesh = jax.sharding.Mesh(jax.devices()[:2], ('workers',))
+  >>> loss = lambda w, x: jnp.sum(w * x)
+  >>> def own_gradient(w, x):
+  ...   return jax.grad(loss)(as_private(w, 'workers'), x)[None]
+  >>> P = jax.sharding.PartitionSpec
+  >>> gradients = jax.shard_map(own_gradient, mesh=mesh, out_specs=P('workers'),
+  ...                           in_specs=(P(), P('workers')))
+  >>> gradients(1., jnp.arange(float(len(mesh.devices)))).tolist() == [
+  ...     *range(len(mesh.devices))]
+  True
+
+  The gradient of each worker is its own x. Without `as_private`, each would be
+  the sum of all.
   """
   for name in names_of(axis_name):
     if compat.is_tracked(name):

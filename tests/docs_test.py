@@ -108,7 +108,11 @@ class DocsTest(parameterized.TestCase):
     columns = [name.strip() for name in columns.strip('|').split('|')]
     shown = rows(text, '| use it when | rule')
     self.assertGreater(len(shown), 10)
-    for _, rule, *values in shown:
+    names = {'gradiv': gradiv, 'weightings': gradiv.weightings, 'f': 1,
+             'length': 1.}
+    for _, rule, code, *values in shown:
+      self.assertTrue(callable(eval(code_of(code), names)) or hasattr(
+        eval(code_of(code), names), 'update'), rule)
       for column, value in zip(('× 10⁶', '× −1', 'NaN'), values, strict=True):
         self.assertEqual(value, bears[rule][columns.index(column)], rule)
 

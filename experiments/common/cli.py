@@ -51,7 +51,8 @@ def main(cls: type[flags.Config], study: str) -> None:
     made = pkgutil.resolve_name(study)()
     from experiments.common import running
     _keep_compiled(config)
-    running.run(made, config, begin=lambda: _describe(config, study))
+    running.run(made, config, begin=lambda parts: _describe(
+      config, study, parts))
 
 
 def run(cls: type, work: str) -> None:
@@ -114,13 +115,13 @@ def _keep_compiled(config):
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def _describe(config, program):
-  """Write `config.json`."""
+def _describe(config, program, parts=()):
+  """Write `config.json`, with the names of the parts that are trained."""
   import jax
   folder = pathlib.Path(config.workdir)
   _by_first(
     description.write, folder, program, config, sys.argv,
-    [f'{x.platform}: {x.device_kind}' for x in jax.devices()])
+    [f'{x.platform}: {x.device_kind}' for x in jax.devices()], parts)
   if not (folder / 'config.json').exists():
     raise description.WorkdirError(
       f'--workdir={config.workdir!r} is seen by process 0 alone: must be a '

@@ -1,4 +1,4 @@
-"""`config.json`: program, flags, command, versions and devices of a run.
+"""`config.json`: program, flags, command, versions, devices and parts of a run.
 
 A folder that cannot be written is refused before anything is imported. The file
 is written when all flags, data and shapes have been checked, just before the
@@ -61,7 +61,8 @@ def _writing(workdir):
 
 
 def write(workdir: pathlib.Path, program: str, config: Any,
-          argv: Sequence[str], devices: Sequence[str]) -> None:
+          argv: Sequence[str], devices: Sequence[str],
+          parts: Sequence[str] = ()) -> None:
   """Write `config.json`, whole or not at all.
 
   Args:
@@ -70,6 +71,7 @@ def write(workdir: pathlib.Path, program: str, config: Any,
     config: The dataclass of flags.
     argv: The command.
     devices: What computes.
+    parts: Names of all parts that are trained, begun or not.
 
   Raises:
     WorkdirError: Where the folder cannot be written.
@@ -81,7 +83,8 @@ def write(workdir: pathlib.Path, program: str, config: Any,
               for f in dataclasses.fields(config) if 'help' in f.metadata},
     'commit': versions.commit(),
     'versions': versions.packages(),
-    'devices': devices}, indent=1)
+    'devices': devices,
+    'parts': list(parts)}, indent=1)
   path = workdir / 'config.json'
   partial = path.with_name('.config.json.partial')
   with _writing(workdir):

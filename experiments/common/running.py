@@ -5,7 +5,7 @@ import dataclasses
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -17,14 +17,16 @@ from experiments.engine import identity, processes, progress, signals
 
 
 def run(study: Study, config: Any, *, stop: signals.Stop | None = None,
-        begin: Callable[[], None] = lambda: None) -> Outcome:
+        begin: Callable[[Sequence[str]], None] = lambda parts: None,
+        ) -> Outcome:
   """Train what is missing, then judge, tabulate and draw.
 
   Args:
     study: The paper's.
     config: Its flags; see `flags.Config`.
     stop: Raised by a signal; by default, one that listens while this runs.
-    begin: Called when all parts have been checked, before any is trained.
+    begin: Called when all parts have been checked, before any is trained, with
+      the names of those that are trained.
 
   Raises:
     UsageError: On flags that do not fit the data or the network.
@@ -63,8 +65,8 @@ def _train(study, config, stop, begin):
   digests: dict[str, str] = {}
   with _in_one_line(workdir, 'the flags do not fit together', ValueError):
     task = study.prepare(config)
-    work = _plan(study, config, task, workdir)
-  begin()
+    work, trained = _plan(study, config, task, workdir)
+  begin(trained)
   finished = sum(size is None for size in work.values())
   if finished and processes.is_first():
     print(f'{finished} of {len(work)} parts were finished before',
@@ -77,22 +79,27 @@ def _train(study, config, stop, begin):
   return done, digests
 
 
-def _plan(study, config, task, workdir) -> dict[str, int | None]:
-  """Check the shapes of all parts that are to do; return the size of each.
+def _plan(study, config, task, workdir
+          ) -> tuple[dict[str, int | None], list[str]]:
+  """Check the shapes of all parts that are to do.
 
-  A finished part has none, and is read, as later parts may depend on it.
+  Returns the size of each and the names of those that are trained. A finished
+  part has no size, and is read, as later parts may depend on it.
   """
   found: dict[str, Any] = {}
   sizes: dict[str, int | None] = {}
+  trained = []
   for stage in study.stages(config, task, found):
     for part in stage:
+      if part.size:
+        trained.append(part.name)
       if part.missing(workdir, config.allow_changed):
         found[part.name] = _checked(part, workdir)
         sizes[part.name] = part.size
       else:
         found[part.name] = part.read(workdir)
         sizes[part.name] = None
-  return sizes
+  return sizes, trained
 
 
 def _checked(part, workdir):

@@ -17,7 +17,7 @@ class Table:
   """A title, the names of the columns, and rows of text.
 
   Attributes:
-    title: One line.
+    title: A line, or a few.
     columns: Names; the first column is aligned left, all others right.
     rows: Cells of text, as many as there are columns.
     is_text: Whether all columns are aligned left.

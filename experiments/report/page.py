@@ -56,17 +56,20 @@ def status(run: Run) -> str:
   """Say how far a run is, and when it wrote last."""
   when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.seen))
   done = sum(part.is_done for part in run.parts)
-  if len(run.parts) == 1:
+  # Of a run without a lock nobody knows whether somebody is at work.
+  is_training = run.is_running and bool(run.config)
+  if not run.parts:
+    return str(run.folder)
+  if run.num_parts == 1:
     part, = run.parts
     of = f' of {part.steps:,}' if part.steps else ''
     far = f'step {part.step:,}{of}'
   else:
-    far = f'{done} of {len(run.parts)} parts are finished'
-  if not run.parts:
-    return str(run.folder)
-  # Of a run without a lock nobody knows whether somebody is at work.
-  word = ('Training' if run.is_running and run.config else
-          'Finished' if done == len(run.parts) else 'Not finished')
+    far = f'{done} of {run.num_parts} parts are finished'
+    if is_training and done < len(run.parts):
+      far += f', {len(run.parts) - done} running'
+  word = ('Training' if is_training else
+          'Finished' if done == run.num_parts else 'Not finished')
   return f'{word} · {far} · last record {when} · {run.folder}'
 
 
@@ -128,7 +131,9 @@ def headline(run: Run, found: Mapping[str, Mapping[str, columns.Column]]
       yield 'batch size', numbers.number(float(used.middle()[-1]))
   seconds = sum(map(timing.seconds, run.parts))
   if seconds:
-    yield 'training', numbers.duration(seconds)
+    # Parts may run side by side: the run itself takes less.
+    name = 'training' if len(run.parts) == 1 else 'training, sum over the parts'
+    yield name, numbers.duration(seconds)
   if len(run.parts) == 1 and (rate := timing.rate(run.parts[0])):
     yield 'steps per second', numbers.number(rate)
 

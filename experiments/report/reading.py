@@ -88,6 +88,12 @@ class Run:
     return self.story.get('claims', [])
 
   @property
+  def num_parts(self) -> int:
+    """How many parts there will be: those that have begun, and the others."""
+    begun = {re.sub(r'/lanes_\d+$', '', part.name) for part in self.parts}
+    return len(self.parts) + len({*self.config.get('parts', [])} - begun)
+
+  @property
   def seen(self) -> float:
     """When anything was written last."""
     return max((part.seen for part in self.parts), default=0.)

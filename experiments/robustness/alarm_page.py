@@ -26,7 +26,7 @@ def tables(found: dict[str, alarms.Found]) -> str:
   flips = [f'| {part} | ' + ' | '.join(
     f'{_share(x[bits])}' for each in settings for x in each.by_bit[::-1]) + ' |'
     for part, bits in _PARTS.items()]
-  heads = ' | '.join(f'{name}: do harm | are seen' for name in found)
+  heads = ' | '.join(f'{name}: harmful | seen' for name in found)
   return '\n'.join([
     '| a fault that lasts | ' + ' | '.join(found) + ' |',
     '|---' * (1 + len(found)) + '|', *rows, '',
@@ -45,12 +45,12 @@ def _wrapped(text):
 
 
 def _errors(name, found):
-  return (f'On {name}, {100 * found.harmful[JUMP]:.0f} % of the flips that do '
-          f'harm are seen at once. Of healthy workers, '
-          f'{found.false_alarms[LIMIT]} were named in {found.steps:,} steps, '
-          'and one jumped in '
+  return (f'On {name}, the alarm sees {100 * found.harmful[JUMP]:.0f} % of the '
+          'harmful flips at once. While all workers were healthy, it named one '
+          f'{found.false_alarms[LIMIT]} times in {found.steps:,} steps, and '
+          'counted jumps in '
           f'{found.false_jumps[JUMP] * found.compared_steps:.0f} of '
-          f'{found.compared_steps:,}.')
+          f'{found.compared_steps:,} steps.')
 
 
 def _delay(steps):

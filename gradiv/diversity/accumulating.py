@@ -76,6 +76,11 @@ def accumulate_moments(
       differ, pass ``batch_size`` to ``update`` as an extra argument: the mean
       is then weighted.
 
+  Raises:
+    ValueError: At construction, if `num_micro_steps` is not a whole number of
+      at least 1, `batch_size` is not positive, or `inner` is no
+      transformation; in ``update``, if a leaf is of integers.
+
   >>> import gradiv
   >>> tx = accumulate_moments(
   ...   2, optax.chain(gradiv.track_moments(), optax.sgd(1.)), batch_size=4)

@@ -46,6 +46,9 @@ def estimate(
       and (1 − 1/N) S of the above. They are exact if the sample is the whole
       set.
 
+  Raises:
+    ValueError: If `num_examples` is less than n·b, where both are known.
+
   >>> e = estimate(Moments(2., 1., 4., 1.))  # two gradients of one example each
   >>> float(e.sq_norm), float(e.variance)
   (3.0, 2.0)

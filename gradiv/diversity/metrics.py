@@ -54,6 +54,9 @@ def noise_scale(estimate: Estimate) -> jax.Array:
   Infinite if the estimate of ‖∇F‖² is not positive. McCandlish et al., `An
   Empirical Model of Large-Batch Training <https://arxiv.org/abs/1812.06162>`_,
   2018.
+
+  >>> float(noise_scale(Estimate(2., 6.)))  # one less than B_S
+  3.0
   """
   sq_norm, variance = estimate
   positive = jnp.where(sq_norm > 0, sq_norm, 1.)
@@ -118,7 +121,14 @@ def steps_factor(estimate: Estimate, batch_size: Scalar) -> jax.Array:
   Times B, it is the relative number of gradient evaluations. It holds for the
   best step size on a quadratic model with Hessian β·I: the step
   1/(β (B_S + B − 1)) on the summed gradient lowers the loss by ‖∇F‖²/(2β)
-  divided by this factor. McCandlish et al. 2018.
+  divided by this factor. McCandlish et al. 2018, as for `noise_scale`.
+
+  Args:
+    estimate: Estimate, preferably averaged over steps.
+    batch_size: Batch size B, in examples.
+
+  >>> float(steps_factor(Estimate(2., 8.), 4.))  # B_simple is 4 as well
+  2.0
   """
   return 1 + noise_scale(estimate) / batch_size
 
@@ -136,6 +146,10 @@ def adascale_gain(
     estimate: Estimate, preferably averaged over steps.
     batch_size: Batch size b of the base run.
     scale: Factor by which the batch is larger; at least 1.
+
+  >>> gain = adascale_gain(Estimate(3., 2.), batch_size=1., scale=2.)
+  >>> round(float(gain), 3)  # (3 + 2) / (3 + 2/2)
+  1.25
   """
   inverse = inverse_batch_size_bound(estimate)
   noise = (1 - inverse) / batch_size
@@ -152,6 +166,12 @@ def norm_test_batch_size(estimate: Estimate, theta: Scalar) -> jax.Array:
   Args:
     estimate: Estimate, preferably averaged over steps.
     theta: Tolerated relative error θ of the gradient; positive.
+
+  Returns:
+    B, in examples.
+
+  Raises:
+    ValueError: If `theta` is not positive.
 
   >>> float(norm_test_batch_size(Estimate(2., 8.), 0.5))
   16.0

@@ -148,6 +148,12 @@ def merge_moments(
     a: Moments of one sample.
     b: Moments of the other.
     sq_distance: ‖ḡ_a − ḡ_b‖², which cannot be computed from the two `Moments`.
+
+  >>> one, three = Moments(1., 1., 1., 0.), Moments(1., 1., 9., 0.)  # 1 and 3
+  >>> [float(x) for x in merge_moments(one, three, sq_distance=4.)]
+  [2.0, 1.0, 4.0, 1.0]
+
+  Two gradients of one example each: their mean is 2, and both are 1 from it.
   """
   size_a, size_b = (m.num_gradients * m.batch_size for m in (a, b))
   n = a.num_gradients + b.num_gradients

@@ -107,7 +107,11 @@ def nested_estimate(moments: NestedMoments) -> NestedEstimate:
   """Estimate ‖∇F‖² and the variances within and between clusters.
 
   Unbiased for clusters of any size and any weights; see the formulas at the top
-  of the module. NaN if there is but one cluster, or none with two members.
+  of the module. NaN if there is but one cluster, or none with two members. For
+  an example see `nested_moments`.
+
+  Args:
+    moments: What `nested_moments` or `worker_nested_moments` returned.
   """
   n, weight, within, deviation, _, of_mean = moments
   total = lambda x: jnp.sum(x, -1)

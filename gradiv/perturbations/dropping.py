@@ -98,6 +98,9 @@ def drop_connect(
   Returns:
     The masked parameters.
 
+  Raises:
+    ValueError: If `rate` does not lie in [0, 1), or `key` is no random key.
+
   Wan et al., `Regularization of Neural Networks using DropConnect
   <https://proceedings.mlr.press/v28/wan13.html>`_, 2013.
 

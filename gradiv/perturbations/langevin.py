@@ -102,6 +102,9 @@ def langevin_stddev(
   Returns:
     The standard deviation, or a schedule of it if the learning rate is one.
 
+  Raises:
+    ValueError: If a number is out of its range: γ > 0, T ≥ 0, 0 ≤ β < 1, n ≥ 1.
+
   Welling and Teh, `Bayesian Learning via Stochastic Gradient Langevin Dynamics
   <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011.
 

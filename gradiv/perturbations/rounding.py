@@ -52,6 +52,11 @@ def stochastic_quantize(
   Returns:
     The rounded tree.
 
+  Raises:
+    ValueError: If `key` is no random key, `method` is none of the three, or
+      `num_levels` or `bucket_size` is not a whole number of at least 1 (with
+      'natural': not 1 and None).
+
   Alistarh et al., `QSGD <https://arxiv.org/abs/1610.02132>`_, 2017; Wen et
   al., `TernGrad <https://arxiv.org/abs/1705.07878>`_, 2017; Horváth et al.,
   `Natural Compression <https://arxiv.org/abs/1905.10988>`_, 2019; Yin et al.,

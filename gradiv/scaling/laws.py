@@ -55,6 +55,11 @@ def critical_batch_size(
     sq_norm: ε, the squared gradient norm that training aims at.
     staleness: τ, the age of the gradients in steps. With a delay, b(τ + 1)
       gradients are under way at once, and the bound is for all of them.
+
+  Raises:
+    ValueError: If `sq_norm` is not positive, or `staleness` is below 0.
+
+  Stich et al. 2021; see the top of the module.
   """
   checks.at_least('staleness', staleness, 0)
   return _critical(noise, sq_norm) / (staleness + 1)
@@ -75,6 +80,11 @@ def critical_delay(
     noise: The pair (M, σ²), for example from `fit_noise`.
     sq_norm: ε, the squared gradient norm that training aims at.
     batch_size: b, in examples.
+
+  Raises:
+    ValueError: If `sq_norm` or `batch_size` is not positive.
+
+  Stich et al. 2021; see the top of the module.
   """
   checks.positive('batch_size', batch_size)
   return _critical(noise, sq_norm) / batch_size

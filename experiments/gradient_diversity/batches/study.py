@@ -31,7 +31,10 @@ class Batches(study.Study):
            'r times, which lowers the gradient diversity (section 6 of the '
            "paper). Rates are tuned for each batch size and r. The paper's "
            'numbers are of logistic regression on CIFAR-10, read off its '
-           'plots.')
+           'plots. Below, B_S is that of the moment at which the loss reaches '
+           'the target. The noise scales in the figure of one curve are '
+           'smaller, because they are averages over the steps up to that '
+           'moment, and B_S grows along a training.')
   pictures = {
     'collapse': 'Gradients to the target over the fewest, by batch size over '
     'noise scale: all sets on one curve',

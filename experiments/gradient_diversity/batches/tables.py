@@ -13,7 +13,8 @@ def _cells(config, summary):
   return Table(
     f'{config.dataset}, {config.model}, {config.train_examples} examples, '
     f'{config.passes} passes, mean ± standard error of {config.num_seeds} '
-    'seeds',
+    f'seeds.\nB_S is measured at batch {config.reference_batch_size} alone, '
+    f'where the loss first reaches {config.target_loss:g}',
     ('r', 'batch', 'rate', 'loss ratio',
      f'gradients to loss {config.target_loss:g}', 'predicted', 'steps',
      'B_S there'),
@@ -39,8 +40,10 @@ def _layers(config, summary):
   if not summary['layers']:
     return []
   return [Table(
-    f'B_S of each layer over all {config.train_examples} examples, after '
-    f'{config.passes} passes',
+    f'B_S of each layer over all {config.train_examples} examples, at the end '
+    f'of {config.passes} passes at batch {config.reference_batch_size}.\n'
+    'It changes along the training: the first table reads it earlier, where '
+    f'the loss reaches {config.target_loss:g}',
     ('layer', *(f'r = {r:g}' for r in config.replications)),
     [(layer, *map(number, bounds.values()))
      for layer, bounds in summary['layers'].items()])]
@@ -66,5 +69,6 @@ def _tracking(config, summary):
     [(name, *(plus_minus(*row[share], spec='.1f', scale=100)
               for share in ('known', 'covered', 'bounded', 'told')))
      for name, row in rows.items()]),
-    Table('What `gradiv.advise` says at the end of the first run',
+    Table('What `gradiv.advise` says at the end of the first run. Its B_S is '
+          'an average over the last steps',
           ('r', 'advice'), list(summary['advice'].items()), is_text=True)]

@@ -146,6 +146,7 @@ class RunTest(Case):
     self.assertEqual(written['flags']['momentum'], 0.9)
     self.assertRegex(written['versions']['jax'], r'^\d+\.')
     self.assertNotEmpty(written['devices'])
+    self.assertContainsSubset(['mean', 'running_mean'], written['parts'])
 
     stamps = {path: path.stat().st_mtime_ns
               for path in run.rglob('metrics.jsonl')}

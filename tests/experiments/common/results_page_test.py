@@ -1,6 +1,7 @@
 """docs/papers.md and README's table say what docs/results holds."""
 
 import pathlib
+import re
 import tempfile
 
 from absl.testing import absltest
@@ -22,6 +23,13 @@ class ResultsPageTest(absltest.TestCase):
   def test_nothing_is_stale(self):
     for path, text in results_page.outputs().items():
       self.assertEqual(path.read_text(), text, f'{path}: run make results')
+
+  def test_readme_says_which_bounds_the_page_has(self):
+    _, found = results_page.stories()[0]
+    bounds = [int(re.search(r'B_S is (\d+)', claim.note)[1])
+              for claim in found if claim.key.startswith('waste_')]
+    self.assertIn(f'{min(bounds)} to {max(bounds)}, because B_S grows',
+                  (results_page.ROOT / 'README.md').read_text())
 
   def test_figures_are_there(self):
     for story, _ in results_page.stories():

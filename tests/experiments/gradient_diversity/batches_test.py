@@ -32,8 +32,9 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
     for cell in self.summary['cells']:
       self.assertIn(cell['learning_rate'], self.config.learning_rates)
       self.assertGreater(cell['loss_ratio'][0], 0)
-    for word in ('loss ratio', 'Distance of twin runs', 'B_S of each layer',
-                 '32 examples', '4 workers, batch 16', 'figure: '):
+    for word in ('loss ratio', 'measured at batch 32 alone',
+                 'Distance of twin runs', 'B_S of each layer', '32 examples',
+                 '4 workers, batch 16', 'figure: '):
       self.assertIn(word, self.printed)
 
   def test_claims_are_written(self):

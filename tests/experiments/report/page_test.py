@@ -1,6 +1,7 @@
 """The page of a run: what it shows, and that it is safe and whole."""
 
 import html.parser
+import json
 import pathlib
 import re
 import tempfile
@@ -110,6 +111,21 @@ class PageTest(absltest.TestCase):
     run = reading.read(folders.of_study(self.folder.with_name('other')))
     self.assertStartsWith(
       page.status(run), 'Finished · 2 of 2 parts are finished · last record')
+
+  def test_parts_that_have_not_begun_count(self):
+    folders.of_study(self.folder)
+    path = self.folder / 'config.json'
+    names = ['sweep/batch_8', 'sweep/batch_16', 'twins']
+    folders.write(path, json.loads(path.read_text()) | {'parts': names})
+    status = lambda: page.status(reading.read(self.folder))
+    self.assertStartsWith(
+      status(), 'Not finished · 2 of 3 parts are finished · last record')
+    (self.folder / 'sweep/batch_8/lanes_00/done.json').unlink()
+    (self.folder / '.lock').write_text('process 1 on another-host')
+    self.assertStartsWith(
+      status(), 'Training · 1 of 3 parts are finished, 1 running · last record')
+    read = self.check(page.of_run(reading.read(self.folder)))
+    self.assertIn('training, sum over the parts', read.text)
 
 
 class ComparingTest(absltest.TestCase):
