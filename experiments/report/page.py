@@ -68,6 +68,9 @@ def status(run: Run) -> str:
     far = f'{done} of {run.num_parts} parts are finished'
     if is_training and done < len(run.parts):
       far += f', {len(run.parts) - done} running'
+    elif is_training and run.config['flags'].get('roundings', 1) > 1:
+      # Its parts lie in a folder of their own, and are not shown.
+      far += ', then the second rounding'
   word = ('Training' if is_training else
           'Finished' if done == run.num_parts else 'Not finished')
   return f'{word} · {far} · last record {when} · {run.folder}'

@@ -56,7 +56,8 @@ def collapse(config, reduced, claims):
   for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_formatter('{x:g}')
   ax.yaxis.set_minor_locator(plots.no_ticks())
-  ax.legend(loc='lower right', title='each example $r$ times\n(bars: 95 %)')
+  if reach:
+    ax.legend(loc='lower right', title='each example $r$ times\n(bars: 95 %)')
   return figure
 
 

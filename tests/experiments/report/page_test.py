@@ -127,6 +127,17 @@ class PageTest(absltest.TestCase):
     read = self.check(page.of_run(reading.read(self.folder)))
     self.assertIn('training, sum over the parts', read.text)
 
+  def test_of_two_roundings_the_second_is_said_to_follow(self):
+    folders.of_study(self.folder)
+    path = self.folder / 'config.json'
+    config = json.loads(path.read_text())
+    config['flags']['roundings'] = 2
+    folders.write(path, config)
+    (self.folder / '.lock').write_text('process 1 on another-host')
+    self.assertStartsWith(
+      page.status(reading.read(self.folder)),
+      'Training · 2 of 2 parts are finished, then the second rounding · last')
+
 
 class ComparingTest(absltest.TestCase):
 
