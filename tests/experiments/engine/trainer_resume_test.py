@@ -52,8 +52,14 @@ class ResumeCase(parameterized.TestCase):
 
 class ResumeTest(ResumeCase):
 
-  @parameterized.parameters('epoch', 'replacement')
-  def test_resumed_is_the_same_to_the_bit(self, sampling):
+  def test_resumed_is_the_same_to_the_bit(self):
+    self.check_resumed('epoch')
+
+  @pytest.mark.slow
+  def test_so_is_it_with_replacement(self):
+    self.check_resumed('replacement')
+
+  def check_resumed(self, sampling):
     """Cut at step 20, in the middle of an epoch of 3 steps."""
     whole = tiny_run.run(self.folder / 'a', sampling=sampling)
     tiny_run.run(self.folder / 'b', sampling=sampling, steps=20)
