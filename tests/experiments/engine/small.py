@@ -40,5 +40,5 @@ def train(folder, schedule=None, workers=trainer.Workers(2), stop=None,
           config=None, options=None, **changes):
   """Train it; `options` are those of `trainer.train`."""
   return trainer.train(
-    program(**changes), schedule or trainer.Schedule(STEPS, 4, 0.), folder,
+    program(**changes), schedule or trainer.Schedule(STEPS, 4, 1e9), folder,
     config=config or {}, workers=workers, stop=stop, **options or {})
