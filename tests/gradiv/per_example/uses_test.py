@@ -99,9 +99,10 @@ class UsesTest(parameterized.TestCase):
         return losses, aux, squares, combine(weights)
       return reference.quick_jit(of)(PARAMS, six)
 
-    for whole, cut in zip(jax.tree.leaves(run(None)), jax.tree.leaves(run(2))):
+    at_once, in_pairs = run(None), run(2)
+    for whole, cut in zip(*map(jax.tree.leaves, (at_once, in_pairs))):
       assert_equal(cut, whole)
-    self.assertEqual(run(2)[2].shape, shape)
+    self.assertEqual(in_pairs[2].shape, shape)
 
   def test_microbatches_bound_the_memory_of_norms_and_combine(self):
     """Four examples at once take a fraction of what all 64 take."""
