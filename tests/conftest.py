@@ -56,12 +56,14 @@ def forget_garbage():
   gc.freeze()
 
 
+def pytest_collection_modifyitems(items):
+  """Begin with what takes long in one process; end with what is short."""
+  items.sort(key=lambda item: not item.nodeid.startswith(SHARING))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-  """Send a file, or all files that share programs, to one process.
-
-  In the order of the folders, which ends with what is short.
-  """
+  """Send a file, or all files that share programs, to one process."""
   from xdist.scheduler import LoadFileScheduling
 
   class ByFile(LoadFileScheduling):
