@@ -64,6 +64,8 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
   """Send a file, or all files that share programs, to one process."""
+  if config.getoption('dist') != 'loadfile':
+    return None
   from xdist.scheduler import LoadFileScheduling
 
   class ByFile(LoadFileScheduling):

@@ -220,6 +220,7 @@ class RatesTest(ControlCase):
     self.assertGreater(last['learning_rate'], .012)
     self.assertEqual(last['learning_rate'], last['predicted_rate'])
 
+  @pytest.mark.slow
   def test_seesaw_brings_its_own(self):
     seesaw = controllers.Seesaw(
       ladder=LADDER, schedule=lambda n: .02 * .5 ** (n / 500))
