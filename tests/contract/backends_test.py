@@ -12,9 +12,10 @@ from tests.contract import drive, table
 WITH_WORKERS = [row for row in table.TABLE if row.kind != 'alone']
 COMMON = [row for row in WITH_WORKERS if row.kind != 'own']
 OWN = [row for row in WITH_WORKERS if row.kind == 'own']
-# They share the exchange of the median, or draw as `drop_updates` does.
+# They share the exchange of the median, draw as `drop_updates` does, or measure
+# as `track_moments` does.
 LIKE_OTHERS = ('trimmed_mean', 'smooth_sign_agreement', 'sign_majority',
-               'langevin_noise', 'quantize_updates')
+               'langevin_noise', 'quantize_updates', 'scale_by_diversity')
 # One row of each function, of decisions by layer, and of draws of an order.
 SHORT = [row for row in COMMON if row.name not in LIKE_OTHERS and (
   row in table.FUNCTIONS or row.name in (

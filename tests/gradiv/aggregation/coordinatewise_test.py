@@ -74,16 +74,17 @@ class NumPyTest(parameterized.TestCase):
   @parameterized.named_parameters(*[
     (f'{name}_{layout[0]}', make, rule, *layout[1:])
     for name, make, rule in RULES for layout in (
-      helpers.ON_ALL if name == 'median' else ONE)])
+      helpers.ON_EACH if name == 'median' else ONE)])
   def test_equals_numpy(self, make, rule, backend, axis, workers):
     self.check(make, rule, backend, axis, workers)
 
   # They share the exchange of the median.
   @parameterized.named_parameters(*[
-    (name, make, rule, *helpers.ON_ALL[-1][1:])
-    for name, make, rule in RULES[1:]])
+    (f'{name}_{layout[0]}', make, rule, *layout[1:])
+    for name, make, rule in RULES for layout in (
+      helpers.ON_THE_REST if name == 'median' else helpers.ON_ALL[-1:])])
   @pytest.mark.slow
-  def test_so_do_those_of_several_workers_a_device(
+  def test_so_they_do_in_other_layouts(
       self, make, rule, backend, axis, workers):
     self.check(make, rule, backend, axis, workers)
 

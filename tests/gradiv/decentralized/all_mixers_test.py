@@ -181,8 +181,9 @@ class ArgumentsTest(parameterized.TestCase):
   def test_params_must_be_given(self, make):
     tx = make(RATE)
     with self.assertRaisesRegex(ValueError, 'params=None'):
-      jax.vmap(lambda x: tx.update(x, tx.init(x))[0], axis_name='workers')(
-        jnp.ones((N, 2)))
+      jax.eval_shape(jax.vmap(
+        lambda x: tx.update(x, tx.init(x))[0], axis_name='workers'),
+                     jnp.ones((N, 2)))
 
   def test_the_axis_has_at_most_two_names(self):
     axis = 'a', 'b', 'c'

@@ -140,9 +140,10 @@ class WorkerMomentsTest(parameterized.TestCase):
 
   def test_no_leaves(self):
     for groups in (None, gradiv.by_layer):
-      moments = jax.vmap(
-        lambda _: gradiv.worker_moments({}, 'workers', groups=groups),
-        axis_name='workers', axis_size=4, out_axes=None)(jnp.zeros(4))
+      moments = jax.jit(jax.vmap(
+        lambda _, groups=groups: gradiv.worker_moments(
+          {}, 'workers', groups=groups),
+        axis_name='workers', axis_size=4, out_axes=None))(jnp.zeros(4))
       self.assertEqual(moments.sq_norm_of_mean.size, groups is None)
       self.assertFalse(np.any(moments.mean_sq_deviation))
 

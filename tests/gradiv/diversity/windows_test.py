@@ -10,6 +10,8 @@ from gradiv.diversity import windows
 from gradiv.diversity.estimates import Estimate
 
 read = jax.jit(windows.read)
+means_of = jax.jit(windows._means)
+skewness_of = jax.jit(windows._skewness)
 
 
 @jax.jit
@@ -32,8 +34,8 @@ class SumsTest(parameterized.TestCase):
     fall = 10.**(-np.arange(steps) / 50)
     g, s = fall * rng.normal(.5, 1, steps), fall * rng.gamma(9, 1, steps)
     state = run_through(g, s)
-    found, count, freedom = windows._means(state)
-    skewness = windows._skewness(state, found)
+    found, count, freedom = means_of(state)
+    skewness = skewness_of(state, found)
     past = [np.sum((g + s)[:t] * .9**np.arange(t)[::-1])
             / np.sum(.9**np.arange(t)) for t in range(1, steps)]
     pairs = np.stack([g, g + s])[:, 1:] / past
@@ -118,8 +120,8 @@ class ChoiceTest(parameterized.TestCase):
     rare = np.where(np.arange(400) % 50 == 7, 50., 0)
     for sign in (1, -1):
       state = run_through(1 + sign * (rare - 1), np.full(400, 99.))
-      means, _, freedom = windows._means(state)
-      skewness = windows._skewness(state, means)
+      means, _, freedom = means_of(state)
+      skewness = skewness_of(state, means)
       self.assertGreater(sign * float(skewness[-1]), .3)
       for side in (1, -1):
         wide, plain = (windows._quantile(freedom, .03, x)[-1]

@@ -62,7 +62,7 @@ class DtypesTest(absltest.TestCase):
     def loss_fn(w, e):
       return jnp.sum((e @ w).astype(jnp.float32))
 
-    _, grads, moments = per_example.example_moments(loss_fn)(
+    _, grads, moments = jax.jit(per_example.example_moments(loss_fn))(
       jnp.zeros((2, 3), jnp.bfloat16), jnp.ones((60, 2), jnp.bfloat16))
     np.testing.assert_array_equal(np.float32(grads), 1)
     self.assertEqual(float(moments.sq_norm_of_mean), 6)
