@@ -9,6 +9,8 @@ from importlib import metadata
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
 # collective steps are in flight; must be set before jax starts.
 os.environ.setdefault('NPROC', '32')
+# Its threads would wait for work by turning round, on cores that others need.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Programs run for moments here: to optimize the machine code takes longer than
 # it saves. What the tests read off compiled programs, the HLO, stays the same.
 _flags = ['--xla_backend_optimization_level=0',
@@ -40,9 +42,37 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+# Traces make many objects, of which hardly any is garbage: look less often.
+gc.set_threshold(50_000, 20, 100)
+# Files of these folders share programs, each of which is compiled once.
+SHARING = ('tests/contract/', 'tests/gradiv/weightings/')
+
+
 @pytest.fixture(scope='module', autouse=True)
 def forget_garbage():
   """Let the collector look at what is new alone; programs pile up."""
   yield
   gc.collect()
   gc.freeze()
+
+
+def pytest_collection_modifyitems(items):
+  """Begin with what takes long in one process; end with what is short."""
+  items.sort(key=lambda item: not item.nodeid.startswith(SHARING))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Send a file, or all files that share programs, to one process."""
+  if config.getoption('dist') != 'loadfile':
+    return None
+  from xdist.scheduler import LoadFileScheduling
+
+  class ByFile(LoadFileScheduling):
+
+    def _split_scope(self, nodeid):
+      together = [folder for folder in SHARING if nodeid.startswith(folder)]
+      return together[0] if together else super()._split_scope(nodeid)
+
+  config.option.loadscopereorder = False
+  return ByFile(config, log)

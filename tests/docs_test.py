@@ -20,7 +20,7 @@ BLOCKS = re.compile(
   r'|diff\n([^`]*?)```\n```text\n(.*?)```)', re.S)
 # Those that take more than three seconds.
 SLOW = {'start', 'batch_size', 'aggregation_rules', 'example_recipes',
-        'upstream'}
+        'upstream', 'training', 'per_example', 'mechanisms', 'robustness'}
 
 
 def page(name):

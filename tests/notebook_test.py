@@ -1,16 +1,20 @@
 """The notebook runs from the first cell to the last, in a reduced mode."""
 
+import ast
 import contextlib
+import importlib
 import io
 import json
 import os
 import pathlib
+import pkgutil
 import re
 from unittest import mock
 
 import jax
 import matplotlib
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 PATH = pathlib.Path(__file__).parents[1] / 'colab' / 'gradiv.ipynb'
@@ -32,6 +36,19 @@ class NotebookTest(absltest.TestCase):
     for code in CODE:
       self.assertIsNone(re.search(r'gradiv\.(\w+\.)*_|from gradiv', code))
 
+  def test_every_name_of_the_library_exists(self):
+    programs = [code for code in CODE if not code.startswith('%')]
+    for node in ast.walk(ast.parse('\n'.join(programs))):
+      if isinstance(node, ast.ImportFrom):
+        module = importlib.import_module(node.module)
+        for name in node.names:
+          self.assertTrue(hasattr(module, name.name), name.name)
+    names = re.findall(r'\bgradiv(?:\.[a-z]\w*)+', '\n'.join(programs))
+    self.assertNotEmpty(names)
+    for name in names:
+      pkgutil.resolve_name(name)
+
+  @pytest.mark.slow
   def test_runs_from_top_to_bottom_in_the_reduced_mode(self):
     matplotlib.use('Agg')
     names = {}

@@ -12,9 +12,14 @@ from tests.contract import drive, table
 WITH_WORKERS = [row for row in table.TABLE if row.kind != 'alone']
 COMMON = [row for row in WITH_WORKERS if row.kind != 'own']
 OWN = [row for row in WITH_WORKERS if row.kind == 'own']
-# One row of each function, of decisions by layer, and of draws of an order.
-SHORT = [row for row in COMMON if row in table.FUNCTIONS or row.name in (
-  'dual_proj_by_layer', 'agreement_shuffled')]
+# They share the exchange of the median, draw as `drop_updates` does, or measure
+# as `track_moments` does.
+LIKE_OTHERS = ('trimmed_mean', 'smooth_sign_agreement', 'sign_majority',
+               'langevin_noise', 'quantize_updates', 'scale_by_diversity')
+# One row of each function, and of draws of an order. Decisions by layer on
+# devices are in tests/gradiv/aggregation/early_groups_test.py.
+SHORT = [row for row in COMMON if row.name not in LIKE_OTHERS and (
+  row in table.FUNCTIONS or row.name == 'agreement_shuffled')]
 # By row, relative and absolute tolerance. A hundred steps, of which each is
 # rounded; roots of small eigenvalues; distances of cosines, which between
 # parallel gradients are rounding alone.

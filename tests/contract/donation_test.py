@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -10,8 +11,17 @@ from tests.contract import drive, table
 
 class DonationTest(parameterized.TestCase):
 
-  @parameterized.named_parameters(*table.named())
+  @parameterized.named_parameters(*table.named(table.FUNCTIONS))
   def test_ten_steps(self, row):
+    self.check(row)
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in table.TABLE if row not in table.FUNCTIONS]))
+  @pytest.mark.slow
+  def test_ten_steps_of_every_row(self, row):
+    self.check(row)
+
+  def check(self, row):
     tx, traces, step = drive.program(row)
     params, grads = drive.params(), drive.gradients_of(row)
     state, moving = tx.init(params), jax.tree.map(jax.numpy.copy, params)

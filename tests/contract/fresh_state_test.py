@@ -1,5 +1,7 @@
 """A state before the first step: complete, of its own, and laid out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,13 @@ def buffers_of(tree):
           if isinstance(x, jax.Array) and x.size]
 
 
+@functools.cache
+def fresh(row):
+  """Return the transformation, and a state that tests only look at."""
+  tx = row.make()
+  return tx, tx.init(drive.params())
+
+
 class FreshStateTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*table.named())
@@ -29,7 +38,7 @@ class FreshStateTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*table.named())
   def test_holds_arrays_alone_and_none_without_elements(self, row):
-    state = row.make().init(drive.params())
+    _, state = fresh(row)
     for leaf in jax.tree.leaves(state):
       self.assertIsInstance(leaf, jax.Array)
       self.assertGreater(leaf.size, 0)  # no checkpoint can hold such a leaf
@@ -38,8 +47,8 @@ class FreshStateTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*table.named())
   def test_init_takes_shapes_and_can_be_traced(self, row):
-    tx, params = row.make(), drive.params()
-    known = drive.specs(tx.init(params))
+    (tx, state), params = fresh(row), drive.params()
+    known = drive.specs(state)
     self.assertEqual(drive.specs(jax.eval_shape(tx.init, params)), known)
     shapes = jax.eval_shape(lambda: params)
     self.assertEqual(drive.specs(tx.init(shapes)), known)

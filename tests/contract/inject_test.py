@@ -5,12 +5,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 from tests import helpers
 from tests.contract import drive, table
 
 WITH_NUMBERS = tuple(row for row in table.TABLE if row.numbers)
+SCHEDULED = table.first_of_each_function(
+  [row for row in WITH_NUMBERS if not row.formula_only])
+# A threshold, a count, a decay, a draw and a momentum, in each place.
+SOME = ('agreement_running_mean', 'quantized_mean_8', 'sign_agreement',
+        'track_moments', 'langevin_noise', 'mix_by_slow_momentum',
+        'compensate_delay')
 
 
 def inject(row, change):
@@ -33,9 +40,17 @@ class InjectTest(parameterized.TestCase):
     self.assertContainsSubset(row.numbers, state.hyperparams)
 
   @parameterized.named_parameters(*table.named(
-    table.first_of_each_function(
-      [row for row in WITH_NUMBERS if not row.formula_only])))
+    [row for row in SCHEDULED if row.name in SOME]))
   def test_schedules_do_what_numbers_do(self, row):
+    self.check_schedules(row)
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in SCHEDULED if row.name not in SOME]))
+  @pytest.mark.slow
+  def test_so_do_those_of_every_function(self, row):
+    self.check_schedules(row)
+
+  def check_schedules(self, row):
     grads = drive.gradients_of(row)
     tx = inject(row, lambda value: functools.partial(constant, value))
     step = drive.step_of(row, tx)

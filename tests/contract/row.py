@@ -34,7 +34,8 @@ class Row:
     composes: Whether it may see a part of the tree: its extra arguments are
       not trees.
     formula_only: Whether it differs from another row in a formula alone: the
-      dear tests of everything around the formula are left to that row.
+      dear tests of everything around the formula are left to that row. Those
+      of a weighting's own are in tests/gradiv/weightings.
     permutes: Does not care about the order of the workers.
     scales: Gives c times the update for c times the gradients, c > 0.
     flips: And for c < 0.

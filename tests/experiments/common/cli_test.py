@@ -83,6 +83,8 @@ class BadInputTest(Case):
     kept, = run.iterdir()  # a refused run leaves the folder as it was
     self.assertEqual(kept.read_text(), 'of the run that is there')
 
+  # tests/experiments/agreement_filtering asks that within one process.
+  @pytest.mark.slow
   def test_more_examples_than_there_are(self):
     self.assertEqual(self.go('--train_examples=99999'), 2)
     *announced, error = self.errors  # that digits are prepared

@@ -167,8 +167,8 @@ class OutputsTest(absltest.TestCase):
     stop = signals.Stop()
     stop._signum = signal.SIGTERM
     with self.assertRaises(signals.Interrupted):
-      small.train(b, stop=stop)
-    small.train(b)
+      small.train(b, stop=stop, cache={})
+    small.train(b, cache={})  # as another process would
     self.assertEqual(*((f / 'metrics.jsonl').read_bytes() for f in (a, b)))
     timed = records.read(b / 'timing.jsonl')
     self.assertEqual([r['step'] for r in timed], [4, 8, 12, 16, 20, 24])

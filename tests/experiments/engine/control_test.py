@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -195,6 +196,7 @@ class RampTest(ControlCase):
     helpers.assert_same(grown, fixed)
     self.assertEqual(int(fixed['count']), 128)
 
+  @pytest.mark.slow
   def test_one_size_is_a_run_without_a_controller(self):
     one = controllers.FixedRamp(ladder=controllers.Ladder(8, 8), starts=(0,))
     a = run(self.folder / 'a', engine.Control(one, .05), steps=160)
@@ -218,6 +220,7 @@ class RatesTest(ControlCase):
     self.assertGreater(last['learning_rate'], .012)
     self.assertEqual(last['learning_rate'], last['predicted_rate'])
 
+  @pytest.mark.slow
   def test_seesaw_brings_its_own(self):
     seesaw = controllers.Seesaw(
       ladder=LADDER, schedule=lambda n: .02 * .5 ** (n / 500))

@@ -44,12 +44,13 @@ def batch_of(step, pause=0.0):
   return {'x': small.X[np.random.default_rng(step).integers(0, 32, 8)]}
 
 
-def run(workdir, *, batches=batch_of, optimizer=None, **options):
+def run(workdir, *, batches=batch_of, optimizer=None, save_seconds=1e9,
+        **options):
   return engine.fit(
     init, loss, optimizer or optax.adam(0.1), batches,
     lambda params, x: {'norm': jnp.sum(params['w']**2), 'first': x[0, 0]},
     held_out=small.X, workdir=workdir,
-    **dict(steps=engine.Schedule(STEPS, 20, 0., scan=2)) | options)
+    **dict(steps=engine.Schedule(STEPS, 20, save_seconds, scan=2)) | options)
 
 
 class FitCase(absltest.TestCase):
@@ -223,7 +224,8 @@ if __name__ == '__main__':
   if len(sys.argv) == 3 and not sys.argv[1].startswith('-'):
     pause = float(sys.argv[2])
     try:
-      run(sys.argv[1], batches=lambda step: batch_of(step, pause))
+      run(sys.argv[1], batches=lambda step: batch_of(step, pause),
+          save_seconds=0.)
     except signals.Interrupted as stopped:
       sys.exit(stopped.exit_code)
   else:

@@ -31,6 +31,13 @@ WITH_MEAN = dict(
 
 class GradientsTest(parameterized.TestCase):
 
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.plain = small.train(folder)
+    cls.plain_log = records.read(folder / 'metrics.jsonl')
+
   def setUp(self):
     super().setUp()
     folder = self.enterContext(tempfile.TemporaryDirectory())
@@ -41,9 +48,9 @@ class GradientsTest(parameterized.TestCase):
     return state, records.read(self.folder / name / 'metrics.jsonl')
 
   def test_scalars_beside_the_loss_are_recorded(self):
-    plain, few = self.train('a')
+    few = self.plain_log
     state, many = self.train('b', loss=with_scalars)
-    helpers.assert_same(state, plain)
+    helpers.assert_same(state, self.plain)
     rows = small.program().fetch(np.arange(4))
     np.testing.assert_allclose(many[1]['mean_x'], small.X[rows].mean((1, 2, 3)),
                                1e-4, 1e-6)
@@ -60,9 +67,8 @@ class GradientsTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_the_state_of_a_model(self):
     """Averaged over workers, evaluated, saved, and resumed."""
-    plain, _ = self.train('a')
     state, rows = self.train('b', **WITH_MEAN)
-    helpers.assert_same(state['params'], plain['params'])
+    helpers.assert_same(state['params'], self.plain['params'])
     seen = small.X[small.program().fetch(np.arange(small.STEPS))].mean(2)
     wanted = np.zeros((2, 3))
     for step in range(small.STEPS):
@@ -127,7 +133,7 @@ class GradientsTest(parameterized.TestCase):
       seen.update(params=params['w'].dtype, batch=x.dtype)
       return small.loss(params, x, key)
 
-    whole, log = self.train('a')
+    whole, log = self.plain, self.plain_log
     state, narrow = self.train('b', loss=loss, compute_dtype=jnp.bfloat16)
     self.assertEqual(seen, dict.fromkeys(('params', 'batch'), jnp.bfloat16))
     self.assertEqual(state['params']['w'].dtype, jnp.float32)

@@ -5,7 +5,8 @@ import tempfile
 import threading
 
 import numpy as np
-from absl.testing import absltest, parameterized
+import pytest
+from absl.testing import absltest
 
 from experiments import data
 from experiments.data import pipeline
@@ -23,7 +24,7 @@ class Reader:
     return {'x': np.stack([small.X[i] for i in indices])}
 
 
-class PipelineTest(parameterized.TestCase):
+class PipelineTest(absltest.TestCase):
 
   def folder(self):
     return pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -37,8 +38,14 @@ class PipelineTest(parameterized.TestCase):
       loss=lambda params, batch, key: small.loss(params, batch['x'], key))
     return state, (folder / 'metrics.jsonl').read_bytes()
 
-  @parameterized.parameters('epoch', 'replacement')
-  def test_streamed_and_in_memory_give_equal_records(self, sampling):
+  def test_streamed_and_in_memory_give_equal_records(self):
+    self.check_equal('epoch')
+
+  @pytest.mark.slow
+  def test_so_they_do_with_replacement(self):
+    self.check_equal('replacement')
+
+  def check_equal(self, sampling):
     options = dict(seed=3, sampling=sampling)
     arrays = {'x': small.X}
     examples = data.Examples('own', None, None, None, Reader())

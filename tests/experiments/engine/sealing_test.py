@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import pathlib
+import shutil
+import tempfile
 from unittest import mock
 
 import pytest
@@ -26,6 +29,16 @@ SAYS = {'last_gone': 'no record of step 20;', 'first_gone': 'of step 0;',
 
 
 class LogTest(ResumeCase):
+  """A run of 20 steps, which is made once and copied."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.finished = cls.enterClassContext(tempfile.TemporaryDirectory())
+    tiny_run.run(pathlib.Path(cls.finished) / 'a', steps=20)
+
+  def copy(self):
+    shutil.copytree(self.finished, self.folder, dirs_exist_ok=True)
 
   def run_to(self, steps):
     return tiny_run.run(self.folder / 'a', steps=steps)
@@ -38,7 +51,7 @@ class LogTest(ResumeCase):
 
   @parameterized.parameters(*HURT)
   def test_a_log_that_was_hurt_is_refused_by_name(self, how):
-    self.run_to(20)
+    self.copy()
     path = self.hurt(HURT[how])
     data = path.read_bytes()
     for steps in (20, 60):  # is finished; goes on
@@ -53,13 +66,13 @@ class LogTest(ResumeCase):
       records.read(path)
 
   def test_a_log_that_is_gone(self):
-    self.run_to(20)
+    self.copy()
     (self.folder / 'a' / 'metrics.jsonl').unlink()
     with self.assertRaisesRegex(sealing.LogDamagedError, 'and 1 more'):
       self.run_to(60)
 
   def test_checkpoints_that_are_gone(self):
-    self.run_to(20)
+    self.copy()
     (self.folder / 'a' / 'checkpoints').rename(self.folder / 'elsewhere')
     with self.assertRaisesRegex(
         sealing.LogDamagedError, 'has records, and .*checkpoints is missing'):
@@ -69,7 +82,7 @@ class LogTest(ResumeCase):
                             b'no record\n')
   @pytest.mark.slow
   def test_what_is_behind_the_checkpoint_is_cut_whatever_it_is(self, tail):
-    self.run_to(20)
+    self.copy()
     path = self.hurt(lambda lines: [*lines, tail])
     os.unlink(sealing.seal_of(path))  # as a run that is cut off has none
     resumed = self.run_to(60)
@@ -77,13 +90,13 @@ class LogTest(ResumeCase):
     self.assertEqual(path.read_bytes(), self.log('b'))
 
   def test_the_seal_is_what_sha256sum_reads(self):
-    self.run_to(20)
+    self.copy()
     seal = (self.folder / 'a' / 'metrics.jsonl.sha256').read_text()
     self.assertEqual(seal, hashlib.sha256(self.log('a')).hexdigest() +
                      '  metrics.jsonl\n')
 
   def test_a_kill_between_the_last_save_and_the_seal(self):
-    self.run_to(20)
+    self.copy()
     seal = sealing.seal_of(self.folder / 'a' / 'metrics.jsonl')
     sealed = seal.read_text()
     seal.unlink()

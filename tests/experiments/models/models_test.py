@@ -190,8 +190,14 @@ class ModelTest(parameterized.TestCase):
     np.testing.assert_allclose(a[2], b[2], rtol=1e-5, atol=1e-6)
     self.assertGreater(float(jnp.abs(a[1] - b[1]).max()), 1e-4)
 
-  @parameterized.parameters('mlp', 'lstm')
-  def test_workers_of_a_shard_map(self, name):
+  def test_workers_of_a_shard_map(self):
+    self.check_workers('mlp')
+
+  @pytest.mark.slow
+  def test_a_recurrent_network_of_workers(self):
+    self.check_workers('lstm')
+
+  def check_workers(self, name):
     _, params, loss = tiny_model(name)
     _, shape, classes, _, _ = next(row for row in TINY if row[0] == name)
     x, y = batch_of(name, shape, classes, size=4)

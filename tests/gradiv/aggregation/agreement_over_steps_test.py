@@ -63,9 +63,9 @@ class AccumulateTest(parameterized.TestCase):
     grads = gradients(lean=3.)
     grads['bias'] = grads['bias'].at[0, 2].set(jnp.nan).at[3, 0].set(jnp.inf)
     tx = gradiv.accumulate_by_agreement(1., num_micro_steps=8)
-    state = tx.init(row(grads, 0))
+    state, update = tx.init(row(grads, 0)), jax.jit(tx.update)
     for i in range(8):
-      result, state = tx.update(row(grads, i), state)
+      result, state = update(row(grads, i), state)
     expected, wanted = by_workers(
       grads, gradiv.aggregate_by_agreement(1., 'workers'))
     helpers.assert_close(result, expected, 1e-5, of_largest=1e-5)
@@ -77,9 +77,9 @@ class AccumulateTest(parameterized.TestCase):
       gradiv.accumulate_by_agreement(0.5, num_micro_steps=2),
       gradiv.skip_zero_updates(optax.adamw(0.1, weight_decay=0.1)))
     params = jnp.ones(2)
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for g in ([1., 0.], [-1., 0.]):
-      updates, state = tx.update(jnp.array(g), state, params)
+      updates, state = update(jnp.array(g), state, params)
       np.testing.assert_array_equal(updates, 0)
     self.assertEqual(int(optax.tree.get(state, 'num_empty')), 1)
     self.assertEqual(int(state[1][0].count), 0)  # Adam's
@@ -87,9 +87,9 @@ class AccumulateTest(parameterized.TestCase):
   def test_threshold_is_a_schedule_of_rounds(self):
     tx = gradiv.accumulate_by_agreement(
       lambda count: jnp.where(count < 1, 2., 0.1), num_micro_steps=2)
-    state, ready = tx.init(jnp.zeros(2)), []
+    state, ready, update = tx.init(jnp.zeros(2)), [], jax.jit(tx.update)
     for g in ([1., 0.], [0., 1.]) * 2:
-      _, state = tx.update(jnp.array(g), state)
+      _, state = update(jnp.array(g), state)
       ready.append(bool(state.ready))
     self.assertEqual(ready, [False, True, False, False])
 

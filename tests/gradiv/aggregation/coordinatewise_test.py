@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -65,8 +66,7 @@ RULES = (
 
 
 # All backends are for the contract; here, that all values meet.
-SOME = [layout for layout in helpers.ON_ALL
-        if layout[0] in ('vmap_one_each', 'shard_map_several_each')]
+ONE = helpers.ON_ALL[:1]
 
 
 class NumPyTest(parameterized.TestCase):
@@ -74,8 +74,21 @@ class NumPyTest(parameterized.TestCase):
   @parameterized.named_parameters(*[
     (f'{name}_{layout[0]}', make, rule, *layout[1:])
     for name, make, rule in RULES for layout in (
-      helpers.ON_ALL if name == 'median' else SOME)])
+      helpers.ON_EACH if name == 'median' else ONE)])
   def test_equals_numpy(self, make, rule, backend, axis, workers):
+    self.check(make, rule, backend, axis, workers)
+
+  # They share the exchange of the median.
+  @parameterized.named_parameters(*[
+    (f'{name}_{layout[0]}', make, rule, *layout[1:])
+    for name, make, rule in RULES for layout in (
+      helpers.ON_THE_REST if name == 'median' else helpers.ON_ALL[-1:])])
+  @pytest.mark.slow
+  def test_so_they_do_in_other_layouts(
+      self, make, rule, backend, axis, workers):
+    self.check(make, rule, backend, axis, workers)
+
+  def check(self, make, rule, backend, axis, workers):
     grads = sample(workers)
     tx = make(axis)
     update, state = helpers.on_workers(
@@ -85,6 +98,7 @@ class NumPyTest(parameterized.TestCase):
       lambda g: rule(np.asarray(g, np.float64)), grads)
     helpers.assert_close(update, expected, 1e-5, 1e-5)
     self.assertEqual(int(state.count), 1)
+
 
 class ArgumentsTest(parameterized.TestCase):
 

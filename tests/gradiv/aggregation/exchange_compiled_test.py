@@ -5,6 +5,7 @@ import collections
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -41,6 +42,7 @@ class CompiledTest(parameterized.TestCase):
                     + 2 * sizes['all-reduce'][0])
     self.assertLess(sent, 1.01 * 2 * 7 / 8 * self.num)
 
+  @pytest.mark.slow
   def test_memory_of_a_gradient_and_a_half(self):
     model = models.build('resnet18', input_shape=(32, 32, 3), num_classes=10)
     params = jax.tree.map(
@@ -59,11 +61,17 @@ class CompiledTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (lambda axis: gradiv.aggregate_by_median(axis), 9),
-    (lambda axis: aggregation.aggregate_by_bulyan(0, axis), 73),
     (lambda axis: gradiv.aggregate_by_weights(
       weightings.geometric_median(), axis), 73),
   )
   def test_other_rules_cost_no_more(self, make, reduced):
+    self.check_cost(make, reduced)
+
+  @pytest.mark.slow
+  def test_bulyan_costs_no_more(self):
+    self.check_cost(lambda axis: aggregation.aggregate_by_bulyan(0, axis), 73)
+
+  def check_cost(self, make, reduced):
     found = collectives(compiled(make('workers'), self.params))
     for name, size in found:
       # No gather of n·D; the all-reduce is of a few scalars.

@@ -39,7 +39,7 @@ class ProtocolTest(parameterized.TestCase):
     grads = np.float32(RNG.normal(size=(2, 3, 5)))
     tx = aggregation.as_aggregator(
       gradiv.aggregate_by_mean(('a', 'b')), ('a', 'b'))
-    update, _ = tx.update(grads, tx.init(grads[0, 0]))
+    update, _ = jax.jit(tx.update)(grads, tx.init(grads[0, 0]))
     np.testing.assert_allclose(update, grads.mean((0, 1)), 1e-5, 1e-6)
 
   @pytest.mark.slow

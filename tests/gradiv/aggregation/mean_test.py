@@ -37,8 +37,8 @@ class MeanTest(parameterized.TestCase):
     grads = {'layer': jnp.asarray(
       np.r_[256., np.ones(255)], jnp.bfloat16)}
     tx = gradiv.aggregate_by_mean('workers')
-    mean = jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
-                    axis_name='workers', out_axes=None)(grads)
+    mean = jax.jit(jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
+                            axis_name='workers', out_axes=None))(grads)
     # In bfloat16, 256 + 1 is 256: the sum would stay there.
     self.assertEqual(mean['layer'], jnp.bfloat16(511 / 256))
 

@@ -52,9 +52,9 @@ class ExampleIndexTest(parameterized.TestCase):
   @parameterized.named_parameters(*EACH)
   def test_draws_anew_each_step(self, make):
     tx = make()
-    state = tx.init(GRADS[0])
-    first, state = tx.update(GRADS[0], state, example_index=3)
-    second, _ = tx.update(GRADS[0], state, example_index=3)
+    state, step = tx.init(GRADS[0]), jax.jit(tx.update)
+    first, state = step(GRADS[0], state, example_index=3)
+    second, _ = step(GRADS[0], state, example_index=3)
     self.assertTrue((np.asarray(first) != np.asarray(second)).any())
 
   @parameterized.named_parameters(*EACH)

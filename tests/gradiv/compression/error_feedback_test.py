@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -130,8 +131,14 @@ class InvariantTest(parameterized.TestCase):
     with self.assertRaises(ValueError):
       mapped(grads, tx.init(jax.tree.map(lambda g: g[0], grads)))
 
-  @parameterized.parameters('pmap', 'shard_map')
-  def test_backends_agree(self, backend):
+  def test_backends_agree(self):
+    self.check_backend('shard_map')
+
+  @pytest.mark.slow
+  def test_so_does_pmap(self):
+    self.check_backend('pmap')
+
+  def check_backend(self, backend):
     for name in ('top_k', 'low_rank'):
       tx = gradiv.with_error_feedback(dict(COMPRESSORS)[name]())
       grads = sample()

@@ -1,5 +1,7 @@
 """A mean in 8 and 4 bits: no bias, few bytes, and the right moments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,16 +28,16 @@ def sample(workers, dtype=jnp.float32):
           'empty': draw(0)}
 
 
+@functools.cache
 def make(num_bits, axis='workers', **options):
   options = {'block_size': 8} | options
   return gradiv.aggregate_by_quantized_mean(
     num_bits, axis, key=KEY, **options)
 
 
-def step(tx, grads, **options):
-  like = jax.tree.map(lambda g: g[0], grads)
-  return helpers.on_workers(
-    lambda g, s: tx.update(g, s), grads, tx.init(like), **options)
+def step(tx, grads, axis='workers', backend='vmap'):
+  return helpers.step_of(tx, axis, backend)(
+    grads, tx.init(jax.tree.map(lambda g: g[0], grads)))
 
 
 def many_steps(tx, grads, axis='workers', backend='vmap'):
@@ -93,7 +95,7 @@ class MeanTest(parameterized.TestCase):
       grads, expected = sample(workers), None
       for backend in ('vmap', 'pmap', 'shard_map'):
         tx = make(num_bits, axis)
-        seen = step(tx, grads, axis_name=axis, backend=backend)
+        seen = step(tx, grads, axis, backend)
         expected = expected or seen
         helpers.assert_close(seen, expected, 1e-5, 1e-6)
 
@@ -102,8 +104,7 @@ class MeanTest(parameterized.TestCase):
     grads = sample(4)
     tx = make(4)
     first, state = step(tx, grads)
-    second, _ = helpers.on_workers(
-      lambda g, s: tx.update(g, s), grads, state)
+    second, _ = helpers.step_of(tx)(grads, state)
     self.assertTrue((first['kernel'] != second['kernel']).any())
 
   def test_one_worker_sends_and_rounds_nothing(self):
@@ -154,7 +155,7 @@ class MeanTest(parameterized.TestCase):
     (dict(layout=gradiv.Layout(groups=gradiv.by_layer)), 'groups'))
   def test_invalid_arguments(self, options, name):
     with self.assertRaisesRegex(ValueError, name):
-      make(**(dict(num_bits=8) | options))
+      make.__wrapped__(**(dict(num_bits=8) | options))
 
 
 class StateTest(parameterized.TestCase):

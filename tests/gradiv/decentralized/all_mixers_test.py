@@ -112,9 +112,10 @@ class StateTest(parameterized.TestCase):
     kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     self.assertEqual(kinds(tx.init(templates)), kinds(tx.init(self.PARAMS)))
     for empty in ({}, {'none': None}):
-      updates, _ = jax.vmap(
+      step = jax.vmap(
         lambda x, s, e=empty: tx.update(e, s, e), (0, None),
-        axis_name='workers', axis_size=N)(None, tx.init(empty))
+        axis_name='workers', axis_size=N)
+      updates, _ = jax.eval_shape(step, None, tx.init(empty))
       self.assertEqual(updates, empty)
 
   @parameterized.named_parameters(*ALL)
@@ -180,8 +181,9 @@ class ArgumentsTest(parameterized.TestCase):
   def test_params_must_be_given(self, make):
     tx = make(RATE)
     with self.assertRaisesRegex(ValueError, 'params=None'):
-      jax.vmap(lambda x: tx.update(x, tx.init(x))[0], axis_name='workers')(
-        jnp.ones((N, 2)))
+      jax.eval_shape(jax.vmap(
+        lambda x: tx.update(x, tx.init(x))[0], axis_name='workers'),
+                     jnp.ones((N, 2)))
 
   def test_the_axis_has_at_most_two_names(self):
     axis = 'a', 'b', 'c'

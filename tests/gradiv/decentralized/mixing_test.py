@@ -73,11 +73,13 @@ class MixTest(parameterized.TestCase):
     rows = RNG.normal(size=(8, 5))
     rows[1, 2] = np.nan
     others = np.arange(8) != 1
-    for w in (STAR, topology.metropolis(topology.binary_tree(8))):
+    for w, layouts in (
+        (STAR, (ONE_EACH[0], SEVERAL[2])),
+        (topology.metropolis(topology.binary_tree(8)), ONE_EACH[2:])):
       kept = np.where(others, w, 0)
       kept += np.diag(1 - kept.sum(1))
       expected = kept @ np.nan_to_num(rows)
-      for backend, axis in (*ONE_EACH[::2], *SEVERAL[::2]):
+      for backend, axis in layouts:
         devices = jax.devices()[:4] if (
           axis == SEVERAL[0][1] and backend != 'vmap') else None
         mixed = np.asarray(run(lambda x: decentralized.mix(x, w, axis),

@@ -39,14 +39,14 @@ class WorkerMomentsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*helpers.ON_ALL)
   def test_equals_numpy(self, backend, axis, workers):
+    moments_of = gradiv.map_workers(
+      lambda g: gradiv.worker_moments(g, axis, batch_size=4), axis,
+      out_axes=None, backend=backend)
     for scale in (1e-10, 1.0, 1e10):
       grads = sample(workers, scale)
-      moments = helpers.on_workers(
-        lambda g, _: gradiv.worker_moments(g, axis, batch_size=4), grads,
-        axis_name=axis, backend=backend)
-      helpers.assert_close(moments, naive(grads, 4), 1e-5)
+      helpers.assert_close(moments_of(grads), naive(grads, 4), 1e-5)
 
-  @parameterized.named_parameters(*helpers.ON_ALL)
+  @parameterized.named_parameters(*helpers.ON_EACH)
   def test_unequal_batches(self, backend, axis, workers):
     grads, batches = sample(workers), np.arange(1., workers + 1, dtype='f')
     moments = helpers.on_workers(
@@ -140,9 +140,10 @@ class WorkerMomentsTest(parameterized.TestCase):
 
   def test_no_leaves(self):
     for groups in (None, gradiv.by_layer):
-      moments = jax.vmap(
-        lambda _: gradiv.worker_moments({}, 'workers', groups=groups),
-        axis_name='workers', axis_size=4, out_axes=None)(jnp.zeros(4))
+      moments = jax.jit(jax.vmap(
+        lambda _, groups=groups: gradiv.worker_moments(
+          {}, 'workers', groups=groups),
+        axis_name='workers', axis_size=4, out_axes=None))(jnp.zeros(4))
       self.assertEqual(moments.sq_norm_of_mean.size, groups is None)
       self.assertFalse(np.any(moments.mean_sq_deviation))
 

@@ -1,5 +1,6 @@
 """What is read off a state: consistent, by name, and from any loop."""
 
+import functools
 import tempfile
 
 import jax
@@ -19,11 +20,16 @@ PARAMS = {'dense': {'kernel': jnp.zeros((4, 3)), 'bias': jnp.zeros(3)},
           'head': jnp.zeros(5)}
 
 
+@functools.cache
+def tracker(decay, **kwargs):
+  """Return the first state, and a compiled step of moments."""
+  tx = gradiv.track_moments(decay=decay, **kwargs)
+  return tx.init(()), jax.jit(lambda s, m: tx.update((), s, moments=m)[1])
+
+
 def follow(signals, noises, decay=0.95, **kwargs):
   """Track estimates without a sampling error of their own."""
-  tx = gradiv.track_moments(decay=decay, **kwargs)
-  state = tx.init(())
-  update = jax.jit(lambda s, m: tx.update((), s, moments=m)[1])
+  state, update = tracker(decay, **kwargs)
   for g, s in zip(signals, noises):
     state = update(state, gradiv.Moments(
       *jnp.float32([8, 1, g + s / 8, s * 7 / 8])))

@@ -9,13 +9,20 @@ from absl.testing import absltest, parameterized
 from gradiv.diversity import windows
 from gradiv.diversity.estimates import Estimate
 
+read = jax.jit(windows.read)
+means_of = jax.jit(windows._means)
+skewness_of = jax.jit(windows._skewness)
+
+
+@jax.jit
+def _run_through(samples):
+  step = lambda state, sample: (windows.update(state, sample), None)
+  return jax.lax.scan(step, windows.init(), samples)[0]
+
 
 def run_through(g, s):
   """Add steps one by one."""
-  def step(state, sample):
-    return windows.update(state, sample), None
-  sample = Estimate(jnp.float32(g), jnp.float32(s))
-  return jax.jit(lambda x: jax.lax.scan(step, windows.init(), x)[0])(sample)
+  return _run_through(Estimate(jnp.float32(g), jnp.float32(s)))
 
 
 class SumsTest(parameterized.TestCase):
@@ -27,8 +34,8 @@ class SumsTest(parameterized.TestCase):
     fall = 10.**(-np.arange(steps) / 50)
     g, s = fall * rng.normal(.5, 1, steps), fall * rng.gamma(9, 1, steps)
     state = run_through(g, s)
-    found, count, freedom = windows._means(state)
-    skewness = windows._skewness(state, found)
+    found, count, freedom = means_of(state)
+    skewness = skewness_of(state, found)
     past = [np.sum((g + s)[:t] * .9**np.arange(t)[::-1])
             / np.sum(.9**np.arange(t)) for t in range(1, steps)]
     pairs = np.stack([g, g + s])[:, 1:] / past
@@ -53,16 +60,16 @@ class SumsTest(parameterized.TestCase):
   def test_the_unit_does_not_matter(self):
     rng = np.random.default_rng(1)
     g, s = rng.normal(1, 1, 60), rng.gamma(9, 1, 60)
-    one, *others = (windows.read(run_through(u * g, u * s))
+    one, *others = (read(run_through(u * g, u * s))
                     for u in (1, 2.**66, 2.**-66))
     for other in others:
       np.testing.assert_allclose(other, one, 1e-5)
 
   def test_gradients_without_noise_or_without_anything(self):
-    same = windows.read(run_through(np.ones(40), np.zeros(40)))
+    same = read(run_through(np.ones(40), np.zeros(40)))
     self.assertEqual((same.fraction, same.least, same.most), (1, 1, 1))
     self.assertGreater(int(same.window), 0)
-    nothing = windows.read(run_through(np.zeros(40), np.zeros(40)))
+    nothing = read(run_through(np.zeros(40), np.zeros(40)))
     self.assertEqual((nothing.least, nothing.most), (0, 1))
     self.assertEqual(float(nothing.batch_size_at_least), 1)
     self.assertEqual(int(nothing.window), 0)
@@ -75,7 +82,7 @@ class SumsTest(parameterized.TestCase):
     state = run_through(unit * g, unit * s)
     self.assertTrue(np.isfinite(state.squares).all())
     self.assertLess(float(state.squares.max()), 1e3)
-    known = windows.read(state)
+    known = read(state)
     self.assertGreater(int(known.window), 0)
     self.assertBetween(1 / float(known.fraction), 8, 12)
 
@@ -86,7 +93,7 @@ class ChoiceTest(parameterized.TestCase):
     """The noise asks for some 4·37 steps; the width is a factor of two."""
     rng = np.random.default_rng(3)
     draws = rng.normal(1, 2, 4000), rng.gamma(99, 1, 4000)
-    known = windows.read(run_through(*draws))
+    known = read(run_through(*draws))
     at = windows.LENGTHS.index(int(known.window))
     self.assertLessEqual(float(known.most), 2 * float(known.least))
     self.assertBetween(float(known.fraction), float(known.least),
@@ -100,7 +107,7 @@ class ChoiceTest(parameterized.TestCase):
     """(1.88 + 2·2.11)² = 37 times 16 steps, for G = 1 ± 4 without chance."""
     def first(n):
       at = np.arange(n)
-      return windows.read(run_through(1 + 4 * (-1.)**at, np.full(n, 99.)))
+      return read(run_through(1 + 4 * (-1.)**at, np.full(n, 99.)))
     self.assertTrue(np.isnan(first(3).steps_until_known))
     for seen in (101, 401, 541):
       self.assertBetween(float(first(seen).steps_until_known) + seen, 560, 610)
@@ -113,8 +120,8 @@ class ChoiceTest(parameterized.TestCase):
     rare = np.where(np.arange(400) % 50 == 7, 50., 0)
     for sign in (1, -1):
       state = run_through(1 + sign * (rare - 1), np.full(400, 99.))
-      means, _, freedom = windows._means(state)
-      skewness = windows._skewness(state, means)
+      means, _, freedom = means_of(state)
+      skewness = skewness_of(state, means)
       self.assertGreater(sign * float(skewness[-1]), .3)
       for side in (1, -1):
         wide, plain = (windows._quantile(freedom, .03, x)[-1]
@@ -125,7 +132,7 @@ class ChoiceTest(parameterized.TestCase):
 
   def test_what_no_window_will_know(self):
     rng = np.random.default_rng(5)
-    known = windows.read(run_through(
+    known = read(run_through(
       rng.normal(1, 30, 20000), rng.gamma(99, 1, 20000)))
     self.assertEqual(int(known.window), 0)
     self.assertEqual(float(known.steps_until_known), np.inf)

@@ -66,8 +66,16 @@ class OnMeshTest(parameterized.TestCase):
             if x.shape == (4, 3, 6, 16)]
     self.assertEqual(late, [P('data', None, None, 'model')])
 
-  @parameterized.product(types=(AUTO, EXPLICIT), in_context=(False, True))
+  @parameterized.parameters((AUTO, False), (EXPLICIT, True))
   def test_agreement_costs_one_all_reduce(self, types, in_context):
+    self.check_cost(types, in_context)
+
+  @parameterized.parameters((AUTO, True), (EXPLICIT, False))
+  @pytest.mark.slow
+  def test_so_it_does_with_and_without_a_context(self, types, in_context):
+    self.check_cost(types, in_context)
+
+  def check_cost(self, types, in_context):
     mesh = ways.mesh_of(types)
     params = {'w': jnp.zeros((512, 300))}
     tx = meshes.on_mesh(optax.chain(

@@ -60,8 +60,9 @@ def one_by_one(options, padding):
   total, norms, norm = 0, [], lambda part: float(optax.tree.norm(part))
   scale = lambda c, size: (
     min(1, c / size) / (c if to_unit else 1) if c else to_unit / size)
+  grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True))
   for x, y, is_padding in zip(X, Y, padding):
-    grad = jax.grad(loss_fn, has_aux=True)(PARAMS, x[None], y[None])[0]
+    grad = jax.tree.map(np.asarray, grad_fn(PARAMS, x[None], y[None])[0])
     norms.append(jax.tree.map(lambda _, part: norm(part), limit, grad))
     clipped = jax.tree.map(
       lambda c, part: optax.tree.scale(scale(c, norm(part)), part), limit,

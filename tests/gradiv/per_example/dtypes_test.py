@@ -50,8 +50,8 @@ class DtypesTest(absltest.TestCase):
 
   def test_sums_of_float16_do_not_overflow(self):
     """No more than their mean does."""
-    loss, grads, _ = per_example.example_moments(
-      lambda p, e: jnp.sum(jnp.sin(p) * e))(
+    loss, grads, _ = jax.jit(per_example.example_moments(
+      lambda p, e: jnp.sum(jnp.sin(p) * e)))(
         jnp.zeros(4, jnp.float16), jnp.full((60, 4), 3000, jnp.float16))
     self.assertEqual(loss.dtype, jnp.float16)
     self.assertEqual(float(loss), 0)
@@ -62,7 +62,7 @@ class DtypesTest(absltest.TestCase):
     def loss_fn(w, e):
       return jnp.sum((e @ w).astype(jnp.float32))
 
-    _, grads, moments = per_example.example_moments(loss_fn)(
+    _, grads, moments = jax.jit(per_example.example_moments(loss_fn))(
       jnp.zeros((2, 3), jnp.bfloat16), jnp.ones((60, 2), jnp.bfloat16))
     np.testing.assert_array_equal(np.float32(grads), 1)
     self.assertEqual(float(moments.sq_norm_of_mean), 6)
@@ -107,12 +107,16 @@ class DtypesTest(absltest.TestCase):
     """The engine adds up bfloat16 in float32, which strict would refuse."""
     loss_fn = lambda p, e: jnp.sum(jnp.sin(e @ p).astype(jnp.float32))
     p, e = jnp.ones((4, 3), jnp.bfloat16), jnp.ones((6, 4), jnp.bfloat16)
-    with jax.numpy_dtype_promotion('strict'):
-      for make in (per_example.example_moments, per_example.example_sq_norms,
-                   per_example.example_gram):
-        *_, last = make(loss_fn)(p, e)
-        if callable(last):
-          self.assertEqual(last(jnp.ones(6)).dtype, jnp.bfloat16)
+
+    def total(make):
+      *_, combine = make(loss_fn)(p, e)
+      return combine(jnp.ones(6))
+
+    with jax.numpy_dtype_promotion('strict'):  # which counts while tracing
+      jax.eval_shape(per_example.example_moments(loss_fn), p, e)
+      for make in (per_example.example_sq_norms, per_example.example_gram):
+        self.assertEqual(
+          jax.eval_shape(lambda make=make: total(make)).dtype, jnp.bfloat16)
       with self.assertRaisesRegex(ValueError, 'strict'):
         per_example.example_moments(lambda p, e: loss_fn(p, e) + jnp.sum(
           p * jnp.ones(3)))(p, e)

@@ -61,8 +61,8 @@ class LossesTest(parameterized.TestCase):
   @parameterized.parameters(({},), ({'n': np.arange(3)},))
   def test_no_parameter_has_a_gradient(self, params):
     for groups, lead in ((None, ()), (gradiv.by_layer, (len(params),))):
-      of = lambda make, groups=groups: make(
-        lambda p, e: jnp.sum(e['y']), groups=groups)(params, BATCH)
+      of = lambda make, groups=groups: jax.eval_shape(lambda: make(
+        lambda p, e: jnp.sum(e['y']), groups=groups)(params, BATCH))
       self.assertEqual(of(per_example.example_moments)[2][3].shape, lead)
       self.assertEqual(of(per_example.example_sq_norms)[1].shape, (*lead, N))
       self.assertEqual(of(per_example.example_gram)[1].shape, (*lead, N, N))

@@ -27,7 +27,7 @@ def losses_fn(params, x, y):
 
 
 def rows_of(fn, *args):
-  jacobian = jax.jacrev(fn)(*args)
+  jacobian = jax.jit(jax.jacrev(fn))(*args)
   return jax.tree.map(np.float64, jacobian)
 
 
@@ -36,11 +36,17 @@ class LossGramTest(parameterized.TestCase):
   def test_definition(self):
     rows = rows_of(losses_fn, PARAMS, X, Y)
     flat = np.hstack([x.reshape(T, -1) for x in jax.tree.leaves(rows)])
-    losses, gram, combine = jax.jit(gradiv.loss_gram(losses_fn))(PARAMS, X, Y)
+
+    @jax.jit
+    def run(*args):
+      losses, gram, combine = gradiv.loss_gram(losses_fn)(*args)
+      weights = weightings.upgrad()(gram)
+      return losses, gram, weights, combine(weights)
+
+    losses, gram, weights, total = run(PARAMS, X, Y)
     np.testing.assert_allclose(losses, losses_fn(PARAMS, X, Y), 1e-6)
     np.testing.assert_allclose(gram, flat @ flat.T, 1e-5, 1e-5)
-    weights = weightings.upgrad()(gram)
-    helpers.assert_close(combine(weights), jax.tree.map(
+    helpers.assert_close(total, jax.tree.map(
       lambda x: np.tensordot(np.float64(weights), x, 1), rows), 1e-4, 1e-5)
 
   def test_a_tree_of_losses_aux_and_groups(self):
@@ -64,7 +70,7 @@ class LossGramTest(parameterized.TestCase):
     self.assertEqual(passes, [f'{B},8'])
 
   def test_one_loss(self):
-    gram = gradiv.loss_gram(lambda p: p['out'].sum())(PARAMS)[1]
+    gram = jax.jit(gradiv.loss_gram(lambda p: p['out'].sum()))(PARAMS)[1]
     np.testing.assert_allclose(gram, [[8. * T]], 1e-6)
 
   @parameterized.parameters(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -14,8 +15,15 @@ KEY = jax.random.key(3)
 
 class LangevinTest(parameterized.TestCase):
 
-  @parameterized.parameters(0.5, 1., 3.)
-  def test_samples_at_its_temperature(self, temperature):
+  def test_samples_at_its_temperature(self):
+    self.check_temperature(0.5)
+
+  @parameterized.parameters(1., 3.)
+  @pytest.mark.slow
+  def test_so_does_it_at_others(self, temperature):
+    self.check_temperature(temperature)
+
+  def check_temperature(self, temperature):
     """On ½ k x² the stationary variance is T/(k (1 − γk/2))."""
     rate, k = 0.1, 2.
     tx = optax.chain(

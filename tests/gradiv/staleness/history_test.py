@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 from gradiv import staleness
@@ -92,8 +93,14 @@ class IdentitiesTest(parameterized.TestCase):
     # And they are not those of a run without delay.
     self.assertEqual(bool(np.abs(xs - fresh).max() > 1e-3), tau > 0)
 
-  @parameterized.parameters(1, 4)
-  def test_virtual_iterate(self, tau):
+  def test_virtual_iterate(self):
+    self.check_virtual(4)
+
+  @pytest.mark.slow
+  def test_virtual_iterate_of_one_step(self):
+    self.check_virtual(1)
+
+  def check_virtual(self, tau):
     # x_t − x̃_t = γ Σ of the gradients under way, x̃_{t+1} = x̃_t − γ g(x_t).
     rate = 0.3
     xs, states = train(optax.chain(
