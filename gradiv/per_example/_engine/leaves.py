@@ -274,8 +274,8 @@ def _sums_of_rows(rows, scale, limits):
   The limits are those of `costs`, which choices rest on.
   """
   del limits
-  part = lambda rows: (_scaled(add_up(rows['g']), scale), squares_of.kept(
-    _squared(rows['g'], None)))
+  part = lambda rows: (
+    _scaled(add_up(rows['g']), scale), squares_of.of_rows(rows['g']))
   return in_chunks(part, {'g': rows}, math.prod(rows.shape[1:]))
 
 

@@ -143,6 +143,11 @@ class Trace:
     axes = compat.varying_axes(leaf.value.aval) & self._model_axes
     return lax.psum(squares.total(x), tuple(sorted(axes))) if axes else x
 
+  @property
+  def is_sharded(self) -> bool:
+    """Whether several devices may hold parts of a parameter."""
+    return bool(self._model_axes)
+
   def _traced(self, loss_fn, has_aux, values, batch):
     """Trace (params, example) -> (loss, aux, grads) on one example."""
     example = jax.eval_shape(
