@@ -13,7 +13,7 @@ FEW = 4096
 
 
 # So many rows are made of one array.
-_ROWS = 32
+_ROWS = 8
 
 
 def sq_norms(rows: jax.Array) -> jax.Array:
