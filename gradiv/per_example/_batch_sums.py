@@ -21,15 +21,16 @@ def of_examples(trace, params, groups, scale, diagonals, batch, mask, weights):
     all_squares.append(squares)
     shared.append(leaf.shared(data))
   squares = _by_group.add_up_squares(trace, params, all_squares, groups)
-  mask = _by_group.of_group_and_example(data.mask, squares)
   if weights is not None:
     squares = _weights.unweigh(
       squares, _by_group.of_group_and_example(weights, squares))
-  return {
-    'grads': totals,
-    'squares': jnp.sum(jnp.where(mask, squares, 0), -1),
-    'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
-  }, shared, aux
+  losses = trees.widen(losses)
+  if mask is not None:
+    losses = jnp.where(mask, losses, 0)
+    squares = jnp.where(
+      _by_group.of_group_and_example(mask, squares), squares, 0)
+  return {'grads': totals, 'squares': jnp.sum(squares, -1),
+          'loss': jnp.sum(losses)}, shared, aux
 
 
 def moments(trace, params, groups, total, count, units, scale, diagonals):

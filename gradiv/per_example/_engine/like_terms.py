@@ -6,6 +6,7 @@ its norm is that of the sum, and the cost is one more row per position.
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,24 +100,24 @@ class LikeTerms:
                      z * a * b + self.num_extra)[1]
 
   def _product(self, data) -> Any:
-    return sum(factors.product(u, v, self.precision)
-               for u, v in self.pairs(data))
+    return functools.reduce(operator.add, [
+      factors.product(u, v, self.precision) for u, v in self.pairs(data)])
 
   def _blocks(self, data, scale) -> tuple[Any, jax.Array]:
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
+    pairs: list[Pair] = []
     if self.way.name == 'direct':
       total, squares = in_chunks(
         self._write_out, data, z * a * b + self.num_extra)
     elif self.num_extra:
       # In a loop, because XLA would otherwise write the patches where it first
       # can, in the forward pass, and hold those of all layers.
-      total, squares = in_chunks(
-        lambda data: (self._sum_of(self.pairs(data)), self._squares(data)),
-        data, self.num_extra)
+      total, squares = in_chunks(self._by_pairs, data, self.num_extra)
     else:
-      total, squares = None, self._squares(data)
-    if total is None:
       pairs = self.pairs(data)
+      total, squares = None, self._squares(pairs)
+    if total is None:
+      pairs = pairs or self.pairs(data)
       if scale is not None and all(
           factors.dtype_of(*pair).itemsize >= 4 for pair in pairs):
         # Scaling a factor rather than the sum saves writing the sum twice. Not
@@ -125,9 +126,12 @@ class LikeTerms:
       total = self._sum_of(pairs)
     return total if scale is None else total * scale, squares
 
-  def _squares(self, data):
-    """Compute ‖P_i‖² from inner products of the factors: [n, ...]."""
+  def _by_pairs(self, data):
     pairs = self.pairs(data)
+    return self._sum_of(pairs), self._squares(pairs)
+
+  def _squares(self, pairs):
+    """Compute ‖P_i‖² from inner products of the factors: [n, ...]."""
     if self.way.name == 'outer':
       (u, v), = pairs
       return factors.sq_norms(u) * factors.sq_norms(v)
@@ -138,7 +142,8 @@ class LikeTerms:
     return jnp.maximum(sum(map(squares_of.total, parts)), 0)
 
   def _sum_of(self, pairs):
-    return sum(factors.product_sum(u, v, self.precision) for u, v in pairs)
+    return functools.reduce(operator.add, [
+      factors.product_sum(u, v, self.precision) for u, v in pairs])
 
   def _write_out(self, data):
     """Write the products out; return their sum, if cheap, and ‖P_i‖²."""
