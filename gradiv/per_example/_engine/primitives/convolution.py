@@ -72,7 +72,12 @@ def _product(program, equation):
 
 
 def _window(padding, dilation, stride, step, taps, of_x, positions):
-  """Describe what the taps see of x at each position of y."""
+  """Describe what the taps see of x at each position of y.
+
+  Returns:
+    The zeros before, after and between the elements of x; and what `_unfold`
+    takes.
+  """
   del of_x
   return (*padding, dilation - 1), stride, step, taps, positions, False
 
@@ -104,7 +109,9 @@ def _patches(x, z, windows, parts):
     [z·n, f, s1, r1, s2, r2]  ->  [z, f, r1, r2, n, s1, s2]   k, then a
   """
   rank = len(windows)
-  for axis, window in zip(range(2, 2 + 2 * rank, 2), windows):
+  x = lax.pad(x, jnp.zeros((), x.dtype), [
+    (0, 0, 0), (0, 0, 0), *(padding for padding, *_ in windows)])
+  for axis, (_, *window) in zip(range(2, 2 + 2 * rank, 2), windows):
     x = _unfold(x, axis, *window)
   x = x.reshape(z, len(x) // z, *x.shape[1:])
   positions = range(4, 4 + 2 * rank, 2)
@@ -126,21 +133,18 @@ def _add_up(options, x, y):
   return lax.conv_general_dilated(x, y, **options)
 
 
-def _unfold(x, axis, padding, stride, step, size, positions, turned):
+def _unfold(x, axis, stride, step, size, positions, turned):
   """Split an axis of x into taps s and positions r: x[s·stride + r·step].
 
   Args:
     x: The array.
     axis: The axis.
-    padding: Zeros before it, after it and between its elements.
     stride: From one tap to the next.
     step: From one position to the next.
     size: Number of taps.
     positions: Number of positions.
     turned: Whether the last tap is to come first.
   """
-  x = lax.pad(x, jnp.zeros((), x.dtype), [
-    padding if d == axis else (0, 0, 0) for d in range(x.ndim)])
   # Slice along the shorter of both axes, for fewer slices.
   short = size <= positions
   count, jump, length, gap = ((size, stride, positions, step) if short
