@@ -43,6 +43,11 @@ def total(parts: jax.Array) -> jax.Array:
 
 def add_up(several: Sequence[jax.Array]) -> jax.Array:
   """Add up the parts [n, ...] of several squared norms: [n]."""
+  # Of numbers of either sign: where they cancel, rounding is left.
+  return jnp.maximum(_add_up(several), 0)
+
+
+def _add_up(several):
   alike: dict[tuple, list[jax.Array]] = {}
   for parts in several:
     alike.setdefault((parts.size, parts.dtype), []).append(parts)
@@ -53,8 +58,7 @@ def add_up(several: Sequence[jax.Array]) -> jax.Array:
     sums = [x for x in sums if x.shape[1] == 1 or x.size >= row_norms.FEW]
     # The barrier keeps XLA from taking them apart again.
     sums.append(lax.optimization_barrier(jnp.concatenate(few, 1)))
-  # Of numbers of either sign: where they cancel, rounding is left.
-  return jnp.maximum(functools.reduce(operator.add, map(total, sums)), 0)
+  return functools.reduce(operator.add, map(total, sums))
 
 
 def of_arrays(several: Sequence[jax.Array]) -> jax.Array:
@@ -71,7 +75,7 @@ def of_arrays(several: Sequence[jax.Array]) -> jax.Array:
     rows = row_norms.in_rows(jnp.concatenate(
       [trees.widen(x).reshape(-1) for x in few]))
     parts.append(row_norms.sq_norms(rows)[None])
-  return add_up(parts)[0]
+  return _add_up(parts)[0]
 
 
 @jax.jit
