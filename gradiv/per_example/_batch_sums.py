@@ -1,12 +1,10 @@
 """Sums over examples, and the moments that follow from them."""
 
-import jax
 import jax.numpy as jnp
 
 from gradiv._common import trees
 from gradiv.diversity.moments import Moments
 from gradiv.per_example import _by_group, _weights
-from gradiv.per_example._engine import squares as squares_of
 
 
 def of_examples(trace, params, groups, scale, diagonals, batch, mask, weights):
@@ -23,15 +21,16 @@ def of_examples(trace, params, groups, scale, diagonals, batch, mask, weights):
     all_squares.append(squares)
     shared.append(leaf.shared(data))
   squares = _by_group.add_up_squares(trace, params, all_squares, groups)
-  mask = _by_group.of_group_and_example(data.mask, squares)
   if weights is not None:
     squares = _weights.unweigh(
       squares, _by_group.of_group_and_example(weights, squares))
-  return {
-    'grads': totals,
-    'squares': jnp.sum(jnp.where(mask, squares, 0), -1),
-    'loss': jnp.sum(jnp.where(data.mask, trees.widen(losses), 0)),
-  }, shared, aux
+  losses = trees.widen(losses)
+  if mask is not None:
+    losses = jnp.where(mask, losses, 0)
+    squares = jnp.where(
+      _by_group.of_group_and_example(mask, squares), squares, 0)
+  return {'grads': totals, 'squares': jnp.sum(squares, -1),
+          'loss': jnp.sum(losses)}, shared, aux
 
 
 def moments(trace, params, groups, total, count, units, scale, diagonals):
@@ -40,23 +39,15 @@ def moments(trace, params, groups, total, count, units, scale, diagonals):
   The sum of the squares times `scale` is their mean: the scale is 1/n, or n
   where each gradient has been multiplied by 1/n before.
   """
-  squares: list[jax.Array] = [
-    _squares(g if d is None else g * jnp.sqrt(d))
-    for g, d in zip(total['grads'], diagonals, strict=True)]
-  square = jnp.sum(
-    _by_group.add_up_squares(trace, params, squares, groups), -1)
+  square = _by_group.sq_norms(trace, params, [
+    g if d is None else g * jnp.sqrt(d)
+    for g, d in zip(total['grads'], diagonals, strict=True)], groups)
   # Rounding may take it below zero if all gradients are equal.
   deviation = jnp.maximum(times(total['squares'], scale) - square, 0)
   size = jnp.float32(1) if units is count else units / jnp.maximum(count, 1)
   return Moments(
     jnp.broadcast_to(count, square.shape),
     jnp.broadcast_to(size, square.shape), square, deviation)
-
-
-@jax.jit
-def _squares(x):
-  """Return the squares of the elements, in parts of one row."""
-  return squares_of.kept(jnp.square(trees.widen(x))[None])
 
 
 def as_dtype(x, dtype):

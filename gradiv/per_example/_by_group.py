@@ -47,7 +47,7 @@ def add_up_squares(
   parts: list[jax.Array],
   groups: Grouping | None,
 ) -> jax.Array:
-  """Add up squared norms by group.
+  """Add up the squared norms of examples by group.
 
   Args:
     trace: The traced loss.
@@ -60,15 +60,33 @@ def add_up_squares(
   """
   parts = [trace.over_shards(leaf, x)
            for leaf, x in zip(trace.leaves, parts, strict=True)]
-  zeros = jnp.zeros(len(parts[0]) if parts else trace.num_examples, jnp.float32)
+  return _each_group(squares.add_up, trace, params, parts, groups, jnp.zeros(
+    len(parts[0]) if parts else trace.num_examples, jnp.float32))
+
+
+def sq_norms(
+  trace: trace_lib.Trace,
+  params: Any,
+  arrays: list[jax.Array],
+  groups: Grouping | None,
+) -> jax.Array:
+  """Compute the squared norms of one array per leaf: [num_groups], or []."""
+  if trace.is_sharded:
+    rows = [squares.of_arrays([x])[None] for x in arrays]
+    return add_up_squares(trace, params, rows, groups)[..., 0]
+  return _each_group(
+    squares.of_arrays, trace, params, arrays, groups, jnp.float32(0))
+
+
+def _each_group(add_up, trace, params, values, groups, zero):
   index = index_of(trace, params, groups)
-  of_group = [squares.add_up(mine) if mine else zeros for mine in (
-    [x for k, x in zip(index, parts) if k == own]
+  of_group = [add_up(mine) if mine else zero for mine in (
+    [x for k, x in zip(index, values) if k == own]
     for own in ([None] if groups is None
                 else range(*shape_of(params, groups))))]
   if groups is None:
     return of_group[0]
-  return jnp.stack(of_group) if of_group else zeros[None][:0]
+  return jnp.stack(of_group) if of_group else zero[None][:0]
 
 
 def of_group_and_example(x: jax.Array, values: jax.Array) -> jax.Array:

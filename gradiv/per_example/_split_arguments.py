@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradiv.per_example._engine import trace as trace_lib
+from gradiv.per_example._engine import one_example
 
 
 class Split(NamedTuple):
@@ -55,7 +55,7 @@ def check(which, batched):
 def count(batches):
   """Count the examples, which all batches must have along axis 0."""
   try:
-    return trace_lib.count_examples(batches)
+    return one_example.count_examples(batches)
   except ValueError as error:
     raise ValueError('the arguments of batch_argnums must have the same size '
                      f'along axis 0: {error}') from error

@@ -14,7 +14,7 @@ from gradiv.per_example import (
   _separation,
   statistics,
 )
-from gradiv.per_example._engine import trace
+from gradiv.per_example._engine import one_example
 
 
 def as_value_and_grad(
@@ -66,7 +66,7 @@ def as_value_and_grad(
     groups=groups, axis_name=axis_name, microbatch_size=microbatch_size)
 
   def value_and_grad(params, batch, *args):
-    trace.count_examples(batch)
+    one_example.count_examples(batch)
     return _explicit_axes.run(
       of_all, lambda lie: (
         (P(), (P(), lie.rows) if has_aux else P()), lie.grads),

@@ -16,7 +16,11 @@ from gradiv.per_example import (
   _explicit_axes,
   _weighted_sums,
 )
-from gradiv.per_example._engine import promotion, trace as trace_lib
+from gradiv.per_example._engine import (
+  one_example,
+  promotion,
+  trace as trace_lib,
+)
 
 
 def example_gram(
@@ -85,7 +89,7 @@ def example_gram(
         _weighted_sums.layout(lie)), params, batch, mask, *args)
 
   def of_all(params, batch, mask, *args):
-    n = trace_lib.count_examples(batch)
+    n = one_example.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     if axis_name is not None:
       params = workers.as_private(params, axis_name)

@@ -19,7 +19,11 @@ from gradiv.per_example import (
   _microbatches,
   _weighted_sums,
 )
-from gradiv.per_example._engine import promotion, trace as trace_lib
+from gradiv.per_example._engine import (
+  one_example,
+  promotion,
+  trace as trace_lib,
+)
 
 
 def example_sq_norms(
@@ -96,10 +100,10 @@ def example_sq_norms(
       params, batch, mask, *args)
 
   def _is_whole(batch):
-    return microbatch_size in (None, trace_lib.count_examples(batch))
+    return microbatch_size in (None, one_example.count_examples(batch))
 
   def of_all(params, batch, mask, *args):
-    n = trace_lib.count_examples(batch)
+    n = one_example.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     size = _arguments.as_size(microbatch_size, n)
     if axis_name is not None:

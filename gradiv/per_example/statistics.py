@@ -29,7 +29,11 @@ from gradiv.per_example import (
   _microbatches,
   _weights,
 )
-from gradiv.per_example._engine import promotion, trace as trace_lib
+from gradiv.per_example._engine import (
+  one_example,
+  promotion,
+  trace as trace_lib,
+)
 
 
 def example_moments(
@@ -128,7 +132,7 @@ def example_moments(
       params, batch, mask, weights, metric, *args)
 
   def of_all(params, batch, mask, weights, metric, *args):
-    n = trace_lib.count_examples(batch)
+    n = one_example.count_examples(batch)
     mask = _arguments.as_mask(mask, n)
     size = _arguments.as_size(microbatch_size, n)
     loss = _arguments.with_args(loss_fn, args)

@@ -24,7 +24,7 @@ class Config:
   models: tuple[str, ...] = flag((), 'models to run; empty: all')
 
   def __post_init__(self):
-    flags.check_choices(self)
+    flags.check_values(self)
 
 
 def run(config: Config) -> None:

@@ -25,8 +25,18 @@ class Made:
     return self.model(**inputs, params=params, train=False)
 
 
+def clip(x, min=None, max=None, *, a_min=None, a_max=None):
+  """Clip an array, by the names of limits that jax has dropped, too."""
+  return _CLIP(x, min if a_min is None else a_min,
+               max if a_max is None else a_max)
+
+
+_CLIP = jnp.clip
+
+
 def make(name: str, config: str, **options) -> Made:
   """Make a model by the names of its class and of its configuration."""
+  jnp.clip = clip  # T5 calls it by the names of old
   library = importlib.import_module('transformers')
   model = getattr(library, name)(
     getattr(library, config)(**options), seed=0, _do_init=True)
@@ -85,11 +95,13 @@ def gpt2():
 
 @MODELS.model('transformers')
 def llama():
+  # Its rotations are cut off at the number of positions, which must not be
+  # smaller than what they are.
   return language(make(
     'FlaxLlamaForCausalLM', 'LlamaConfig', hidden_size=WIDTH,
     intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS,
     num_attention_heads=HEADS, num_key_value_heads=HEADS // 2,
-    vocab_size=VOCABULARY, max_position_embeddings=LENGTH))
+    vocab_size=VOCABULARY, max_position_embeddings=2 * WIDTH))
 
 
 @MODELS.model('transformers')

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import trees
+from gradiv.per_example._engine import row_norms
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -108,7 +109,8 @@ def sq_norms(u: Factor) -> jax.Array:
   if isinstance(u, OneHot):
     inside = (u.index >= 0) & (u.index < u.size)
     return inside.sum(-1).astype(jnp.float32)
-  return jnp.sum(jnp.square(trees.widen(u)), (-1, -2))
+  n, z, k, a = u.shape
+  return row_norms.sq_norms(u.reshape(n * z, k * a)).reshape(n, z)
 
 
 def weighted_rows(u: OneHot, v: jax.Array, common: jax.Array) -> jax.Array:

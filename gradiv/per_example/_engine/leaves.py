@@ -2,18 +2,20 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gradiv._common import trees
 from gradiv.per_example._engine import (
+  common_arrays,
   costs,
   cut,
+  grams,
   inside_loop,
-  like_terms as like_terms_of,
+  rows as rows_of,
   squares as squares_of,
   strategy,
 )
@@ -109,16 +111,16 @@ class Leaf:
 
     if shared is None and metric is None and self.kind == 'example' and (
         len(self.batched) == 1):
-      return _sums_of_rows(
+      return rows_of.sums(
         data.batched[self.batched[0]], scale, costs.limits())
     weight = None if metric is None else metric[None]
 
     def part(rows):
       own = rows if shared is None else rows + shared[None]
-      return _scaled(add_up(rows), scale), squares_of.total(
-        _squared(own, weight))
+      return rows_of.scaled(add_up(rows), scale), squares_of.total(
+        rows_of.squared(own, weight))
 
-    return self._in_chunks(part, data)
+    return self.in_chunks(part, data)
 
   def _sums_of_products(self, data, scale, shared, metric):
     """Compute Σ P_i and ‖P_i + C‖² = ‖P_i‖² + 2⟨P_i, C⟩ + ‖C‖²."""
@@ -130,13 +132,14 @@ class Leaf:
     for products in self.like_terms:
       more, square = products.sums_as_alike(data.batched, scale)
       if metric is not None:
-        square = products.sq_norms_in(data.batched, metric)
+        square = common_arrays.sq_norms_in(products, data.batched, metric)
       total = more if total is None else total + more
       if len(self.like_terms) == 1 and along is None:
         return total, square
       squares += squares_of.total(square)
       if along is not None:
-        squares += 2 * products.inner(data.batched, along)
+        squares += 2 * common_arrays.inner(
+          products, data.batched, along)
     if shared is not None:
       squares += _sq_norm(shared, metric)
     return total, squares
@@ -167,7 +170,7 @@ class Leaf:
     """Compute Σ w_i g_i, leaving out examples of weight zero."""
     if self.value in data.products:
       products = data.products[self.value]
-      return self.like_terms[0].put(add_up(_weigh(
+      return self.like_terms[0].put(add_up(rows_of.weigh(
         products, weights.astype(products.dtype)))).astype(self.dtype)
     shared = self.shared(data)
     weights = weights.astype(trees.wide_dtype(self.dtype))
@@ -176,46 +179,21 @@ class Leaf:
       return common.astype(self.dtype)
     if self.kind == 'fallback':
       def part(rows, weights):
-        return add_up(_weigh(rows, weights)), weights
-      total, _ = self._in_chunks(part, data, weights)
+        return add_up(rows_of.weigh(rows, weights)), weights
+      total, _ = self.in_chunks(part, data, weights)
     else:
       total: Any = 0
       for term in self.terms:
         if not term.is_common:
-          arrays = [keep_some(data.batched[x], weights != 0)
+          arrays = [rows_of.keep_some(data.batched[x], weights != 0)
                     for x in term.operands]
-          arrays[term.scaled] = _weigh(arrays[term.scaled], weights)
+          arrays[term.scaled] = rows_of.weigh(arrays[term.scaled], weights)
           total += term.add_up(arrays, data.common)
     return (total + common).astype(self.dtype)
 
   def gram(self, data: Any) -> jax.Array:
     """Compute ⟨g_i, g_j⟩: [n, n]."""
-    n, shared = self.num_examples, self.shared(data)
-    square = 0. if shared is None else trees.sq_norm(shared)
-    if self.kind == 'common':
-      return jnp.broadcast_to(square, (n, n))
-    if self.kind == 'products':
-      total: Any = sum(
-        products.gram(data.batched) for products in self.like_terms)
-      if shared is not None:
-        along: Any = sum(products.inner(data.batched, shared)
-                         for products in self.like_terms)
-        total += along[:, None] + along[None, :] + square
-      return total
-    flat = lambda rows: trees.widen(
-      rows if shared is None else rows + shared[None]).reshape(len(rows), -1)
-    if n * self.size <= max(costs.room(), costs.WHOLE):
-      rows = self._in_chunks(lambda rows: ((), rows), data)[1]
-      return like_terms_of.gram_of_rows(flat(rows))
-
-    # Chunks against chunks: the gradients of all examples do not fit.
-    def part(rows):
-      rows = flat(rows)
-      across = lambda more: ((), jnp.matmul(
-        flat(more), rows.T, precision=lax.Precision.HIGHEST))
-      return (), self._in_chunks(across, data)[1].T
-
-    return self._in_chunks(part, data)[1]
+    return grams.of_leaf(self, data)
 
   def shared(self, data: Any) -> jax.Array | None:
     """Add the terms that are common to all examples; None if there are none."""
@@ -230,7 +208,7 @@ class Leaf:
     """Write the gradients out, without common terms: [n, *shape]."""
     if self.kind == 'fallback':
       (rows,) = data.recompute([self.value], data.examples)
-      return keep_some(rows, data.mask)
+      return rows_of.keep_some(rows, data.mask)
     rows = 0
     for term in self.terms:
       if not term.is_common:
@@ -239,7 +217,7 @@ class Leaf:
         rows += jax.vmap(put)(*(data.batched[x] for x in term.operands))
     return rows
 
-  def _in_chunks(self, part, data, *more):
+  def in_chunks(self, part: Callable, data: Any, *more: jax.Array) -> Any:
     """Apply `part` to the gradients, written out for some at a time."""
     source = ({'examples': data.examples} if self.kind == 'fallback'
               else {x: data.batched[x] for x in self.batched})
@@ -255,42 +233,6 @@ class Leaf:
       chunk, source | {'more': more, 'mask': data.mask}, self.width)
 
 
-def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
-  """Replace the rows [n, ...] that are not kept by zeros."""
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
-    return x
-  keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
-  return jnp.where(keep, x, jnp.zeros((), x.dtype))
-
-
 def _sq_norm(x, metric):
-  return trees.sq_norm(x) if metric is None else jnp.sum(_squared(x, metric))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _sums_of_rows(rows, scale, limits):
-  """Compute Σ g_i times `scale`, and ‖g_i‖² in parts, of gradients [n, ...].
-
-  The limits are those of `costs`, which choices rest on.
-  """
-  del limits
-  part = lambda rows: (_scaled(add_up(rows['g']), scale), squares_of.kept(
-    _squared(rows['g'], None)))
-  return in_chunks(part, {'g': rows}, math.prod(rows.shape[1:]))
-
-
-def _scaled(x, scale):
-  return x if scale is None else x * scale
-
-
-def _squared(x, metric):
-  """Square each element, in at least float32, and weigh it."""
-  square = jnp.square(trees.widen(x))
-  return square if metric is None else square * metric
-
-
-def _weigh(x, weights):
-  """Multiply rows by weights; zero removes a row even if it is NaN."""
-  weights = weights.reshape(-1, *(1,) * (x.ndim - 1))
-  return jnp.where(
-    weights != 0, trees.widen(x) * weights, 0).astype(x.dtype)
+  return trees.sq_norm(x) if metric is None else jnp.sum(
+    rows_of.squared(x, metric))

@@ -6,6 +6,7 @@ its norm is that of the sum, and the cost is one more row per position.
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradiv._common import compat, trees
 from gradiv.per_example._engine import (
   alike,
   costs,
@@ -95,28 +95,29 @@ class LikeTerms:
   def rows(self, data: Data) -> jax.Array:
     """Write the products of all examples out: [n, z, a, b]."""
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
-    return in_chunks(lambda data: ((), self._product(data)), data,
+    return in_chunks(lambda data: ((), self.write_out(data)), data,
                      z * a * b + self.num_extra)[1]
 
-  def _product(self, data) -> Any:
-    return sum(factors.product(u, v, self.precision)
-               for u, v in self.pairs(data))
+  def write_out(self, data: Data) -> Any:
+    """Write the products out, of however many examples: [n, z, a, b]."""
+    return functools.reduce(operator.add, [
+      factors.product(u, v, self.precision) for u, v in self.pairs(data)])
 
   def _blocks(self, data, scale) -> tuple[Any, jax.Array]:
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
+    pairs: list[Pair] = []
     if self.way.name == 'direct':
       total, squares = in_chunks(
-        self._write_out, data, z * a * b + self.num_extra)
+        self._written_out, data, z * a * b + self.num_extra)
     elif self.num_extra:
       # In a loop, because XLA would otherwise write the patches where it first
       # can, in the forward pass, and hold those of all layers.
-      total, squares = in_chunks(
-        lambda data: (self._sum_of(self.pairs(data)), self._squares(data)),
-        data, self.num_extra)
+      total, squares = in_chunks(self._by_pairs, data, self.num_extra)
     else:
-      total, squares = None, self._squares(data)
-    if total is None:
       pairs = self.pairs(data)
+      total, squares = None, self._squares(pairs)
+    if total is None:
+      pairs = pairs or self.pairs(data)
       if scale is not None and all(
           factors.dtype_of(*pair).itemsize >= 4 for pair in pairs):
         # Scaling a factor rather than the sum saves writing the sum twice. Not
@@ -125,9 +126,12 @@ class LikeTerms:
       total = self._sum_of(pairs)
     return total if scale is None else total * scale, squares
 
-  def _squares(self, data):
-    """Compute ‖P_i‖² from inner products of the factors: [n, ...]."""
+  def _by_pairs(self, data):
     pairs = self.pairs(data)
+    return self._sum_of(pairs), self._squares(pairs)
+
+  def _squares(self, pairs):
+    """Compute ‖P_i‖² from inner products of the factors: [n, ...]."""
     if self.way.name == 'outer':
       (u, v), = pairs
       return factors.sq_norms(u) * factors.sq_norms(v)
@@ -138,91 +142,17 @@ class LikeTerms:
     return jnp.maximum(sum(map(squares_of.total, parts)), 0)
 
   def _sum_of(self, pairs):
-    return sum(factors.product_sum(u, v, self.precision) for u, v in pairs)
+    return functools.reduce(operator.add, [
+      factors.product_sum(u, v, self.precision) for u, v in pairs])
 
-  def _write_out(self, data):
+  def _written_out(self, data):
     """Write the products out; return their sum, if cheap, and ‖P_i‖²."""
-    block = self._product(data)
+    block = self.write_out(data)
     squares = jnp.sum(jnp.square(block), (1, 2, 3))
     if any(term.product.is_sparse for term in self.terms):
       # Few rows of each product are not zero: cheaper to sum from the factors.
       return None, squares
     return add_up(block), squares
-
-  def inner(self, data: Data, common: jax.Array) -> Any:
-    """Compute ⟨P_i, C⟩ with an array C like the parameter: [n].
-
-    ⟨put(P), C⟩ = ⟨P, putᵀ(C)⟩, so C is brought into blocks [z, a, b] once.
-    """
-    block = self._as_block(common)
-    return sum(factors.inner_common(u, v, block) for u, v in self.pairs(data))
-
-  def sq_norms_in(self, data: Data, metric: jax.Array) -> jax.Array:
-    """Compute Σ d P_i² with weights d like the parameter: [n].
-
-    With one position (u v)² is u² v², so this is an inner product of d with a
-    product of squares. If u is one-hot, d weighs the rows of v. Otherwise the
-    products are written out.
-    """
-    data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes
-    block = self._as_block(metric)
-    kinds = [term.product.is_sparse for term in self.terms]
-
-    def of_squares(data):
-      (u, v), = self.pairs(data)
-      return (), factors.inner_common(
-        factors.squared(u), factors.squared(v), block)
-
-    def of_rows(data):
-      (u, v), = self.pairs(data)
-      turned = isinstance(v, factors.OneHot)
-      u, v = (v, u) if turned else (u, v)
-      weighted = factors.weighted_rows(
-        u, v, jnp.swapaxes(block, 1, 2) if turned else block)
-      both = factors.inner(u, u) * factors.inner(weighted, trees.widen(v))
-      return (), jnp.maximum(jnp.sum(both, (-1, -2, -3)), 0)
-
-    def written_out(data):
-      return (), jnp.sum(
-        jnp.square(self._product(data)) * block[None], (1, 2, 3))
-
-    if self.way.name == 'outer':
-      return in_chunks(of_squares, data, max(self.num_extra, 1))[1]
-    if self.way.name == 'gram' and kinds == [True]:
-      return of_rows(data)[1]
-    return in_chunks(written_out, data, z * a * b + self.num_extra)[1]
-
-  def _as_block(self, array):
-    """Bring an array like the parameter into a block [z, a, b]."""
-    z, _, a, b = self.sizes
-    array = trees.widen(array)
-    zeros = compat.zeros_of(
-      (z, a, b), array.dtype, compat.varying_axes(array))
-    put = lambda block: self.put(block).astype(array.dtype)
-    (block,) = jax.linear_transpose(put, zeros)(array)
-    return block
-
-  def gram(self, data: Data) -> jax.Array:
-    """Compute ⟨P_i, P_j⟩: [n, n], by the factors or by slices of P_i."""
-    n, (z, k, a, b), pairs = self.num_examples, self.sizes, self.pairs(data)
-    dense = not any(term.product.is_sparse for term in self.terms)
-    by_factors = 2 * n * n * z * k * k * (a + b + 64)
-    written = 2 * n * n * z * a * b + 64 * n * z * a * b
-    if not dense or by_factors < written or k == 1:
-      return _gram_by_factors(pairs, n, z * k * k)
-    first, width = costs.chunk(b, n * z * a)
-
-    def part(start, width):
-      block: Any = sum(
-        factors.product(u, lax.dynamic_slice_in_dim(v, start, width, -1),
-                        self.precision)
-        for u, v in pairs)
-      return gram_of_rows(block.reshape(n, -1))
-
-    if first == b:
-      return part(0, b)
-    return lax.scan(lambda total, start: (total + part(start, width), None),
-                    part(0, first), jnp.arange(first, b, width))[0]
 
   def pairs(self, data: Data) -> list[Pair]:
     """Make the factors, joining those of one kind along their positions.
@@ -271,21 +201,3 @@ def _sq_norms_of_sum(pairs):
       both = factors.inner(u, x) * factors.inner(v, y)
       parts.append(both if s == t else 2 * both)
   return parts
-
-
-def _gram_by_factors(pairs, n, numbers):
-  """Compute [n, n] from inner products of factors, some rows at a time."""
-  def part(rows):
-    total: Any = 0
-    for u, v in rows['pairs']:
-      for x, y in pairs:
-        both = factors.inner_across(u, x) * factors.inner_across(v, y)
-        total += jnp.sum(both, (-1, -2, -3))
-    return (), total
-
-  return in_chunks(part, {'pairs': pairs}, n * numbers)[1]
-
-
-def gram_of_rows(rows: jax.Array) -> jax.Array:
-  """Compute the Gram matrix of rows [n, d]."""
-  return jnp.matmul(rows, rows.T, precision=lax.Precision.HIGHEST)

@@ -177,7 +177,9 @@ class Term:
     for scalar in scalars:
       ones = (1,) * (x.ndim - scalar.ndim)
       x = x * scalar.reshape(*scalar.shape, *ones).astype(x.dtype)
-    arrays[self.scaled] = x * jnp.asarray(self.constant, x.dtype)
+    if self.constant != 1:
+      x = x * jnp.asarray(self.constant, x.dtype)
+    arrays[self.scaled] = x
     return arrays
 
   def then(

@@ -15,9 +15,10 @@ from gradiv.per_example._engine import (
   inside_loop,
   leaves as leaves_of,
   loss_checks,
+  one_example,
   parameters,
   program,
-  promotion,
+  rows as rows_of,
   squares,
   terms,
   values as values_of,
@@ -78,13 +79,14 @@ class Trace:
       only_sums: Whether sums over the examples, and norms, will be all.
       scale: Number to multiply gradients by, or None.
     """
-    self.num_examples = count_examples(batch)
+    self.num_examples = one_example.count_examples(batch)
     self._parameters = parameters.Parameters(params)
     self.paths = self._parameters.paths
     values = self._parameters.parts(params)
     # What the backward pass starts from: an input, if it is to be scaled.
     self._seed = [] if scale is None else [jnp.ones_like(scale)]
-    closed, shapes = self._traced(loss_fn, has_aux, values, batch)
+    closed, shapes = one_example.traced(
+      loss_fn, has_aux, self._parameters, values, batch, self._seed)
     self.scale = scale
     # In few bits, 1/n would be off for all examples alike, or too small.
     if scale is not None and loss_checks.is_wide(closed.jaxpr):
@@ -143,26 +145,10 @@ class Trace:
     axes = compat.varying_axes(leaf.value.aval) & self._model_axes
     return lax.psum(squares.total(x), tuple(sorted(axes))) if axes else x
 
-  def _traced(self, loss_fn, has_aux, values, batch):
-    """Trace (params, example) -> (loss, aux, grads) on one example."""
-    example = jax.eval_shape(
-      lambda batch: jax.tree.map(lambda x: x[0], batch), batch)
-    flat, example_def = jax.tree.flatten(example)
-
-    def run(values, flat, *seed):
-      return _value_and_grad(loss_fn, has_aux, self._parameters, values,
-                             example_def.unflatten(flat), *seed)
-
-    try:
-      with promotion.of_user():
-        return jax.make_jaxpr(run, return_shape=True)(
-          values, flat, *self._seed)
-    except NameError as error:
-      if 'unbound axis' not in str(error):
-        raise
-      raise ValueError(
-        f'loss_fn mixes examples by a collective ({error}): it must be a '
-        'function of one example alone') from error
+  @property
+  def is_sharded(self) -> bool:
+    """Whether several devices may hold parts of a parameter."""
+    return bool(self._model_axes)
 
   def run(
     self, batch: Any, mask: jax.Array | None, *, effects: bool = True,
@@ -191,7 +177,7 @@ class Trace:
     if mask is None:
       mask = jnp.ones(self.num_examples, bool)
     else:
-      batched = [leaves_of.keep_some(x, mask) for x in batched]
+      batched = [rows_of.keep_some(x, mask) for x in batched]
     return losses, aux, self.pack((batched, common, rows, mask, {}, constants))
 
   def pack(self, arrays: tuple) -> Data:
@@ -224,45 +210,3 @@ class Trace:
   def unflatten_aux(self, flat: list[jax.Array]) -> Any:
     """Make the auxiliary output of its leaves."""
     return self._aux_def.unflatten(flat)
-
-
-def _value_and_grad(
-  loss_fn, has_aux, parameters, values, example, scale=None
-):
-  """Differentiate one example's loss in the floating-point parameters.
-
-  The gradient is multiplied by the scale, the loss is not.
-  """
-  moves = [jnp.issubdtype(x.dtype, jnp.floating) for x in values]
-
-  def loss_of(moving):
-    moving = iter(moving)
-    result = loss_fn(parameters.tree(
-      [next(moving) if x_moves else x for x, x_moves in zip(values, moves)]),
-      example)
-    loss, aux = loss_checks.pair(result) if has_aux else (result, ())
-    loss_checks.scalar(loss, has_aux)
-    return loss, aux
-
-  moving = [x for x, x_moves in zip(values, moves) if x_moves]
-  loss, pull_back, aux = jax.vjp(loss_of, moving, has_aux=True)
-  seed = jnp.ones_like(loss)
-  (grads,) = pull_back(seed if scale is None else
-                       seed * scale.astype(loss.dtype))
-  return loss, aux, grads
-
-
-def count_examples(batch: Any) -> int:
-  """Return the number of examples in a batch; all leaves must agree."""
-  rows = {jax.tree_util.keystr(path): jnp.shape(x) for path, x
-          in jax.tree_util.tree_leaves_with_path(batch)}
-  sizes = {shape[:1] for shape in rows.values()}
-  if not all(isinstance(s, int) for shape in rows.values() for s in shape):
-    raise ValueError(
-      f'batch with leaves of shapes {rows}: sizes must be numbers, not '
-      'symbols, because they decide how gradients are measured')
-  if len(sizes) != 1 or not all(map(all, sizes)) or sizes == {()}:
-    raise ValueError(
-      f'batch with leaves of shapes {rows}: must hold at least one example, '
-      'along the first axis of each leaf, and as many in all leaves')
-  return sizes.pop()[0]

@@ -4,8 +4,16 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from experiments.overhead.zoo import measuring, page, table
+from experiments.common import flags
+from experiments.overhead.zoo import __main__ as command, measuring, page, table
+
+
+def test_the_flags_are_checked():
+  assert command.Config(models=('mlp', 'gru')).models == ('mlp', 'gru')
+  with pytest.raises(flags.UsageError, match='each once'):
+    command.Config(models=('mlp', 'mlp'))
 
 
 def test_a_model_is_measured():

@@ -62,6 +62,22 @@ def conv_transposed(draw):
 
 
 @CASES.case
+def conv_transposed_with_gaps_and_groups(draw):
+  net = lambda p, x: jnp.tanh(lax.conv_general_dilated(
+    x[None], p, (1, 1), ((4, 1), (0, 3)), lhs_dilation=(3, 2),
+    rhs_dilation=(2, 1), feature_group_count=2)[0])
+  return draw.regression(net, draw(4, 2, 3, 4), 4, 3, 5)
+
+
+@CASES.case
+def conv_to_fewer_features(draw):
+  net = lambda p, x: jnp.tanh(conv(
+    jnp.tanh(conv(x, p['in'])), p['out'], padding='VALID'))
+  return draw.regression(
+    net, {'in': draw(3, 2, 2, 6), 'out': draw(2, 3, 6, 2)}, 4, 5, 2)
+
+
+@CASES.case
 def conv_1d_causal(draw):
   net = lambda p, x: jnp.tanh(
     conv(x, p, padding=((4, 0),), rhs_dilation=(2,)))
