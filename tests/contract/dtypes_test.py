@@ -70,6 +70,37 @@ class DtypesTest(parameterized.TestCase):
     _, updates, _ = drive.trace(row, row.make(), {})
     self.assertEqual(updates, {})
 
+  @parameterized.named_parameters(*table.named())
+  @pytest.mark.slow
+  def test_a_tree_without_leaves_is_trained_for_two_steps(self, row):
+    tx = row.make()
+    step, begin = drive.step_of(row, tx), drive.start(row, tx, {})
+    run = lambda number, *args: step(*args)
+    if row.kind != 'alone':  # the numbers say how many workers there are
+      in_axes, out_axes = drive.axes_of(row)
+      run = gradiv.map_workers(
+        run, 'workers', in_axes=(0, *in_axes), out_axes=out_axes)
+    run, state = jax.jit(run), begin
+    for _ in range(2):
+      updates, *state = run(jnp.arange(table.WORKERS), {}, *state)
+      self.assertEqual(updates, {})
+    self.assertEqual(drive.specs(state), drive.specs(begin))
+
+  def test_what_is_measured_of_no_leaves(self):
+    def measure(number, _):
+      moments = functools.partial(
+        gradiv.worker_moments, {}, 'workers', batch_size=1)
+      return (moments(), moments(groups=gradiv.by_layer),
+              gradiv.worker_gram({}, 'workers'),
+              aggregation.combine({}, number, 'workers'))
+
+    whole, by_layer, gram, combined = helpers.on_workers(
+      measure, jnp.arange(4.0))
+    self.assertEqual(whole.sq_norm_of_mean, 0)
+    self.assertEqual(by_layer.sq_norm_of_mean.shape, (0,))
+    np.testing.assert_array_equal(gram, np.zeros((4, 4)))
+    self.assertEqual(combined, {})
+
   def test_weights_do_not_truncate_integers(self):
     combine = functools.partial(aggregation.combine, axis_name='workers')
     with self.assertRaisesRegex(ValueError, 'gradient has dtype int'):
