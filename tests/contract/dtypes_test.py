@@ -84,18 +84,19 @@ class DtypesTest(parameterized.TestCase):
     for _ in range(2):
       updates, *state = run(jnp.arange(table.WORKERS), {}, *state)
       self.assertEqual(updates, {})
-    self.assertEqual(drive.specs(state), drive.specs(begin))
+    self.assertEqual(drive.specs(tuple(state)), drive.specs(begin))
 
   def test_what_is_measured_of_no_leaves(self):
-    def measure(number, _):
+    def measure(number, weights):
+      del number
       moments = functools.partial(
         gradiv.worker_moments, {}, 'workers', batch_size=1)
       return (moments(), moments(groups=gradiv.by_layer),
               gradiv.worker_gram({}, 'workers'),
-              aggregation.combine({}, number, 'workers'))
+              aggregation.combine({}, weights, 'workers'))
 
     whole, by_layer, gram, combined = helpers.on_workers(
-      measure, jnp.arange(4.0))
+      measure, jnp.arange(4), jnp.full(4, 0.25))
     self.assertEqual(whole.sq_norm_of_mean, 0)
     self.assertEqual(by_layer.sq_norm_of_mean.shape, (0,))
     np.testing.assert_array_equal(gram, np.zeros((4, 4)))
