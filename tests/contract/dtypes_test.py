@@ -99,6 +99,9 @@ class DtypesTest(parameterized.TestCase):
       measure, jnp.arange(4), jnp.full(4, 0.25))
     self.assertEqual(whole.sq_norm_of_mean, 0)
     self.assertEqual(by_layer.sq_norm_of_mean.shape, (0,))
+    track = gradiv.track_moments(groups=gradiv.by_layer)
+    _, state = track.update({}, track.init({}), moments=by_layer)
+    self.assertEqual(state.num_skipped, 1)
     np.testing.assert_array_equal(gram, np.zeros((4, 4)))
     self.assertEqual(combined, {})
 
