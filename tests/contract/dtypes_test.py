@@ -39,6 +39,14 @@ class DtypesTest(parameterized.TestCase):
   def test_so_does_every_row(self, row):
     self.refuses(row)
 
+  @parameterized.parameters('params', 'update')
+  def test_mixing_takes_integers_neither_to_move_nor_as_moves(self, which):
+    tx, whole = gradiv.mix_by_gossip(table.RING, 'workers'), jnp.arange(8)
+    given = {'params': jnp.ones(8), 'update': jnp.ones(8)} | {which: whole}
+    with self.assertRaisesRegex(ValueError, f'{which} has dtype int32: must'):
+      jax.vmap(lambda params, update: tx.update(
+        update, tx.init(params), params), axis_name='workers')(*given.values())
+
   @parameterized.named_parameters(*table.named(MOVES))
   def test_what_only_moves_leaves_keeps_integers(self, row):
     _, updates, _ = drive.trace(row, row.make(), MIXED)
