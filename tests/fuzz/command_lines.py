@@ -6,6 +6,7 @@ import io
 import pathlib
 import runpy
 import sys
+import warnings
 from typing import Any
 from unittest import mock
 
@@ -112,6 +113,9 @@ def follow(line: Line, folder: pathlib.Path, results: str) -> tuple[int, str]:
     # `cli` wraps the stream and leaves it so.
     enter(mock.patch.object(sys, 'stderr', io.StringIO()))
     said = sys.stderr
+    enter(warnings.catch_warnings())
+    # It has been imported before, for its flags.
+    warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
     try:
       runpy.run_module(BINARIES[line.paper].module, run_name='__main__')
       return 0, said.getvalue()
