@@ -157,6 +157,7 @@ class Bearing:
 @contextlib.contextmanager
 def exit_codes():
   """Turn errors that a user can mend into a message and an exit code."""
+  _fill_closed()
   sys.stderr = Bearing(sys.stderr)
   if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows no ±
     sys.stdout.reconfigure(errors='replace')
@@ -172,6 +173,19 @@ def exit_codes():
     _leave('stopped by SIGINT', 130)
   except (OSError, *_imported(*_ERRORS)) as error:
     _leave(error, 1)
+
+
+def _fill_closed():
+  """Open /dev/null in place of standard streams that are closed.
+
+  The next file that is opened would have their numbers otherwise, such as a
+  log, and what XLA says on standard error would be written into it.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _imported(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:

@@ -76,7 +76,7 @@ def prepare_embedded(
     raise folders.DataUnavailableError(
         f'{name.name} is not prepared, and {error.name} is missing.', target,
         "pip install 'gradiv[experiments]'") from error
-  except OSError as error:
+  except (OSError, RuntimeError) as error:  # array_record's is the second
     raise folders.DataUnavailableError(
         f'{name.name} is not prepared, and cannot be written: {error}.', target,
         'give a data_dir (or TFDS_DATA_DIR) with room, that you may write to.'

@@ -72,16 +72,18 @@ def numerics() -> dict[str, str | None]:
 
 
 def check_numerics(stored: dict, workdir: pathlib.Path,
-                   allow_changed: Collection[str] = ()) -> None:
+                   allow_changed: Collection[str] = (),
+                   names: Collection[str] | None = None) -> None:
   """Raise OtherRunError where a run would not go on to the last bit.
 
   Args:
     stored: `numerics` of the run in `workdir`.
     workdir: For the message.
     allow_changed: Names whose values may differ.
+    names: Those to compare; by default all.
   """
   now = numerics()
-  changed = [name for name in now
+  changed = [name for name in (now if names is None else names)
              if stored.get(name) != now[name] and name not in allow_changed]
   if changed:
     lines = [f'  {name}: stored {stored.get(name)!r}, now {now[name]!r}'

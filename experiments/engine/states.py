@@ -31,6 +31,9 @@ def begin(program: Program, compiled: compiled_lib.Compiled,
   def template(meta):
     """Check that the run is this one; return the shapes of what it saved."""
     identity.check_config(meta['config'], config, workdir, allow_changed)
+    # In another precision no leaf has the dtype that is stored.
+    identity.check_numerics(
+      meta['numerics'], workdir, allow_changed, ['x64'])
     stored = meta.get('layout', workers.layout)
     if not workers.allow_reshape:
       identity.check_layout(stored, workers.layout, workdir)

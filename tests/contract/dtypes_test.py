@@ -39,6 +39,14 @@ class DtypesTest(parameterized.TestCase):
   def test_so_does_every_row(self, row):
     self.refuses(row)
 
+  @parameterized.parameters('params', 'update')
+  def test_mixing_takes_integers_neither_to_move_nor_as_moves(self, which):
+    tx, whole = gradiv.mix_by_gossip(table.RING, 'workers'), jnp.arange(8)
+    given = {'params': jnp.ones(8), 'update': jnp.ones(8)} | {which: whole}
+    with self.assertRaisesRegex(ValueError, f'{which} has dtype int32: must'):
+      jax.vmap(lambda params, update: tx.update(
+        update, tx.init(params), params), axis_name='workers')(*given.values())
+
   @parameterized.named_parameters(*table.named(MOVES))
   def test_what_only_moves_leaves_keeps_integers(self, row):
     _, updates, _ = drive.trace(row, row.make(), MIXED)
@@ -69,6 +77,41 @@ class DtypesTest(parameterized.TestCase):
   def test_a_tree_without_leaves_has_an_update_without_leaves(self, row):
     _, updates, _ = drive.trace(row, row.make(), {})
     self.assertEqual(updates, {})
+
+  @parameterized.named_parameters(*table.named())
+  @pytest.mark.slow
+  def test_a_tree_without_leaves_is_trained_for_two_steps(self, row):
+    tx = row.make()
+    step, begin = drive.step_of(row, tx), drive.start(row, tx, {})
+    run = lambda number, *args: step(*args)
+    if row.kind != 'alone':  # the numbers say how many workers there are
+      in_axes, out_axes = drive.axes_of(row)
+      run = gradiv.map_workers(
+        run, 'workers', in_axes=(0, *in_axes), out_axes=out_axes)
+    run, state = jax.jit(run), begin
+    for _ in range(2):
+      updates, *state = run(jnp.arange(table.WORKERS), {}, *state)
+      self.assertEqual(updates, {})
+    self.assertEqual(drive.specs(tuple(state)), drive.specs(begin))
+
+  def test_what_is_measured_of_no_leaves(self):
+    def measure(number, weights):
+      del number
+      moments = functools.partial(
+        gradiv.worker_moments, {}, 'workers', batch_size=1)
+      return (moments(), moments(groups=gradiv.by_layer),
+              gradiv.worker_gram({}, 'workers'),
+              aggregation.combine({}, weights, 'workers'))
+
+    whole, by_layer, gram, combined = helpers.on_workers(
+      measure, jnp.arange(4), jnp.full(4, 0.25))
+    self.assertEqual(whole.sq_norm_of_mean, 0)
+    self.assertEqual(by_layer.sq_norm_of_mean.shape, (0,))
+    track = gradiv.track_moments(groups=gradiv.by_layer)
+    _, state = track.update({}, track.init({}), moments=by_layer)
+    self.assertEqual(state.num_skipped, 1)
+    np.testing.assert_array_equal(gram, np.zeros((4, 4)))
+    self.assertEqual(combined, {})
 
   def test_weights_do_not_truncate_integers(self):
     combine = functools.partial(aggregation.combine, axis_name='workers')

@@ -6,6 +6,7 @@ import io
 import pathlib
 import runpy
 import sys
+import warnings
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ import numpy as np
 import xarray as xr
 from hypothesis import strategies as st
 
-from experiments.common import flags, parsing, study as study_lib
+from experiments.common import flags, parsing, running
 from tests.soak.binaries import BINARIES
 
 WHOLE = ('0', '1', '2', '3', '4', '8', '16', '-1', '10000', '2147483648',
@@ -106,12 +107,15 @@ def follow(line: Line, folder: pathlib.Path, results: str) -> tuple[int, str]:
   with contextlib.ExitStack() as stack:
     enter = stack.enter_context
     enter(mock.patch.object(sys, 'argv', argv))
-    enter(mock.patch.object(study_lib, '_run_stage', _made_up(results)))
-    enter(mock.patch.object(study_lib, '_plan', _plan(study_lib._plan)))
+    enter(mock.patch.object(running, '_run_stage', _made_up(results)))
+    enter(mock.patch.object(running, '_plan', _plan(running._plan)))
     enter(contextlib.redirect_stdout(io.StringIO()))
     # `cli` wraps the stream and leaves it so.
     enter(mock.patch.object(sys, 'stderr', io.StringIO()))
     said = sys.stderr
+    enter(warnings.catch_warnings())
+    # It has been imported before, for its flags.
+    warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)
     try:
       runpy.run_module(BINARIES[line.paper].module, run_name='__main__')
       return 0, said.getvalue()

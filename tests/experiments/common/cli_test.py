@@ -1,16 +1,22 @@
 """The command line as a user meets it: one line, the culprit, an exit code."""
 
+import errno
+import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import holding
+from experiments.common import cli
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Says at exit which of these have been imported.
@@ -27,6 +33,8 @@ runpy.run_module("experiments.agreement_filtering", run_name="__main__")
 TINY = ('--steps=4', '--num_records=2', '--num_seeds=2', '--noise_rates=0,0.4',
         '--learning_rates=0.01', '--thresholds=0.9', '--combines=running_mean',
         '--model_options={"hidden": [4]}', '--nocompilation_cache')
+# Wrong too, and said later: nothing is trained where a test fails.
+NO_DATA = '--data_dir=gs://x'
 
 
 class Case(parameterized.TestCase):
@@ -104,7 +112,7 @@ class BadInputTest(Case):
   def test_a_folder_of_another_program(self):
     (self.folder / 'config.json').write_text('{"program": "experiments.other"}')
     for more in ((), ('--report',)):
-      self.assertEqual(self.go('--workdir=.', *more), 1)
+      self.assertEqual(self.go('--workdir=.', NO_DATA, *more), 1)
       self.assertEqual(self.errors, [
         "--workdir='.' holds a run of experiments.other: must be a folder of "
         'its own'])
@@ -112,8 +120,13 @@ class BadInputTest(Case):
     self.assertLen(list(self.folder.iterdir()), 1)
 
   def test_a_folder_that_is_in_use(self):
+    (self.folder / 'metrics.jsonl').write_text('of the first')
+    look = lambda: {path.name: (path.read_text(), path.stat().st_mtime_ns)
+                    for path in self.folder.iterdir()}
     with holding.hold(self.folder):
-      self.assertEqual(self.go('--workdir=.'), 1)
+      before = look()
+      self.assertEqual(self.go('--workdir=.', NO_DATA), 1)
+      self.assertEqual(look(), before)
     self.assertLen(self.errors, 1)
     self.assertRegex(self.errors[0], f'in use by process {os.getpid()} on')
     self.assertEqual(self.imported, [])
@@ -128,6 +141,32 @@ class BadInputTest(Case):
       timeout=60).returncode
     self.assertEqual(code, 2)
 
+  def test_what_is_said_of_a_closed_stream_goes_into_no_file(self):
+    code = ('import os\nfrom experiments.common import cli\nwith '
+            'cli.exit_codes(), open("log", "w"):\n  os.write(2, b"by XLA")')
+    done = subprocess.run(
+      ['sh', '-c', '"$@" 2>&-', 'sh', sys.executable, '-c', code], timeout=60,
+      cwd=self.folder, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    self.assertEqual(done.returncode, 0)
+    self.assertEqual((self.folder / 'log').read_text(), '')
+
+  def test_a_terminal_that_knows_few_letters(self):
+    code = ('from experiments.common import cli\nwith cli.exit_codes():\n  '
+            'print("1 \\u00b1 2")')
+    done = subprocess.run(
+      [sys.executable, '-c', code], cwd=ROOT, timeout=60, text=True,
+      stdout=subprocess.PIPE, env=os.environ | {
+        'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
+    self.assertEqual((done.returncode, done.stdout), (0, '1 ? 2\n'))
+
+  def test_a_disk_that_is_full_in_a_report_is_one_line(self):
+    with mock.patch.object(sys, 'stderr', io.StringIO()):
+      said = sys.stderr
+      with self.assertRaises(SystemExit) as end, cli.exit_codes():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'a/summary.json')
+    self.assertEqual(end.exception.code, 1)
+    self.assertRegex(said.getvalue(), r"^.*No space left.*'a/summary.json'\n$")
+
   def test_a_report_of_nothing(self):
     self.assertEqual(self.go('--report', '--workdir=none'), 1)
     self.assertLen(self.errors, 1)
@@ -138,6 +177,27 @@ class BadInputTest(Case):
 
 @pytest.mark.slow
 class RunTest(Case):
+
+  @parameterized.parameters('2>/dev/full', '2>&-')
+  def test_a_signal_saves_where_nothing_can_be_said(self, redirected):
+    command = [sys.executable, '-m', 'experiments.agreement_filtering', *TINY,
+               '--steps=1000000', '--num_records=1000', '--workdir=run']
+    with subprocess.Popen(
+        ['sh', '-c', f'exec "$@" {redirected}', 'sh', *command],
+        cwd=self.folder, env=os.environ | {
+          'PYTHONPATH': str(ROOT), 'TFDS_DATA_DIR': str(self.folder / 'data')}
+    ) as process:
+      deadline = time.monotonic() + 300
+      while not any(path.stat().st_size for path in self.folder.glob(
+          'run/**/metrics.jsonl')):
+        self.assertIsNone(process.poll())
+        self.assertLess(time.monotonic(), deadline)
+        time.sleep(0.05)
+      process.send_signal(signal.SIGTERM)
+      self.assertEqual(process.wait(120), 143)
+    self.assertNotEmpty(list(self.folder.glob(
+      'run/**/checkpoints/step_*/manifest.json')))
+
   def test_a_run_and_its_report(self):
     self.assertEqual(self.go(*TINY), 0)
     self.assertRegex(self.printed, r'\n[✓✗◐?]  .*\n(.*\n)*.* s in all\n$')

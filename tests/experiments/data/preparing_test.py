@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,17 @@ class PreparingTest(fakes.Folder):
         len(data.load('pydoc_topics', 'train', data_dir=self.root)), 5_000)
     self.assertEqual([path.name for path in self.root.iterdir()],
                      ['pydoc_topics'])
+
+  def test_a_disk_that_fills_up(self):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, limit[1]))
+    try:
+      with self.assertRaisesRegex(
+          data.DataUnavailableError, '(?s)cannot be written: .*File too large'):
+        data.load('digits', 'train', data_dir=self.root)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    self.assertEmpty(list(self.root.iterdir()))
 
   @pytest.mark.slow
   def test_two_processes_prepare_at_once(self):

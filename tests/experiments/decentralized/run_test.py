@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest
 
-from experiments.common import study as run_study
+from experiments.common import running
 from experiments.decentralized import study
 from experiments.engine import records, signals
 from tests.experiments import study_run
@@ -123,7 +123,7 @@ class DivergesTest(absltest.TestCase):
         lamb_rates=(1e30,), fig_5_rates=(), text_learning_rates=(1e30,))
       with contextlib.redirect_stdout(io.StringIO()) as printed, \
           contextlib.redirect_stderr(io.StringIO()):
-        run_study.run(study.Decentralized(), config, stop=signals.Stop())
+        running.run(study.Decentralized(), config, stop=signals.Stop())
       for name in study.Decentralized.figures:
         self.assertTrue((pathlib.Path(folder) / f'{name}.png').exists(), name)
       self.assertNotIn('nan', (pathlib.Path(folder) / 'claims.json')

@@ -202,6 +202,9 @@ class DamageTest(CheckpointsCase):
         file.write_bytes(whole[:len(whole) // 2])
       self.assert_restores(1)
       self.assertIn(file.name, self.stderr.getvalue())
+      if how == 'truncate' and file.name != 'manifest.json':
+        self.assertIn(f'{file.name}: {len(whole) - 1} bytes instead of '
+                      f'{len(whole)}', self.stderr.getvalue())
       file.write_bytes(whole)
     self.assert_restores(2)
 

@@ -108,8 +108,10 @@ class LogTest(ResumeCase):
       with self.assertRaisesRegex(
           checkpoints.CheckpointError, r'step \d+ is not saved, as records'):
         self.run_to(20)
-    self.assertEmpty(checkpoints.Checkpoints(
-      self.folder / 'a' / 'checkpoints').steps())
+    store = checkpoints.Checkpoints(self.folder / 'a' / 'checkpoints')
+    self.assertEmpty(store.steps())
+    self.run_to(20)  # begins anew, as a run that is killed so early does
+    self.assertEqual(store.steps()[-1], 20)
 
 
 class MarkTest(ResumeCase):

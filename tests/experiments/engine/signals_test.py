@@ -22,6 +22,14 @@ class SignalsTest(parameterized.TestCase):
       stop.check()
     self.assertEqual(caught.exception.exit_code, 143)
 
+  def test_the_second_signal_ends_a_training_at_once(self):
+    stop = signals.Stop()
+    with mock.patch.object(os, '_exit') as left, mock.patch.object(os, 'write'):
+      stop._handle(signal.SIGTERM, None)
+      left.assert_not_called()
+      stop._handle(signal.SIGINT, None)
+    left.assert_called_once_with(130)
+
   def test_a_block_that_may_be_left_is_left_at_once(self):
     before = [signal.getsignal(each) for each in signals.SIGNALS]
     with self.assertRaisesRegex(

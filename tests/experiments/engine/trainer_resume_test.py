@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from experiments.engine import (
   trainer,
 )
 from tests import helpers
-from tests.experiments.engine import tiny_run
+from tests.experiments.engine import small, tiny_run
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -96,6 +97,30 @@ class ResumeTest(ResumeCase):
         trainer.OtherRunError, "name: 'tiny' there, 'other' now"):
       tiny_run.run(self.folder / 'a', config={'name': 'other'})
     self.assertEqual(self.log('a'), before)
+
+  def test_what_changed_is_said_before_what_follows_from_it(self):
+    """Flags and numerics, not the leaves that they change."""
+    begin = trainer.Schedule(8, 4, 0.)
+    small.train(self.folder / 'a', begin, config={'size': 3})
+    before = self.log('a')
+
+    def go_on(says, size=3, **options):
+      with self.assertRaisesRegex(trainer.OtherRunError, says):
+        small.train(self.folder / 'a', config={'size': size}, **options)
+      self.assertEqual(self.log('a'), before)
+
+    go_on('size: 3 there, 4 now', 4, init=lambda lane: {'w': jnp.zeros(4)})
+    go_on('with num_workers=2, devices=1, .* there are num_workers=4, .* pass '
+          '--allow_reshape', workers=trainer.Workers(4))
+    with helpers.double_precision():
+      go_on("x64: stored 'False', now 'True'")
+    flags = {'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_cpu_x=1'}
+    with mock.patch.dict(os.environ, flags):
+      go_on('xla_flags: stored')
+      small.train(self.folder / 'a', begin, config={'size': 3})  # is finished
+      small.train(self.folder / 'a', trainer.Schedule(12, 4, 0.),
+                  config={'size': 3}, options={'allow_changed': ['xla_flags']})
+    self.assertNotEqual(self.log('a'), before)
 
   @pytest.mark.slow
   def test_a_flag_stops_after_the_chunk_and_saves(self):

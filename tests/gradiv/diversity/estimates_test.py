@@ -189,6 +189,12 @@ class EstimateTest(parameterized.TestCase):
       plug_in, scale / (1 + scale / batch), rtol=0.05)
     self.assertLess(plug_in, batch)
 
+  def test_of_one_gradient_nothing_is_known(self):
+    # Its distance from the mean is no exact zero where that was rounded.
+    for deviation in (0., 1e-9):
+      e = gradiv.estimate(gradiv.Moments(1., 2., 3., deviation))
+      self.assertTrue(np.isnan(e.sq_norm) and np.isnan(e.variance))
+
 
 @pytest.mark.slow
 class PmapTest(EstimateTest):
