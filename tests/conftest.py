@@ -9,7 +9,7 @@ from importlib import metadata
 # With fewer host threads than devices, jaxlib up to 0.10.2 aborts when many
 # collective steps are in flight; must be set before jax starts.
 os.environ.setdefault('NPROC', '32')
-# Its threads would wait for work by turning round, on cores that others need.
+# OpenBLAS threads busy-wait, and take time from the two cores.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Programs run for moments here: to optimize the machine code takes longer than
 # it saves. What the tests read off compiled programs, the HLO, stays the same.

@@ -2,12 +2,16 @@
 
 import jax
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 from tests.contract import drive, table
 
 ROWS = table.FUNCTIONS
 COMPOSING = [row for row in ROWS if row.composes]
+# One in each place: for the wire, before it, of a worker's own, and alone.
+PARTS = ('agreement_running_mean', 'track_moments', 'mix_by_gossip',
+         'keep_top_k')
 # optax.lookahead hands no extra arguments on.
 WITHOUT_EXTRA_ARGUMENTS = [
   row for row in ROWS if row.kind == 'alone' and not row.needs(1.0)]
@@ -37,8 +41,19 @@ class WrappersTest(parameterized.TestCase):
     tx = optax.masked(row.make(), large)
     self.check(row, tx, kind='before' if row.kind == 'wire' else None)
 
-  @parameterized.named_parameters(*table.named(COMPOSING))
+  # Each part of a partition is what `optax.masked` makes.
+  @parameterized.named_parameters(*table.named(
+    [row for row in COMPOSING if row.name in PARTS]))
   def test_partition_with_a_label_that_nothing_has(self, row):
+    self.check_partition(row)
+
+  @parameterized.named_parameters(*table.named(
+    [row for row in COMPOSING if row.name not in PARTS]))
+  @pytest.mark.slow
+  def test_so_does_every_function_in_a_partition(self, row):
+    self.check_partition(row)
+
+  def check_partition(self, row):
     label = lambda tree: jax.tree_util.tree_map_with_path(
       lambda path, x: path[0].key, tree)
     self.check(row, optax.partition(

@@ -1,13 +1,13 @@
 """The flags of the fourth paper."""
 
 import dataclasses
-import tempfile
 
 from absl.testing import absltest, parameterized
 
 from experiments.agreement_filtering import config as agreement_filtering, task
 from experiments.common import flags, parsing
 from gradiv import weightings
+from tests.experiments import prepared
 from tests.experiments.agreement_filtering.small import SMALL
 
 
@@ -39,9 +39,9 @@ class ConfigTest(parameterized.TestCase):
     (dict(train_examples=1150), '--train_examples=1150: must be at most the '
      '1149'))
   def test_more_than_there_is(self, changed, message):
-    with tempfile.TemporaryDirectory() as folder:
-      with self.assertRaisesRegex(flags.UsageError, message):
-        task.Task(dataclasses.replace(SMALL, data_dir=folder, **changed))
+    with self.assertRaisesRegex(flags.UsageError, message):
+      task.Task(dataclasses.replace(
+        SMALL, data_dir=prepared.folder(), **changed))
 
   def test_the_ways_to_filter_are_those_of_the_library(self):
     self.assertEqual(agreement_filtering.COMBINES, weightings.COMBINE)

@@ -1,13 +1,13 @@
 """The data of the fourth paper: splits, noise and balance."""
 
 import dataclasses
-import tempfile
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl.testing import absltest
 
 from experiments.agreement_filtering import arms as agreement_arms, task
+from tests.experiments import prepared
 from tests.experiments.agreement_filtering.small import SMALL
 from tests.experiments.data import fakes
 
@@ -15,9 +15,8 @@ from tests.experiments.data import fakes
 class ProblemTest(absltest.TestCase):
 
   def test_splits_do_not_meet_and_noise_is_as_asked(self):
-    with tempfile.TemporaryDirectory() as folder:
-      problem = task.Task(
-        dataclasses.replace(SMALL, data_dir=folder))
+    problem = task.Task(
+      dataclasses.replace(SMALL, data_dir=prepared.folder()))
     images = [np.asarray(x).reshape(len(x), -1) for x in (
       problem.arrays['image'], problem.arrays['validation']['image'],
       problem.test.arrays['image'])]
@@ -30,9 +29,8 @@ class ProblemTest(absltest.TestCase):
     self.assertTrue((problem.labels(0.5, 0) != problem.labels(0.5, 1)).any())
 
   def test_micro_batches_are_balanced_by_the_labels_of_the_arm(self):
-    with tempfile.TemporaryDirectory() as folder:
-      problem = task.Task(
-        dataclasses.replace(SMALL, data_dir=folder))
+    problem = task.Task(
+      dataclasses.replace(SMALL, data_dir=prepared.folder()))
     arms = {arm.name: arm for arm in agreement_arms.list_arms(SMALL)}
     lanes = {'noise': np.array([0., 0.5]), 'threshold': np.full(2, 2.),
              'rate': np.full(2, 0.003), 'seed': np.zeros(2, int)}

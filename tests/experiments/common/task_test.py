@@ -1,7 +1,6 @@
 """What tasks share: data and networks from flags, scores, lanes and streams."""
 
 import dataclasses
-import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from absl.testing import absltest, parameterized
 
 from experiments import data, models
 from experiments.common import flags, inputs, task
+from tests.experiments import prepared
 
 KEY = jax.random.key(0)
 LANES = {'seed': np.array([3, 5, 3]), 'rate': np.array([0.1, 0.1, 0.2])}
@@ -25,8 +25,7 @@ class InputsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.config = flags.Config(
-      data_dir=self.enterContext(tempfile.TemporaryDirectory()))
+    self.config = flags.Config(data_dir=prepared.folder())
 
   def test_at_the_size_that_is_asked_for(self):
     for size, found in ((0, 8), (4, 4)):

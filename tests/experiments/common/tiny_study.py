@@ -1,7 +1,7 @@
 """A study of a second: least squares in two stages, and a claim."""
 
+import collections
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,8 @@ from experiments.common.flags import flag
 from experiments.common.parts import Trained
 from experiments.engine import trainer
 
+# By momentum: what this process has compiled.
+COMPILED = collections.defaultdict(dict)
 EXAMPLES = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 
 
@@ -31,13 +33,6 @@ class Config(flags.Config):
   target: float = flag(9.0, 'loss to reach, from about 14')
 
 
-@functools.cache
-def _compiled(momentum):
-  """Return the cache of what is compiled in this process."""
-  del momentum
-  return {}
-
-
 def make(batch_size, momentum, lanes):
   """Build lanes of least squares, from a start drawn by the seed."""
   seeds = sorted(set(lanes['seed'].tolist()))
@@ -47,7 +42,7 @@ def make(batch_size, momentum, lanes):
     return {'w': start * (1 + lane['seed'].astype(jnp.float32) / 10)}
 
   return trainer.Program(
-    cache=_compiled(momentum),
+    cache=COMPILED[momentum],
     lanes={'seed': jnp.asarray(lanes['seed'], jnp.uint32),
            'order': jnp.array([seeds.index(s) for s in lanes['seed']]),
            'rate': jnp.asarray(lanes['rate'], jnp.float32)},

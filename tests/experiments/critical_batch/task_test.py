@@ -17,7 +17,7 @@ from experiments.critical_batch import optimizers
 from experiments.critical_batch.config import Config
 from experiments.critical_batch.task import Task
 from experiments.engine import states
-from tests.experiments import presets
+from tests.experiments import prepared, presets
 from tests.experiments.critical_batch.small import CONFIG
 
 
@@ -95,7 +95,7 @@ class TaskTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.folder = prepared.folder()
 
   def test_all_batch_sizes_see_the_same_examples(self):
     task = Task(parsing.parse(Config, [

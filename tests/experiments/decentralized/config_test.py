@@ -1,7 +1,6 @@
 """The flags of the third paper."""
 
 import dataclasses
-import tempfile
 
 from absl.testing import absltest, parameterized
 
@@ -12,6 +11,7 @@ from experiments.decentralized import (
   optimizers,
   task,
 )
+from tests.experiments import prepared
 from tests.experiments.decentralized.small import SMALL
 
 
@@ -45,11 +45,10 @@ class ConfigTest(parameterized.TestCase):
   @parameterized.parameters((5000, 2048, 'at most the 1437'),
                             (100, 64, 'a multiple of it'))
   def test_examples_to_measure_with(self, count, size, message):
-    with tempfile.TemporaryDirectory() as folder:
-      with self.assertRaisesRegex(flags.UsageError, message):
-        task.Task(dataclasses.replace(
-          SMALL, data_dir=folder, measured_examples=count,
-          eval_batch_size=size), 'images')
+    with self.assertRaisesRegex(flags.UsageError, message):
+      task.Task(dataclasses.replace(
+        SMALL, data_dir=prepared.folder(), measured_examples=count,
+        eval_batch_size=size), 'images')
 
   def test_fig_5_can_be_left_out(self):
     six = ['decentralized', '--workdir=x', '--batch_sizes=1200',

@@ -10,6 +10,7 @@ import pytest
 from absl.testing import absltest
 
 from experiments.decentralized import arms as decentralized_arms, task
+from tests.experiments import prepared
 from tests.experiments.decentralized.small import SMALL, find
 
 
@@ -37,8 +38,8 @@ class TextTest(absltest.TestCase):
 class DataTest(absltest.TestCase):
 
   def test_examples_that_define_g_are_data_and_not_constants(self):
-    with tempfile.TemporaryDirectory() as folder:
-      images = task.Task(dataclasses.replace(SMALL, data_dir=folder), 'images')
+    images = task.Task(
+      dataclasses.replace(SMALL, data_dir=prepared.folder()), 'images')
     program = images.program(find(SMALL, 'ssgd'), {
       'rate': np.ones(1), 'seed': np.arange(1)})
     self.assertEqual(program.data['measured']['input'].shape[:2], (1, 64))

@@ -3,7 +3,7 @@
   python -m tests.tiny_run WORKDIR [SECONDS_A_CHUNK]
 """
 
-import functools
+import collections
 import sys
 import time
 
@@ -18,14 +18,9 @@ from experiments.engine import signals, trainer
 
 EXAMPLES = 48
 STEPS, EVERY = 60, 4
+# By axis name: what this process has compiled.
+COMPILED = collections.defaultdict(dict)
 IMAGES = np.random.default_rng(0).normal(size=(EXAMPLES, 5)).astype(np.float32)
-
-
-@functools.cache
-def _compiled(axis):
-  """Return the cache of what is compiled in this process."""
-  del axis
-  return {}
 
 
 def program(workers, sampling='epoch', batch_size=16, pause=0.0):
@@ -49,7 +44,7 @@ def program(workers, sampling='epoch', batch_size=16, pause=0.0):
       optax.sgd(lane['learning_rate'], momentum=0.9))
 
   return trainer.Program(
-    cache=_compiled(axis),
+    cache=COMPILED[axis],
     lanes={'seed': jnp.array([0, 1, 1], jnp.uint32),
            'order': jnp.array([0, 1, 1]),
            'learning_rate': jnp.array([0.1, 0.1, 0.3], jnp.float32)},

@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 from experiments.common import flags
 from experiments.gradient_diversity import __main__ as main, task
 from experiments.gradient_diversity.batches import programs, study
-from tests.experiments import study_run
+from tests.experiments import prepared, study_run
 from tests.experiments.gradient_diversity.small import SMALL
 
 
@@ -84,8 +84,8 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
 class TwinsTest(absltest.TestCase):
 
   def test_one_example_is_another(self):
-    with tempfile.TemporaryDirectory() as folder:
-      problem = task.Problem(dataclasses.replace(SMALL, data_dir=folder))
+    problem = task.Problem(
+      dataclasses.replace(SMALL, data_dir=prepared.folder()))
     rows = programs.twin_rows(
       problem, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     for one, other in ((0, 2), (1, 3)):
