@@ -113,6 +113,20 @@ def sq_norms(u: Factor) -> jax.Array:
   return row_norms.sq_norms(u.reshape(n * z, k * a)).reshape(n, z)
 
 
+def sq_norms_of_sum(pairs: list[tuple[Factor, Factor]]) -> list[jax.Array]:
+  """Compute ‖Σ_s Σ_k u_k ⊗ v_k‖² = Σ_st Σ_kl ⟨u_k, x_l⟩⟨v_k, y_l⟩.
+
+  s and t run over the pairs (u, v) and (x, y). Returns, for each s and t ≤ s,
+  the summands [n, z, k, l].
+  """
+  parts = []
+  for s, (u, v) in enumerate(pairs):
+    for t, (x, y) in enumerate(pairs[:s + 1]):
+      both = inner(u, x) * inner(v, y)
+      parts.append(both if s == t else 2 * both)
+  return parts
+
+
 def weighted_rows(u: OneHot, v: jax.Array, common: jax.Array) -> jax.Array:
   """Compute Σ_a u_ka C_ab v_kb, row k of v weighed by a row of C: like v."""
   # Rows out of range are zero; -1 would mean the last row.

@@ -135,7 +135,7 @@ class LikeTerms:
     if self.way.name == 'outer':
       (u, v), = pairs
       return factors.sq_norms(u) * factors.sq_norms(v)
-    parts = _sq_norms_of_sum(pairs)
+    parts = factors.sq_norms_of_sum(pairs)
     if len(parts) == 1 and not self.num_extra:
       return squares_of.kept(parts[0])
     # A sum of numbers of either sign: where they cancel, rounding is left.
@@ -187,17 +187,3 @@ def _scaled(pair, scale):
   if isinstance(v, factors.OneHot):
     return _scaled((v, u), scale)[::-1]
   return u, (v * scale).astype(v.dtype)
-
-
-def _sq_norms_of_sum(pairs):
-  """Compute ‖Σ_s Σ_k u_k ⊗ v_k‖² = Σ_st Σ_kl ⟨u_k, x_l⟩⟨v_k, y_l⟩.
-
-  s and t run over the pairs (u, v) and (x, y). Returns, for each s and t ≤ s,
-  the summands [n, z, k, l].
-  """
-  parts = []
-  for s, (u, v) in enumerate(pairs):
-    for t, (x, y) in enumerate(pairs[:s + 1]):
-      both = factors.inner(u, x) * factors.inner(v, y)
-      parts.append(both if s == t else 2 * both)
-  return parts

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradiv._common import trees
-from gradiv.per_example._engine import costs, row_norms
+from gradiv.per_example._engine import costs, row_norms, sharding
 
 # How many parts are added at once. More would be compiled more slowly: XLA on
 # CPU compiles loops that are alike only once.
@@ -62,13 +62,17 @@ def _add_up(several):
 
 
 def of_arrays(several: Sequence[jax.Array]) -> jax.Array:
-  """Compute the squared norm of several arrays together."""
+  """Compute the squared norm of several arrays together.
+
+  Small ones are joined, unless they may lie in shards: these would be sent.
+  """
+  joins = sharding.most_shards([*several]) == 1
   alike: dict[tuple, list[jax.Array]] = {}
   for x in several:
     alike.setdefault((x.size, x.dtype), []).append(x)
   few, parts = [], []
   for (size, _), same in alike.items():
-    count = len(same) % _AT_ONCE if size < row_norms.FEW else 0
+    count = len(same) % _AT_ONCE if joins and size < row_norms.FEW else 0
     few += same[:count]
     parts += map(_squares, same[count:])
   if few:
