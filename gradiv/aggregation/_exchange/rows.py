@@ -19,7 +19,7 @@ from gradiv.aggregation._exchange import products
 # On a CPU a block has about as many elements as fit into a cache, because the
 # product of fewer does not keep all cores busy. Another device needs blocks of
 # many columns, so that it has enough to do.
-BLOCK_ELEMENTS, FEWEST_COLUMNS, MOST_COLUMNS = 1 << 18, 4096, 1 << 15
+BLOCK_ELEMENTS, FEWEST_COLUMNS, MOST_COLUMNS = 1 << 19, 4096, 1 << 15
 LARGE_BLOCK = 1 << 20
 # Smaller leaves are joined, as each has a loop of its own.
 SMALL_LEAF = 1 << 16
