@@ -10,8 +10,9 @@ gathered every gradient, as the peers do it. For each number of parameters the
 table shows the time of a step, the temporary memory of the compiled program,
 and the bytes that a worker sends on a ring. Below follows what tracking by
 layer costs (compilation, step and state leaves), and the rules under `vmap`
-beside those of TorchJD, where it is installed. All figures come from one
-process that takes the steps in turn; only ratios carry over to other machines.
+beside those of TorchJD, where it is installed. All figures of a table come from
+one process that takes the steps in turn; only ratios carry over to other
+machines.
 """
 
 import dataclasses
@@ -205,8 +206,8 @@ def run(config: Config) -> dict:
   layers = overhead_layers.measure(
     config.num_layers, config.num_workers, config.rounds)
   print(overhead_layers.table(layers))
-  beside = peers.measure(rounds=min(config.rounds, peers.ROUNDS)) if (
-    config.peers) else 'TorchJD is not measured: --nopeers'
+  beside = (peers.measure_apart() if config.peers
+            else 'TorchJD is not measured: --nopeers')
   print(peers.table(beside))
   record = {'device': timing.describe_device(), 'jax': jax.__version__,
             'config': dataclasses.asdict(config),

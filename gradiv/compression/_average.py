@@ -171,7 +171,8 @@ def _sum_blocks(blocks, present, words, first, packing):
   zeros = jax.eval_shape(sum_and_products)
   both = lax.cond(present.any(), sum_and_products,
                   lambda: jnp.zeros(zeros.shape, zeros.dtype))
-  return both.real, both.sum((-2, -1)).sum().imag
+  products = lax.optimization_barrier(both.sum(-2)).sum().imag
+  return both.real, products
 
 
 def _cut(size, n, packing):
