@@ -54,15 +54,6 @@ def sum_of_squares(whole: jax.Array) -> jax.Array:
   return jnp.square(whole).sum(_BOTH).astype(jnp.float32)
 
 
-def sum_blocks(blocks: jax.Array) -> jax.Array:
-  """Sum all numbers, each block by itself first, which is more exact.
-
-  >>> float(sum_blocks(jnp.array([[[1., 2.]], [[3., 4.]]])))
-  10.0
-  """
-  return blocks.sum(_BOTH).sum()
-
-
 def add(term: Callable[[jax.Array | int], jax.Array], count: int) -> jax.Array:
   """Add ``term(i)``, each computed in the loop that adds it."""
   if count > _MANY_ROWS:

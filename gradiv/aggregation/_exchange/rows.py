@@ -81,7 +81,8 @@ def weighted_sum(
 
 def _squares(grams, n):
   """Return the squared norms of n gradients over all groups."""
-  return sum((jnp.diagonal(gram)[:n] for gram in grams), jnp.zeros(n))
+  return sum((jnp.diagonal(gram)[:n] for gram in grams),
+             jnp.zeros(n, jnp.float32))
 
 
 def _centered(grads, n, around):
