@@ -54,7 +54,7 @@ def _training(config):
 
 
 def _peers(config):
-  result = peers.measure(rounds=min(config.rounds, peers.ROUNDS))
+  result = peers.measure_apart()
   return result, peers.table(result)
 
 

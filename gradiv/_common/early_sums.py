@@ -4,21 +4,65 @@ Whether a gradient is finite is known when its last element is. A sum that
 zeroed it first would send nothing before then. Here each leaf is summed as it
 is, as soon as it is there, and summed once more in the rare step in which a
 gradient has to be left out.
+
+Workers under `vmap` wait for nothing: `mean_of_finite` averages their rows and
+learns in the same pass whether all are finite.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import compat, one_device, trees
+from gradiv._common import (
+  compat,
+  layout as layouts,
+  one_device,
+  trees,
+  usable_rows,
+)
 
 # Collectives under this name run only if a gradient is not finite.
 AGAIN = 'sum_again_without_what_is_not_finite'
 # Elements of a part, at least: a condition costs more to start than to copy
 # fewer.
 _LEAST = 2**18
+
+
+def mean_of_finite(
+  grads: Any, layout: layouts.Layout, axis_name: workers.AxisName
+) -> tuple[Any, jax.Array]:
+  """Average the finite gradients over the workers, in at least float32.
+
+  Args:
+    grads: Gradient of this worker.
+    layout: Layout of the gradient, of which only `sharded_over` matters.
+    axis_name: Axis, or axes, of the workers.
+
+  Returns:
+    The mean, zeros if no gradient is finite, and the number of finite ones.
+  """
+  names = workers.names_of(axis_name)
+
+  def collective(grads):
+    is_finite = layouts.is_finite(grads, layout)
+    total = sum_at_once(grads, is_finite, axis_name)
+    count = lax.psum(is_finite.astype(jnp.float32), axis_name)
+    all_finite = workers.num_workers(axis_name) - count.astype(jnp.int32) == 0
+    total = leave_out(total, grads, is_finite, all_finite, axis_name)
+    return jax.tree.map(lambda t: t / jnp.maximum(count, 1), total), count
+
+  def of_rows(grads):
+    mean, is_finite = usable_rows.mean(grads)
+    return mean, is_finite.sum().astype(jnp.float32)
+
+  if compat.is_over_devices(names):
+    return collective(grads)
+  has_rows = jax.tree.leaves(grads) and not layout.shard_names
+  return one_device.directly(
+    collective, of_rows if has_rows else None, names, grads)
 
 
 def sum_at_once(

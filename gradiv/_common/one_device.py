@@ -52,7 +52,11 @@ def directly(
 _SMALL, _MANY_ROWS, _AT_ONCE = 1 << 14, 64, 8
 
 
-def sum_rows(rows: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+def sum_rows(
+  rows: jax.Array,
+  kept: jax.Array | None = None,
+  of: Callable[[jax.Array], jax.Array] = lambda row: row,
+) -> jax.Array:
   """Sum over the first axis, in its order, a whole row at a time.
 
   >>> sum_rows(jnp.array([[1., 2.], [3., 4.], [5., 6.]]))
@@ -61,9 +65,12 @@ def sum_rows(rows: jax.Array, kept: jax.Array | None = None) -> jax.Array:
   Args:
     rows: [n, ...].
     kept: Which rows count, [n]; all by default. The others may be NaN.
+    of: Function of each element, computed in the pass that adds.
   """
-  row = lambda i: rows[i] if kept is None else jnp.where(kept[i], rows[i], 0)
+  row = lambda i: of(rows[i]) if kept is None else jnp.where(
+    kept[i], of(rows[i]), 0)
   if len(rows) > _MANY_ROWS or rows[0].size < _SMALL:
+    rows = of(rows)
     if kept is not None:
       shape = (len(rows),) + (1,) * (rows.ndim - 1)
       rows = jnp.where(kept.reshape(shape), rows, 0)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from gradiv import workers
 from gradiv._common import counting, early_sums, layout as layouts, trees
@@ -59,14 +58,10 @@ def aggregate_by_mean(
     del params, extra_args
     workers.check_private(updates, axis_name)
     trees.check_floating(updates, or_complex=True)
-    is_finite = layouts.is_finite(updates, participants.layout)
-    total = early_sums.sum_at_once(updates, is_finite, axis_name)
-    count = lax.psum(is_finite.astype(jnp.float32), axis_name)
+    mean, count = early_sums.mean_of_finite(
+      updates, participants.layout, axis_name)
     left_out = participants.count - count.astype(jnp.int32)
-    total = early_sums.leave_out(
-      total, updates, is_finite, left_out == 0, axis_name)
-    mean = jax.tree.map(
-      lambda t, g: (t / jnp.maximum(count, 1)).astype(g.dtype), total, updates)
+    mean = jax.tree.map(lambda m, g: m.astype(g.dtype), mean, updates)
     return mean, AggregateByMeanState(
       counting.increment(state.num_left_out, left_out))
 

@@ -115,40 +115,64 @@ def _sum_rows(leaves, bucket, present, key, packing):
   """Do as `_exchange` with a bucket of all workers, leaves [n, ...]."""
   n = len(present)
   size, _ = _cut(bucket.size, n, packing)
-  pieces = [leaves[leaf].reshape(n, -1)[:, start:stop]
-            for leaf, start, stop in bucket.spans]
-  rows = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, 1)
   # The last block is not full, and padding would make all others slow.
   whole = bucket.size - bucket.size % size
-  parts = [(0, rows[:, :whole])] if whole else []
+  parts = [(0, whole)] if whole else []
   if bucket.size % size:
-    parts.append((whole, jnp.pad(
-      rows[:, whole:], ((0, 0), (0, -bucket.size % size)))))
+    parts.append((whole, bucket.size))
   key_to, key_back = jax.random.split(key)
   words_to = jax.vmap(lambda i: hashing.words(
     workers.key_of_worker(key_to, i)))(jnp.arange(n))
   words_back = hashing.words(key_back)
   sums, cross_terms = [], jnp.float32(0)
-  for first, part in parts:
-    blocks = part.astype(jnp.float32).reshape(n, -1, *_lanes.shape(size))
+  for first, last in parts:
+    def blocks(first=first, last=last):
+      rows = _columns(leaves, bucket, first, last).astype(jnp.float32)
+      rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % size)))
+      return rows.reshape(n, -1, *_lanes.shape(size))
+
     total, products = _sum_blocks(blocks, present, words_to, first, packing)
     sums.append(packing.dequantize(*packing.round(words_back, total, first)))
     cross_terms += products
   return jnp.concatenate([total.ravel() for total in sums]), cross_terms
 
 
+def _columns(leaves, bucket, first, last):
+  """Return some elements of a bucket for all workers, from leaves [n, ...]."""
+  pieces, place = [], 0
+  for leaf, start, stop in bucket.spans:
+    low, high = max(first - place, 0), min(last - place, stop - start)
+    if low < high:
+      rows = leaves[leaf].reshape(len(leaves[leaf]), -1)
+      pieces.append(rows[:, start + low:start + high])
+    place += stop - start
+  return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, 1)
+
+
 def _sum_blocks(blocks, present, words, first, packing):
-  """Sum the blocks of n workers, [n, blocks, chunks, lanes]."""
-  scale = packing.scale(blocks)
+  """Sum the blocks of n workers, ``blocks()``, [n, blocks, chunks, lanes]."""
+  scale = packing.scale(blocks())
   kept = jnp.where(present[:, None], scale, 0)
-  whole = lambda i: packing.round_to(scale[i], words[i], blocks[i], first)
-  total = lax.optimization_barrier(_lanes.add(
-    lambda i: packing.dequantize(whole(i), kept[i]), len(present)))
-  # Rounded once more, which takes less than to keep what was rounded.
-  again = jax.vmap(packing.round_to, (0, 0, 0, None))(
-    scale, words, blocks, first)
-  squares = jnp.sum(_lanes.sum_of_squares(again) * kept**2)
-  return total, trees.sq_norm(total) - squares
+
+  def sum_and_products():
+    rows = blocks()
+
+    def with_square(i):
+      rounded = packing.dequantize(packing.round_to(
+        scale[i], words[i], rows[i], first), kept[i])
+      return lax.complex(rounded, rounded**2)
+
+    both = _lanes.add(with_square, len(present))
+    return lax.complex(both.real, both.real**2 - both.imag)
+
+  # XLA would round once more for each use of the result. So two results are
+  # one complex number, and it comes out of a condition, which is not taken
+  # apart. The condition begins at the leaves, as what enters it is copied.
+  zeros = jax.eval_shape(sum_and_products)
+  both = lax.cond(present.any(), sum_and_products,
+                  lambda: jnp.zeros(zeros.shape, zeros.dtype))
+  products = lax.optimization_barrier(both.sum(-2)).sum().imag
+  return both.real, products
 
 
 def _cut(size, n, packing):

@@ -18,7 +18,13 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, early_sums, layout as layouts, trees
+from gradiv._common import (
+  checks,
+  compat,
+  early_sums,
+  layout as layouts,
+  trees,
+)
 from gradiv.diversity import _agreeing, _leaf_norms, _metric
 
 
@@ -109,15 +115,20 @@ def worker_moments(
   workers.check_private(grads, (*workers.names_of(axis_name),
                                 *layout.mean_names))
   batch, differs = _own_batch_size(batch_size, axis_name)
-  # By the operations of `aggregate_by_mean`, so that they are compiled once.
   is_finite = layouts.is_finite(grads, layout)
+  is_plain = reduction == 'mean' and not (differs or layout.mean_names)
   if reduction == 'sum':
     grads = jax.tree.map(lambda g: g / batch, trees.widen(grads))
   if layout.mean_names:
     grads, batch, is_finite = _mean_first(
       grads, batch, differs, is_finite, layout.mean_names)
-  mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
-  num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
+  # By the operations of `aggregate_by_mean`, so that they are compiled once.
+  if is_plain and not compat.is_over_devices(workers.names_of(axis_name)):
+    mean_batch = batch
+    mean, num_finite = early_sums.mean_of_finite(grads, layout, axis_name)
+  else:
+    mean, mean_batch = _mean(grads, batch, differs, is_finite, axis_name)
+    num_finite = lax.psum(is_finite.astype(jnp.float32), axis_name)
   of_mean, deviation = _compare(
     grads, mean, batch / mean_batch if differs else None, layout,
     _metric.roots_of(metric, grads))

@@ -109,11 +109,13 @@ def collect_all(
     return grams, present, num_left_out, slices.rows, slices.extra
 
   def exchange_rows(grads, is_finite, num_left_out, extra):
-    grams = rows_lib.gram_matrices(
-      grads, is_finite, _one_of(extra), groups, num_groups, centered=centered)
-    left_out = jnp.round(num_left_out.sum()).astype(jnp.int32)
-    return grams, is_finite, left_out, *_no_slices(
-      plan, _one_of(grads), len(is_finite), len(extra))
+    del num_left_out
+    n = len(is_finite)
+    # The matrix shows who is finite, so that nobody computes `is_finite`.
+    grams, present = rows_lib.gram_matrices(
+      grads, n, _one_of(extra), groups, num_groups, centered=centered)
+    return grams, present, (n - present.sum()).astype(jnp.int32), *_no_slices(
+      plan, _one_of(grads), n, len(extra))
 
   grams, present, num_left_out, rows, known = one_device.directly(
     exchange_slices, exchange_rows, participants.names, tree,

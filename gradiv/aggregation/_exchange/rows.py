@@ -13,39 +13,52 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv._common import trees
+from gradiv._common import trees, usable_rows
 from gradiv.aggregation._exchange import products
 
-# Columns of a block. On a CPU the rows of a block fit into a cache; another
-# device needs large blocks, so that it has enough to do.
-BLOCK, LARGE_BLOCK = 4096, 1 << 20
+# On a CPU a block has about as many elements as fit into a cache, because the
+# product of fewer does not keep all cores busy. Another device needs blocks of
+# many columns, so that it has enough to do.
+BLOCK_ELEMENTS, FEWEST_COLUMNS, MOST_COLUMNS = 1 << 19, 4096, 1 << 15
+LARGE_BLOCK = 1 << 20
 # Smaller leaves are joined, as each has a loop of its own.
 SMALL_LEAF = 1 << 16
 
 
 def gram_matrices(
-  grads: optax.Updates, present: jax.Array, extra: Sequence[optax.Updates],
+  grads: optax.Updates, n: int, extra: Sequence[optax.Updates],
   groups: Sequence[int], num_groups: int, *, centered: bool,
-) -> tuple[jax.Array, ...]:
-  """Compute the Gram matrix of each group, [n + k, n + k].
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """Compute the Gram matrix of each group, and learn which gradients take part.
 
   Args:
     grads: Leaves of the gradients, each [n, ...].
-    present: Which workers take part, [n]. The rows and columns of the others
-      are zero.
+    n: Number of gradients.
     extra: k trees, each leaf [...], which have the last rows.
     groups: Group of each leaf.
     num_groups: Number of groups.
-    centered: Subtract the mean of the workers that take part first.
+    centered: Subtract the mean of the gradients that take part first.
+
+  Returns:
+    The matrices, [n + k, n + k], with zeros beside gradients that do not take
+    part; and which do, [n].
   """
-  size = len(present) + len(extra)
-  grams = [jnp.zeros((size, size), jnp.float32)] * num_groups
-  center = _mean(grads, present) if centered else None
-  for group, piece in _pieces(grads, extra, center, groups):
-    grams[group] += _gram(piece)
+  zero = jnp.zeros((n + len(extra),) * 2, jnp.float32)
+
+  def around(center):
+    grams = [zero] * num_groups
+    for group, piece in _pieces(grads, extra, center, groups):
+      grams[group] += _gram(piece)
+    return tuple(grams)
+
+  if centered:
+    present, grams = _centered(grads, n, around)
+  else:
+    grams = around(None)
+    present = trees.is_usable(_squares(grams, n))
   kept = jnp.concatenate([present, jnp.ones(len(extra), bool)])
   both = kept[:, None] & kept[None, :]
-  return tuple(jnp.where(both, gram, 0) for gram in grams)
+  return tuple(jnp.where(both, gram, 0) for gram in grams), present
 
 
 def weighted_sum(
@@ -66,6 +79,34 @@ def weighted_sum(
   return treedef.unflatten(sums)
 
 
+def _squares(grams, n):
+  """Return the squared norms of n gradients over all groups."""
+  return sum((jnp.diagonal(gram)[:n] for gram in grams),
+             jnp.zeros(n, jnp.float32))
+
+
+def _centered(grads, n, around):
+  """Return which gradients take part, and their matrices around their mean.
+
+  Norms take one more pass over all gradients, and without them nobody knows
+  whose mean to subtract. So all are taken to be usable. That is certain if the
+  mean is short, and all distances from it are; otherwise norms decide.
+  """
+  everyone, half = jnp.ones(n, bool), usable_rows.CERTAIN_NORM / 2
+  center = _mean(grads, everyone)
+  size = sum(x.size for x in jax.tree.leaves(center))
+  grams = around(center)
+  is_right = usable_rows.all_within(
+    center, usable_rows.largest_element(half, size)) & jnp.all(
+      _squares(grams, n) <= half**2)
+
+  def by_norms():
+    present = usable_rows.are_usable(grads)
+    return present, around(_mean(grads, present))
+
+  return usable_rows.unless(is_right, by_norms, (everyone, grams))
+
+
 def _mean(grads, present):
   """Average the rows that take part; any center near them will do."""
   weights = present / jnp.maximum(present.sum(), 1)
@@ -74,14 +115,15 @@ def _mean(grads, present):
 
 def _weigh(weights, rows, present):
   """Sum rows with weights; rows that do not take part may be NaN."""
-  wide = trees.wide_dtype(rows.dtype)
-  product = lambda rows: jnp.tensordot(
-    weights.astype(wide), rows.astype(wide), axes=1,
-    precision=lax.Precision.HIGHEST)
-  shape = (len(rows),) + (1,) * (rows.ndim - 1)
-  return lax.cond(
-    present.all(), product,
-    lambda rows: product(jnp.where(present.reshape(shape), rows, 0)), rows)
+  weights = weights.astype(trees.wide_dtype(rows.dtype))
+
+  def one_by_one():
+    row = lambda i: jnp.where(present[i], weights[i] * trees.widen(rows[i]), 0)
+    return lax.fori_loop(
+      1, len(rows), lambda i, total: total + row(i), row(0))
+
+  return usable_rows.unless(present.all(), one_by_one, jnp.tensordot(
+    weights, trees.widen(rows), axes=1, precision=lax.Precision.HIGHEST))
 
 
 class _Piece(NamedTuple):
@@ -151,6 +193,7 @@ def _gram(piece: _Piece) -> jax.Array:
 
   # A center, or more rows, are put beside the rows one block at a time.
   is_plain = piece.center is None and not len(piece.extra)
+  columns = max(FEWEST_COLUMNS, min(BLOCK_ELEMENTS // side, MOST_COLUMNS))
   return lax.platform_dependent(
-    piece, cpu=by_blocks(BLOCK),
+    piece, cpu=by_blocks(columns),
     default=by_blocks(max(width, 1) if is_plain else LARGE_BLOCK))
