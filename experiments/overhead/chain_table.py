@@ -31,7 +31,6 @@ from gradiv import (
   weightings,
 )
 
-KEY = jax.random.key(0)
 RING = topology.ring(NUM_WORKERS)
 
 
@@ -91,7 +90,7 @@ COMBINE = {
   '`krum`': weighed(weightings.krum(2)),
   '`geometric_median`': weighed(weightings.geometric_median()),
   '`upgrad`': weighed(weightings.upgrad()),
-  '`pcgrad`': weighed(weightings.pcgrad(), key=KEY),
+  '`pcgrad`': weighed(weightings.pcgrad(), is_drawn=True),
   '`with_alarm(mean)`': weighed(
     weightings.with_alarm(weightings.mean()), num_workers=NUM_WORKERS),
   '`aggregate_by_median`': wire(gradiv.aggregate_by_median, AXIS),
@@ -105,15 +104,15 @@ COMBINE = {
   '`aggregate_by_sign_majority`': wire(
     aggregation.aggregate_by_sign_majority, AXIS),
   '`aggregate_by_sign_dropout`': wire(
-    aggregation.aggregate_by_sign_dropout, AXIS, key=KEY),
+    aggregation.aggregate_by_sign_dropout, AXIS, is_drawn=True),
 }
 
 SEND = {
   **{f'`aggregate_by_quantized_mean`, {bits} bits': wire(
-    gradiv.aggregate_by_quantized_mean, bits, AXIS, key=KEY)
+    gradiv.aggregate_by_quantized_mean, bits, AXIS, is_drawn=True)
     for bits in (8, 4)},
   '`aggregate_by_low_rank`, rank 2': wire(
-    compression.aggregate_by_low_rank, 2, AXIS, key=KEY),
+    compression.aggregate_by_low_rank, 2, AXIS, is_drawn=True),
   '`with_error_feedback(keep_top_k)`': Row(
     lambda: optax.chain(gradiv.with_error_feedback(
       gradiv.keep_top_k(0.01)), plain()),
@@ -125,14 +124,15 @@ SEND = {
 }
 
 RAISE = {
-  '`drop_updates`': before(gradiv.drop_updates, 0.5, axis_name=AXIS, key=KEY),
+  '`drop_updates`': before(
+    gradiv.drop_updates, 0.5, axis_name=AXIS, is_drawn=True),
   '`add_langevin_noise`': before(
-    gradiv.add_langevin_noise, 1e-3, axis_name=AXIS, key=KEY),
+    gradiv.add_langevin_noise, 1e-3, axis_name=AXIS, is_drawn=True),
   '`quantize_updates`': before(
-    gradiv.quantize_updates, 8, axis_name=AXIS, key=KEY),
+    gradiv.quantize_updates, 8, axis_name=AXIS, is_drawn=True),
   '`precondition_langevin`': Row(
     lambda: optax.chain(mean(), perturbations.precondition_langevin(
-      1e-3, key=KEY), optax.scale(-RATE)),
+      1e-3, key=jax.random.key(0)), optax.scale(-RATE)),
     (perturbations.precondition_langevin,)),
 }
 

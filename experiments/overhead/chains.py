@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 import gradiv
@@ -53,23 +54,24 @@ def measured(about: Callable, metric: Callable) -> Row:
   return Row(plain, (about,), metric)
 
 
-def before(about: Callable, *args, is_own: bool = False, **kwargs) -> Row:
-  """Put `about` in front of the mean."""
-  return Row(lambda: optax.chain(about(*args, **kwargs), plain()), (about,),
-             is_own=is_own)
+def before(
+  about: Callable, *args, is_own: bool = False, is_drawn: bool = False, **kwargs
+) -> Row:
+  """Put `about` in front of the mean; `is_drawn`: it takes a key."""
+  return Row(lambda: optax.chain(
+    about(*args, **kwargs, **_key(is_drawn)), plain()), (about,),
+    is_own=is_own)
 
 
-def wire(about: Callable, *args, **kwargs) -> Row:
-  """Put `about` in place of the mean."""
-  return Row(lambda: optax.chain(about(*args, **kwargs), optax.adam(RATE)),
-             (about,))
+def wire(about: Callable, *args, is_drawn: bool = False, **kwargs) -> Row:
+  """Put `about` in place of the mean; `is_drawn`: it takes a key."""
+  return Row(lambda: optax.chain(
+    about(*args, **kwargs, **_key(is_drawn)), optax.adam(RATE)), (about,))
 
 
 def weighed(weighting: weightings.Weighting, **kwargs) -> Row:
   """Put a weighted sum in place of the mean."""
-  return Row(lambda: optax.chain(
-    gradiv.aggregate_by_weights(weighting, AXIS, **kwargs), optax.adam(RATE)),
-    (gradiv.aggregate_by_weights,))
+  return wire(gradiv.aggregate_by_weights, weighting, AXIS, **kwargs)
 
 
 def mixed(about: Callable, *args, **kwargs) -> Row:
@@ -77,3 +79,8 @@ def mixed(about: Callable, *args, **kwargs) -> Row:
   return Row(lambda: optax.chain(
     optax.adam(RATE), about(*args, axis_name=AXIS, **kwargs)), (about,),
     is_own=True)
+
+
+def _key(is_drawn):
+  # Made late: an array would start jax before its devices are set up.
+  return {'key': jax.random.key(0)} if is_drawn else {}

@@ -15,9 +15,9 @@ from gradiv.per_example._engine import (
   cut,
   grams,
   inside_loop,
-  rows as rows_of,
   squares as squares_of,
   strategy,
+  written_rows as rows_of,
 )
 from gradiv.per_example._engine.chunks import add_up, in_chunks
 from gradiv.per_example._engine.terms import Term

@@ -18,10 +18,10 @@ from gradiv.per_example._engine import (
   one_example,
   parameters,
   program,
-  rows as rows_of,
   squares,
   terms,
   values as values_of,
+  written_rows as rows_of,
 )
 
 

@@ -1,5 +1,7 @@
 """Every public transformation is timed in a training step, and steps."""
 
+import subprocess
+import sys
 from unittest import mock
 
 import jax
@@ -32,6 +34,14 @@ class ChainsTest(parameterized.TestCase):
     del public[meshes.on_mesh]  # its gradients are unreduced, under plain jit
     missing = sorted(public[f] for f in public.keys() - about)
     self.assertEmpty(missing, 'add a row to experiments/overhead/chains.py')
+
+  def test_the_table_leaves_the_devices_to_who_imports_it(self):
+    code = ('import jax; from experiments.overhead import chain_table; '
+            'jax.config.update("jax_num_cpu_devices", 3); '
+            'print(jax.device_count())')
+    done = subprocess.run([sys.executable, '-c', code], text=True,
+                          capture_output=True, timeout=60)
+    self.assertEqual(done.stdout, '3\n', done.stderr)
 
   def test_names_are_unique(self):
     self.assertLen(ROWS, sum(map(len, chain_table.SECTIONS.values())))
