@@ -103,6 +103,14 @@ class CombineTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*helpers.ON_EACH)
   def test_equals_numpy(self, backend, axis, workers):
+    self.check(backend, axis, workers)
+
+  @parameterized.named_parameters(*helpers.ON_THE_REST)
+  @pytest.mark.slow
+  def test_equals_numpy_in_other_layouts(self, backend, axis, workers):
+    self.check(backend, axis, workers)
+
+  def check(self, backend, axis, workers):
     grads = sample(workers)
     weights = jnp.float32(RNG.normal(size=workers))
     actual = helpers.on_workers(

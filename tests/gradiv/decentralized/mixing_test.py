@@ -14,6 +14,7 @@ from tests import helpers
 
 RNG = np.random.default_rng(17)
 STAR = topology.star(8)
+TREE = topology.metropolis(topology.binary_tree(8))
 MATRICES = (
   ('ring', topology.ring(8)), ('torus', topology.torus(4, 2)),
   ('hypercube', topology.hypercube(8)), ('star', STAR),
@@ -70,24 +71,30 @@ class MixTest(parameterized.TestCase):
       helpers.assert_close(mixed, dense(w, tree), 1e-6, 1e-6)
 
   def test_nan_reaches_no_one(self):
+    self.check_nan(STAR, (ONE_EACH[0], SEVERAL[2]))
+    self.check_nan(TREE, ONE_EACH[2:])
+
+  @pytest.mark.slow
+  def test_nan_reaches_no_one_in_every_layout(self):
+    for w in (STAR, TREE):
+      self.check_nan(w, (*ONE_EACH[::2], *SEVERAL[::2]))
+
+  def check_nan(self, w, layouts):
     rows = RNG.normal(size=(8, 5))
     rows[1, 2] = np.nan
     others = np.arange(8) != 1
-    for w, layouts in (
-        (STAR, (ONE_EACH[0], SEVERAL[2])),
-        (topology.metropolis(topology.binary_tree(8)), ONE_EACH[2:])):
-      kept = np.where(others, w, 0)
-      kept += np.diag(1 - kept.sum(1))
-      expected = kept @ np.nan_to_num(rows)
-      for backend, axis in layouts:
-        devices = jax.devices()[:4] if (
-          axis == SEVERAL[0][1] and backend != 'vmap') else None
-        mixed = np.asarray(run(lambda x: decentralized.mix(x, w, axis),
-                               jnp.float32(rows), axis, backend,
-                               devices=devices))
-        np.testing.assert_allclose(
-          mixed[others], expected[others], 1e-5, 1e-6)
-        self.assertTrue(np.isnan(mixed[1, 2]))
+    kept = np.where(others, w, 0)
+    kept += np.diag(1 - kept.sum(1))
+    expected = kept @ np.nan_to_num(rows)
+    for backend, axis in layouts:
+      devices = jax.devices()[:4] if (
+        axis == SEVERAL[0][1] and backend != 'vmap') else None
+      mixed = np.asarray(run(lambda x: decentralized.mix(x, w, axis),
+                             jnp.float32(rows), axis, backend,
+                             devices=devices))
+      np.testing.assert_allclose(
+        mixed[others], expected[others], 1e-5, 1e-6)
+      self.assertTrue(np.isnan(mixed[1, 2]))
 
   def test_64_workers_on_8_devices(self):
     w, axis = topology.ring(64), ('devices', 'virtual')

@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -48,6 +49,14 @@ class WorkerMomentsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*helpers.ON_EACH)
   def test_unequal_batches(self, backend, axis, workers):
+    self.check_unequal_batches(backend, axis, workers)
+
+  @parameterized.named_parameters(*helpers.ON_THE_REST)
+  @pytest.mark.slow
+  def test_unequal_batches_in_other_layouts(self, backend, axis, workers):
+    self.check_unequal_batches(backend, axis, workers)
+
+  def check_unequal_batches(self, backend, axis, workers):
     grads, batches = sample(workers), np.arange(1., workers + 1, dtype='f')
     moments = helpers.on_workers(
       lambda p, _: gradiv.worker_moments(p[0], axis, batch_size=p[1]),

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import optax
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
@@ -67,12 +68,20 @@ class DelayTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*((name, name, m) for name, m in MODELS))
   def test_hands_on_what_was_then(self, name, model):
-    grads, seen = gradients(), {}
     # What is drawn, and what differs by worker, could depend on the layout.
     more = {
       'drawn': (LAYOUTS[1], ('shard_map', 'workers'), ('pmap', 'workers')),
       'recorded_by_worker': LAYOUTS[1:]}
-    for backend, axis in (LAYOUTS[0], *more.get(name, ())):
+    self.check(model, (LAYOUTS[0], *more.get(name, ())))
+
+  @parameterized.named_parameters(*((name, m) for name, m in MODELS))
+  @pytest.mark.slow
+  def test_so_it_does_in_every_layout(self, model):
+    self.check(model, LAYOUTS)
+
+  def check(self, model, layouts):
+    grads, seen = gradients(), {}
+    for backend, axis in layouts:
       updates, taus = run(make(model, axis), grads, axis, backend)
       helpers.assert_same(
         updates, jax.tree.map(lambda g: twin(g, np.asarray(taus)), grads))
