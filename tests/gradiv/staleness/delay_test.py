@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec as P
 
