@@ -108,6 +108,8 @@ LIMITS = (
         _exchanged('4-bit mean', 'mean', 'sent')),
   Limit('mean in 8 bits, time over the mean', 3.0,
         _exchanged('8-bit mean', 'mean', 'milliseconds')),
+  Limit('mean in 4 bits, time over the mean', 3.0,
+        _exchanged('4-bit mean', 'mean', 'milliseconds')),
   Limit('gossip on a ring, collectives', 2, _permutes),
   Limit('`example_moments`, time over a plain step', 1.3,
         _per_example('milliseconds', _DENSE)),
