@@ -4,8 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo mechanisms agreement critical decentralized adascale control \
-  critical_batch overhead accelerator zoo results site test test-all fuzz \
-  soak lint audit
+  critical_batch overhead overhead-page accelerator zoo results site test \
+  test-all fuzz soak lint audit
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready
@@ -50,10 +50,15 @@ critical_batch: $(VENV)/ready
 
 overhead: WORKDIR ?= runs/overhead
 overhead: $(VENV)/ready
-	@echo '== the cost of exchanging gradients, into $(WORKDIR) (eight minutes)'
+	@echo '== the cost of exchanging gradients, and of each step, into $(WORKDIR) (twenty minutes)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
-	@echo '== the cost of per-example statistics (four minutes)'
+	@echo '== the cost of per-example statistics (five minutes)'
 	$(RUN) -m experiments.overhead.examples --workdir=$(WORKDIR)
+
+overhead-page: WORKDIR ?= runs/overhead
+overhead-page: overhead
+	@echo '== docs/performance.md, from $(WORKDIR)'
+	$(RUN) -m experiments.overhead.page --take=$(WORKDIR)
 
 accelerator: WORKDIR ?= runs/accelerator
 accelerator: $(VENV)/ready
@@ -75,7 +80,7 @@ site: $(VENV)/docs
 	$(RUN) -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
 
 test: $(VENV)/ready
-	@echo '== the tests (thirteen minutes on two cores)'
+	@echo '== the tests (nine minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow and not fuzz' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
