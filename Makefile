@@ -53,7 +53,7 @@ overhead: $(VENV)/ready
 	@echo '== the cost of exchanging gradients, and of each step, into $(WORKDIR) (twenty minutes)'
 	$(RUN) -m experiments.overhead --workdir=$(WORKDIR)
 	@echo '== the cost of per-example statistics (five minutes)'
-	$(RUN) -m experiments.overhead.examples --workdir=$(WORKDIR)
+	$(RUN) -m experiments.overhead.examples --workdir=$(WORKDIR)/examples
 
 overhead-page: WORKDIR ?= runs/overhead
 overhead-page: overhead

@@ -72,7 +72,7 @@ def _clipping(overhead, examples):
 
 def _permutes(overhead, examples):
   del examples
-  return {'D = ' + size: max(
+  return {f'D = {int(size):.0e}'.replace('e+0', 'e'): max(
     ways['gossip on a ring']['collectives'].get('collective-permute', 0),
     sum(ways['gossip on a ring']['collectives'].values()))
     for size, ways in overhead['exchange'].items()}

@@ -14,7 +14,10 @@ from experiments.overhead import limits
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 PAGE, RESULTS = DOCS / 'performance.md', DOCS / 'results'
-NAMES = ('overhead.json', 'overhead_examples.json')
+# Where a run leaves its records, and what they are called in docs/results.
+RECORDS = {'overhead.json': 'overhead.json',
+           'examples/overhead_examples.json': 'overhead_examples.json'}
+NAMES = tuple(RECORDS.values())
 EVERY = 16
 _WAYS = {'gradiv': '`example_moments`', 'gradiv_norms': '`example_sq_norms`',
          'gradiv_gram': '`example_gram`', 'vmap': '`vmap(grad)`',
@@ -32,8 +35,9 @@ def main(argv: list[str]) -> int:
     else:
       print(f'{argument!r} is not known; there are --take=DIR and --check')
       return 2
-  for name in NAMES if taken else ():
-    record = json.loads((pathlib.Path(taken) / name).read_text())
+  for left, name in RECORDS.items() if taken else ():
+    record = json.loads((pathlib.Path(taken) / left).read_text())
+    del record['config']['workdir']  # of this machine
     records.write_whole(RESULTS / name, record)
   before = PAGE.read_text()
   now = page(before, *(json.loads((RESULTS / x).read_text()) for x in NAMES))

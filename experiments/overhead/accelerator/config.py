@@ -12,7 +12,7 @@ TABLES = ('combining', 'elementwise', 'tracking', 'per_example', 'torch')
 class Config:
   """The flags."""
 
-  workdir: str = flag('', 'folder for the record; empty: runs/accelerator')
+  workdir: str = flag('runs/accelerator', 'folder for the record')
   tables: tuple[str, ...] = flag(TABLES, 'what to measure', TABLES)
   seconds: float = flag(480.0, 'begin no row after these')
   small: bool = flag(False, 'tiny sizes, to try the script on a CPU')

@@ -1,6 +1,6 @@
 """What the statistics of single examples cost, as ratios within one run.
 
-  python -m experiments.overhead.examples --workdir=runs/overhead
+  python -m experiments.overhead.examples --workdir=runs/overhead/examples
 
 Ways to a step that also learns the squared norm of each example's gradient,
 beside the plain step, which does not: jax.vmap(jax.grad), what JAX-Privacy

@@ -16,7 +16,7 @@ WAYS = ('plain', 'vmap', 'jax_privacy', 'gradiv_clipping', 'gradiv',
 class Config:
   """The flags of this experiment."""
 
-  workdir: str = flag('', 'folder for the record; empty: runs/overhead')
+  workdir: str = flag('runs/overhead/examples', 'folder for the record')
   workloads: tuple[str, ...] = flag(
     WORKLOADS, 'networks to measure', WORKLOADS)
   sizes: str = flag('{}', 'other sizes by workload, as JSON: batch_size, '

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 class Config:
   """The flags of this experiment."""
 
-  workdir: str = flag('', 'folder for the record; empty: runs/zoo')
+  workdir: str = flag('runs/zoo', 'folder for the record')
   models: tuple[str, ...] = flag((), 'models to run; empty: all')
 
   def __post_init__(self):
@@ -40,7 +40,7 @@ def run(config: Config) -> None:
   names = [model.name for model in table.MODELS]
   if unknown := set(config.models) - set(names):
     raise SystemExit(f'--models={sorted(unknown)}: must be among {names}')
-  path = pathlib.Path(config.workdir or 'runs/zoo') / 'zoo.jsonl'
+  path = pathlib.Path(config.workdir) / 'zoo.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
   rows = page.read(path) if path.exists() else []
   there = {row['model'] for row in rows}

@@ -6,7 +6,11 @@ import json
 
 from absl.testing import absltest, parameterized
 
-from experiments.overhead import limits, page
+from experiments.common import parsing
+from experiments.overhead import config, limits, page
+from experiments.overhead.accelerator import config as accelerator
+from experiments.overhead.examples import config as examples
+from experiments.overhead.zoo import __main__ as zoo
 
 
 def records():
@@ -44,6 +48,12 @@ class PageTest(parameterized.TestCase):
                      f'{times:.2f} (n = 8, D = 1e5) | {verdict} |')
     self.assertIn(f'| Krum | {1 / times:.2f} ({times} ms) |',
                   page.peers_table(overhead['peers']))
+
+  def test_each_program_has_a_folder_of_its_own(self):
+    classes = (config.Config, examples.Config, accelerator.Config,
+               zoo.Config)
+    folders = {parsing.folder(cls, cls().workdir) for cls in classes}
+    self.assertLen(folders, len(classes))
 
   def test_what_is_not_measured_has_no_verdict(self):
     overhead, examples = records()
