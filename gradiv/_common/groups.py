@@ -50,6 +50,8 @@ def add_up(values: Any, groups: Grouping | None) -> jax.Array:
   if groups is None:
     return sum(leaves, jnp.float32(0))
   index = members(values, groups)
+  if not leaves:
+    return jnp.zeros(0, jnp.float32)
   # One sum per group in the order of the leaves: no scatter, and the same
   # bits as for each group by itself.
   totals = [sum((leaves[i] for i in np.flatnonzero(index == k)),
