@@ -70,7 +70,8 @@ def lengths(config, reduced, claims):
     for arm, style in STYLE.items():
       _curve(ax, reduced, arm, name, **style)
     ax.axhline(target, color=marks.INK, lw=0.8)
-    ax.set_yscale('log')
+    if np.isfinite(ax.dataLim.minposy):  # else every run has diverged
+      ax.set_yscale('log')
     ax.set_xlabel(name)
   marks.level(axes[1], target, f'batch {best} after {config.lengths[0]}')
   plots.label_sizes(axes[0], (100, 200, 400, 800))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from gradiv._common import one_device, trees
 
@@ -40,14 +41,16 @@ def all_within(tree: Any, most: float) -> jax.Array:
   False
   """
   beyond = lambda x: jnp.where(jnp.abs(x) <= most, 0., 1.)
-  found = [_largest(x.ravel(), beyond)
+  # Where an array may lie in shards, to flatten it would send it around.
+  found = [beyond(x).max() if _may_be_sharded(x)
+           else _largest(x.ravel(), beyond)
            for x in jax.tree.leaves(tree) if x.size]
   return functools.reduce(jnp.maximum, found, jnp.float32(0)) == 0
 
 
-def are_usable(grads: Any) -> jax.Array:
-  """Return which gradients are usable, [n], for leaves [n, ...]."""
-  return trees.is_usable(jax.vmap(trees.sq_norm)(grads))
+def are_usable(grads: Any, n: int) -> jax.Array:
+  """Return which of n gradients are usable, [n], for leaves [n, ...]."""
+  return trees.is_usable(jax.vmap(trees.sq_norm, axis_size=n)(grads))
 
 
 def mean(grads: Any) -> tuple[Any, jax.Array]:
@@ -70,7 +73,7 @@ def mean(grads: Any) -> tuple[Any, jax.Array]:
   found = jax.tree.map(
     lambda rows: one_device.sum_rows(rows, of=or_nan) / count, grads)
   return unless(
-    all_within(found, most), lambda: _careful_mean(grads),
+    all_within(found, most), lambda: _careful_mean(grads, n),
     (found, jnp.ones(n, bool)))
 
 
@@ -88,8 +91,8 @@ def unless(is_right: jax.Array, otherwise: Any, value: Any) -> Any:
     (is_right, value))[1]
 
 
-def _careful_mean(grads):
-  kept = are_usable(grads)
+def _careful_mean(grads, n):
+  kept = are_usable(grads, n)
   count = jnp.maximum(kept.sum(), 1).astype(jnp.float32)
   return jax.tree.map(
     lambda rows: _sum_kept(rows, kept) / count, grads), kept
@@ -100,6 +103,12 @@ def _sum_kept(rows, kept):
   row = lambda i: jnp.where(kept[i], trees.widen(rows[i]), 0)
   return lax.fori_loop(
     1, len(rows), lambda i, total: total + row(i), row(0))
+
+
+def _may_be_sharded(x):
+  mesh = jax.typeof(x).sharding.mesh
+  return any(size > 1 and kind != AxisType.Manual
+             for size, kind in zip(mesh.axis_sizes, mesh.axis_types))
 
 
 def _largest(x, of):

@@ -113,6 +113,8 @@ def _sum_buckets(plan, leaves, present, step_key, packing):
 
 def _sum_rows(leaves, bucket, present, key, packing):
   """Do as `_exchange` with a bucket of all workers, leaves [n, ...]."""
+  if not bucket.size:
+    return jnp.zeros(0, jnp.float32), jnp.float32(0)
   n = len(present)
   size, _ = _cut(bucket.size, n, packing)
   # The last block is not full, and padding would make all others slow.

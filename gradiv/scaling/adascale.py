@@ -153,13 +153,12 @@ def scale_by_diversity(
 
 def _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power):
   checks.at_least('scale', scale, 1, one=True)
-  for name, value in (
-      ('learning_rate', learning_rate), ('min_gain', min_gain),
-      ('power', power)):
-    if value is not None and not callable(value):
-      checks.at_least(name, value, 0, one=True)
-  for name, value in (
-      ('batch_size', batch_size), ('max_gain', max_gain), ('end', end)):
+  checks.positive('batch_size', batch_size, one=True)
+  checks.at_least('min_gain', min_gain, 0, one=True)
+  checks.at_least('power', power, 0, one=True)
+  if learning_rate is not None and not callable(learning_rate):
+    checks.at_least('learning_rate', learning_rate, 0, one=True)
+  for name, value in (('max_gain', max_gain), ('end', end)):
     if value is not None:
       checks.positive(name, value, one=True)
 

@@ -124,8 +124,9 @@ def with_alarm(
   >>> int(read_alarm(state).worker)
   2
   """
-  checks.at_least('steps_to_false_alarm', steps_to_false_alarm, 1)
-  checks.at_least('jump', jump, 1)
+  weighting.check('then', then)
+  checks.at_least('steps_to_false_alarm', steps_to_false_alarm, 1, one=True)
+  checks.at_least('jump', jump, 1, one=True)
   steps_to_false_alarm, jump = map(
     _numbers.as_float, (steps_to_false_alarm, jump))
 

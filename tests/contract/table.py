@@ -246,7 +246,8 @@ ALONE = (
   Row('with_staleness', staleness.with_staleness, {
     'delay': staleness.delay_updates(2), 'inner': optax.chain(
       staleness.scale_by_staleness(staleness.divide_by_staleness),
-      optax.adam(0.1))}, kind='alone'),
+      # Its own epsilon is zero in float16.
+      optax.adam(0.1, eps=1e-3))}, kind='alone'),
   Row('scale_by_predicted_rate', scaling.scale_by_predicted_rate, {
     'track': gradiv.track_moments(), 'inner': optax.trace(0.9),
     'rule': lambda rate, estimate: scaling.online_rate(

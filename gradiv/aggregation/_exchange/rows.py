@@ -101,7 +101,7 @@ def _centered(grads, n, around):
       _squares(grams, n) <= half**2)
 
   def by_norms():
-    present = usable_rows.are_usable(grads)
+    present = usable_rows.are_usable(grads, n)
     return present, around(_mean(grads, present))
 
   return usable_rows.unless(is_right, by_norms, (everyone, grams))

@@ -25,7 +25,12 @@ _AT_ONCE = 8
 
 def kept(parts: jax.Array) -> jax.Array:
   """Return parts [n, ...] as they are if they are small, else their sum [n]."""
-  return parts if parts.size * _AT_ONCE <= costs.room() else total(parts)
+  return parts if is_small(parts) else total(parts)
+
+
+def is_small(parts: jax.Array) -> bool:
+  """Return whether an array is kept in parts."""
+  return parts.size * _AT_ONCE <= costs.room()
 
 
 def of_rows(rows: jax.Array) -> jax.Array:

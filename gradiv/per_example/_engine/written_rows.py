@@ -28,8 +28,13 @@ def sums(
   The limits are those of `costs`, which choices rest on.
   """
   del limits
-  part = lambda rows: (
-    scaled(add_up(rows['g']), scale), squares_of.of_rows(rows['g']))
+
+  def part(chunk):
+    squares = squares_of.of_rows(chunk['g'])
+    # Not by the size of the chunk, as all must have one shape.
+    return scaled(add_up(chunk['g']), scale), (
+      squares if squares_of.is_small(rows) else squares_of.total(squares))
+
   return in_chunks(part, {'g': rows}, math.prod(rows.shape[1:]))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gradiv._common import trees, usable_rows
 
@@ -75,6 +76,21 @@ def test_it_copies_nothing(n=32, size=1 << 16):
   grads = jax.ShapeDtypeStruct((n, size), jnp.float32)
   program = jax.jit(usable_rows.mean).lower(grads).compile()
   assert program.memory_analysis().temp_size_in_bytes < 4 * size
+
+
+@pytest.mark.parametrize('kind', (AxisType.Auto, AxisType.Explicit))
+def test_shards_stay_where_they_are(kind):
+  mesh = jax.make_mesh((2,), ('model',), axis_types=(kind,),
+                       devices=jax.devices()[:2])
+  rows = jax.device_put(np.float32(RNG.normal(size=(4, 128, 64))),
+                        NamedSharding(mesh, PartitionSpec(None, None, 'model')))
+  program = jax.jit(usable_rows.mean).lower(rows).compile()
+  assert 'all-gather' not in program.as_text()
+  np.testing.assert_allclose(program(rows)[0], np.mean(rows, 0), 1e-5, 1e-6)
+
+
+def test_no_leaves():
+  assert usable_rows.are_usable({}, 5).tolist() == [True] * 5
 
 
 def test_lanes_decide_alone():

@@ -55,6 +55,15 @@ def many_steps(tx, grads, axis='workers', backend='vmap'):
 
 class MeanTest(parameterized.TestCase):
 
+  def test_a_tree_without_elements(self):
+    tx = gradiv.aggregate_by_quantized_mean(
+      8, 'workers', key=jax.random.key(0))
+    grads = jnp.zeros((8, 0))
+    mean, _ = jax.vmap(
+      lambda g: tx.update(g, tx.init(g)), axis_name='workers',
+      out_axes=None)(grads)
+    self.assertEqual(mean.shape, (0,))
+
   @parameterized.parameters((8, 'vmap'), (4, 'shard_map'))
   @pytest.mark.slow
   def test_no_bias(self, num_bits, backend):

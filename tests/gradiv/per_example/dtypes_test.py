@@ -31,6 +31,12 @@ def penalized_case(dtype=np.float32):
 
 class DtypesTest(absltest.TestCase):
 
+  def test_a_first_chunk_that_is_short(self):
+    examples = np.float32(np.arange(57 * 32768).reshape(57, 32768) % 7)
+    _, squares, _ = per_example.example_sq_norms(
+      lambda w, x: jnp.sum(w * x))(jnp.ones(32768), examples)
+    np.testing.assert_allclose(squares, np.sum(examples**2, 1), 1e-5)
+
   def test_many_chunks_of_bfloat16_add_up(self):
     """A sum in bfloat16 would stop growing at 256 of its summands."""
     n = 600
