@@ -38,7 +38,9 @@ def _front(ax, config, reduced):
                 fontsize=8, color='#555555')
   for arm, style in STYLE.items():
     ax.plot(*at(arm), ls='none', **style)
-  ax.set(xscale='log', yscale='log', xlabel='gradients', ylabel='steps',
+  found = np.isfinite((ax.dataLim.minposx, ax.dataLim.minposy)).all()
+  scale = 'log' if found else 'linear'  # else every run has diverged
+  ax.set(xscale=scale, yscale=scale, xlabel='gradients', ylabel='steps',
          title=f'What the loss of batch {reduced.attrs["best"]} takes')
   plots.plain_numbers(ax)
   plots.label_sizes(ax, (10_000, 20_000, 40_000))
