@@ -38,8 +38,8 @@ def _front(ax, config, reduced):
                 fontsize=8, color='#555555')
   for arm, style in STYLE.items():
     ax.plot(*at(arm), ls='none', **style)
-  found = np.isfinite((ax.dataLim.minposx, ax.dataLim.minposy)).all()
-  scale = 'log' if found else 'linear'  # else every run has diverged
+  # Nothing is positive where every run has diverged.
+  scale = 'log' if np.isfinite(ax.dataLim.minpos).all() else 'linear'
   ax.set(xscale=scale, yscale=scale, xlabel='gradients', ylabel='steps',
          title=f'What the loss of batch {reduced.attrs["best"]} takes')
   plots.plain_numbers(ax)
@@ -72,7 +72,7 @@ def lengths(config, reduced, claims):
     for arm, style in STYLE.items():
       _curve(ax, reduced, arm, name, **style)
     ax.axhline(target, color=marks.INK, lw=0.8)
-    if np.isfinite(ax.dataLim.minposy):  # else every run has diverged
+    if np.isfinite(ax.dataLim.minposy):
       ax.set_yscale('log')
     ax.set_xlabel(name)
   marks.level(axes[1], target, f'batch {best} after {config.lengths[0]}')

@@ -47,7 +47,7 @@ def _exchanged(way, over, column, largest=False):
     sizes = overhead['exchange']
     if largest:
       sizes = {max(sizes, key=int): sizes[max(sizes, key=int)]}
-    return {f'D = {int(size):.0e}'.replace('e+0', 'e'):
+    return {f'D = {_power(size)}':
             _over(ways, way, over, column) if over else ways[way][column]
             for size, ways in sizes.items()}
   return values
@@ -70,22 +70,30 @@ def _clipping(overhead, examples):
           if 'jax_privacy' in result['ways']}
 
 
-def _permutes(overhead, examples):
+def _collectives(overhead, examples):
   del examples
-  return {f'D = {int(size):.0e}'.replace('e+0', 'e'): max(
-    ways['gossip on a ring']['collectives'].get('collective-permute', 0),
-    sum(ways['gossip on a ring']['collectives'].values()))
+  return {f'D = {_power(size)}': sum(
+    ways['gossip on a ring']['collectives'].values())
     for size, ways in overhead['exchange'].items()}
 
 
 def _rules(overhead, examples):
-  """Find TorchJD's time over ours, for the slowest rule at each size."""
+  """Find our time over TorchJD's, for the slowest rule at each size."""
   del examples
   if isinstance(overhead['peers'], str):
     return {}
-  return {f'n = {cell["n"]}, D = {cell["D"]:.0e}'.replace('e+0', 'e'): max(
+  return {f'n = {cell["n"]}, D = {_power(cell["D"])}': max(
     times['ours'] / times['theirs'] for times in cell['rules'].values()
     if 'ours' in times) for cell in overhead['peers']}
+
+
+def _power(size: int | str) -> str:
+  """Write a round number short.
+
+  >>> _power('1000000')
+  '1e6'
+  """
+  return f'{int(size):.0e}'.replace('e+0', 'e')
 
 
 def _over(ways, one, other, column):
@@ -110,7 +118,7 @@ LIMITS = (
         _exchanged('8-bit mean', 'mean', 'milliseconds')),
   Limit('mean in 4 bits, time over the mean', 3.0,
         _exchanged('4-bit mean', 'mean', 'milliseconds')),
-  Limit('gossip on a ring, collectives', 2, _permutes),
+  Limit('gossip on a ring, collectives', 2, _collectives),
   Limit('`example_moments`, time over a plain step', 1.3,
         _per_example('milliseconds', _DENSE)),
   Limit('the same, networks of convolutions', 1.5,

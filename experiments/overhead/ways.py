@@ -35,21 +35,17 @@ def by_vmap(loss: Callable) -> Callable:
 def by_jax_privacy(loss: Callable) -> Callable:
   """Clip at infinity: what is left are the norms, and the mean gradient."""
   import jax_privacy  # Nothing else needs it.
-
-  def step(params, batch):
-    grads, aux = jax_privacy.clipped_grad(
-      loss, l2_clip_norm=jnp.inf, normalize_by=float(len(batch[1])),
-      keep_batch_dim=False, return_values=True, return_grad_norms=True,
-    )(params, batch)
-    return aux.values.mean(), grads, aux.grad_norms ** 2
-
-  return step
+  return _clipped_at_infinity(jax_privacy.clipped_grad, loss)
 
 
 def by_clipping(loss: Callable) -> Callable:
   """Do the same with our `clipped_grad`, which takes the same arguments."""
+  return _clipped_at_infinity(per_example.clipped_grad, loss)
+
+
+def _clipped_at_infinity(clipped_grad, loss):
   def step(params, batch):
-    grads, aux = per_example.clipped_grad(
+    grads, aux = clipped_grad(
       loss, l2_clip_norm=jnp.inf, normalize_by=float(len(batch[1])),
       keep_batch_dim=False, return_values=True, return_grad_norms=True,
     )(params, batch)

@@ -57,7 +57,7 @@ def sum_rows(
   kept: jax.Array | None = None,
   of: Callable[[jax.Array], jax.Array] = lambda row: row,
 ) -> jax.Array:
-  """Sum over the first axis, in its order, a whole row at a time.
+  """Sum over the first axis; up to 64 long rows one whole row at a time.
 
   >>> sum_rows(jnp.array([[1., 2.], [3., 4.], [5., 6.]]))
   Array([ 9., 12.], dtype=float32)

@@ -2,8 +2,8 @@
 
 Whether a gradient is usable depends on its squared norm (`trees.is_usable`),
 and squared norms take a pass over all gradients, as long as that of a mean. But
-where no element is large, no norm is, and that a pass which is needed anyway
-can tell. Norms are computed only where one of the elements is large or NaN.
+if no element is large, no norm is, and the pass that averages can tell that as
+well. Norms are computed only if one of the elements is large or NaN.
 """
 
 import functools
@@ -80,8 +80,9 @@ def mean(grads: Any) -> tuple[Any, jax.Array]:
 def unless(is_right: jax.Array, otherwise: Any, value: Any) -> Any:
   """Return `value` if it is right, else what `otherwise` computes.
 
-  A loop of at most one round: unlike a `cond`, it neither copies the value, nor
-  computes both under `vmap`.
+  A loop of at most one round: unlike a `cond`, it does not copy the value, and
+  under `vmap` it computes both only if some lane needs it. It has no reverse
+  derivative: call it within `one_device.directly`, which brings its own.
 
   >>> unless(jnp.array(False), lambda: jnp.float32(1), jnp.float32(0)).tolist()
   1.0
