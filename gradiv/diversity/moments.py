@@ -122,7 +122,7 @@ def worker_moments(
   if layout.mean_names:
     grads, batch, is_finite = _mean_first(
       grads, batch, differs, is_finite, layout.mean_names)
-  # In the way of `aggregate_by_mean`, so that both agree to the last bit.
+  # By the operations of `aggregate_by_mean`, so that they are compiled once.
   if is_plain and not compat.is_over_devices(workers.names_of(axis_name)):
     mean_batch = batch
     mean, num_finite = early_sums.mean_of_finite(grads, layout, axis_name)
