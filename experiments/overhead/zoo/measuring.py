@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradiv
-from experiments.cost import flops
+from experiments.cost import flops, timing
 from experiments.overhead.zoo.table import Model, Problem
 from gradiv.per_example._engine import costs
+
+# Of alternating visits to both steps.
+ROUNDS = 9
 
 
 def plain(problem: Problem):
@@ -35,9 +38,10 @@ def measure(model: Model) -> dict[str, Any]:
 
   Returns:
     The largest relative error of gradient, ‖ḡ‖² and deviation; the ratios of
-    FLOPs, temporary memory and building time (trace and compile, in CPU
-    seconds) of `example_moments` to the plain step; and the share of the
-    parameters that would be measured by products if nothing were small.
+    FLOPs, temporary memory, building time (trace and compile, in CPU seconds)
+    and time of a step of `example_moments` to the plain step, with what that
+    one takes; and the share of the parameters that would be measured by
+    products if nothing were small.
   """
   problem = model.make()
   arguments = problem.params, problem.batch
@@ -55,12 +59,15 @@ def measure(model: Model) -> dict[str, Any]:
     made[name].memory_analysis().temp_size_in_bytes, seconds[name])
   work, memory, build = (b / max(a, 1e-9) for a, b in zip(
     of('plain'), of('moments')))
+  times = timing.in_turn(made, *arguments, rounds=ROUNDS)
   return {
     'model': model.name, 'source': model.source,
     'parameters': sum(x.size for x in jax.tree.leaves(problem.params)),
     'examples': len(jax.tree.leaves(problem.batch)[0]),
     'error': error(problem, made['moments'](*arguments)), 'flops': work,
     'memory': memory, 'build': build, 'plain_build_seconds': seconds['plain'],
+    'step': times['moments'] / times['plain'],
+    'plain_milliseconds': times['plain'],
     'in_products': in_products(problem)}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.overhead.zoo.table import MODELS, Problem
 
-EXAMPLES = 8
+EXAMPLES = 32
 
 
 def normal(*shape, seed=0):
@@ -33,23 +33,23 @@ def of_equinox(module, batch, call=lambda module, x: module(x)) -> Problem:
 def mlp():
   import equinox as eqx
   return of_equinox(
-    eqx.nn.MLP(16, 4, 64, 2, key=jax.random.key(0)), normal(16))
+    eqx.nn.MLP(256, 10, 512, 3, key=jax.random.key(0)), normal(256))
 
 
 @MODELS.model('equinox')
 def attention():
   import equinox as eqx
   return of_equinox(
-    eqx.nn.MultiheadAttention(4, 32, key=jax.random.key(0)), normal(12, 32),
+    eqx.nn.MultiheadAttention(4, 96, key=jax.random.key(0)), normal(24, 96),
     lambda attend, x: attend(x, x, x))
 
 
 @MODELS.model('equinox')
 def gru():
   import equinox as eqx
-  cell = eqx.nn.GRUCell(8, 32, key=jax.random.key(0))
-  return of_equinox(cell, normal(16, 8), lambda cell, x: jax.lax.scan(
-    lambda h, x: (cell(x, h), None), jnp.zeros(32), x)[0])
+  cell = eqx.nn.GRUCell(32, 96, key=jax.random.key(0))
+  return of_equinox(cell, normal(24, 32), lambda cell, x: jax.lax.scan(
+    lambda h, x: (cell(x, h), None), jnp.zeros(96), x)[0])
 
 
 @MODELS.model('equinox')
@@ -57,9 +57,9 @@ def transposed_convolution():
   import equinox as eqx
   keys = jax.random.split(jax.random.key(0))
   layers = eqx.nn.Sequential([
-    eqx.nn.Conv2d(3, 16, 3, 2, 1, key=keys[0]), eqx.nn.Lambda(jnp.tanh),
-    eqx.nn.ConvTranspose2d(16, 8, 4, 2, 1, key=keys[1])])
-  return of_equinox(layers, normal(3, 16, 16))
+    eqx.nn.Conv2d(3, 32, 3, 2, 1, key=keys[0]), eqx.nn.Lambda(jnp.tanh),
+    eqx.nn.ConvTranspose2d(32, 16, 4, 2, 1, key=keys[1])])
+  return of_equinox(layers, normal(3, 32, 32))
 
 
 def of_haiku(net, x) -> Problem:
@@ -75,18 +75,18 @@ def lstm():
   import haiku as hk
 
   def net(x):
-    core = hk.LSTM(32)
+    core = hk.LSTM(96)
     return hk.dynamic_unroll(core, x, core.initial_state(None))[0]
 
-  return of_haiku(net, normal(16, 8))
+  return of_haiku(net, normal(24, 32))
 
 
 @MODELS.model('dm-haiku')
 def conv_net():
   import haiku as hk
   return of_haiku(lambda x: hk.Sequential([
-    hk.Conv2D(16, 3), jax.nn.relu, hk.Conv2D(32, 3, 2), jax.nn.relu,
-    jnp.ravel, hk.Linear(10)])(x), normal(12, 12, 3))
+    hk.Conv2D(32, 3), jax.nn.relu, hk.Conv2D(64, 3, 2), jax.nn.relu,
+    jnp.ravel, hk.Linear(10)])(x), normal(16, 16, 3))
 
 
 def of_linen(module, x) -> Problem:
@@ -101,8 +101,8 @@ def of_linen(module, x) -> Problem:
 def convolutions_with_group_norm():
   import flax.linen as nn
   return of_linen(nn.Sequential([
-    nn.Conv(16, (3, 3)), nn.GroupNorm(4), nn.relu, nn.Conv(16, (3, 3)),
-    nn.GroupNorm(4), nn.relu, nn.Dense(8)]), normal(12, 12, 3))
+    nn.Conv(32, (3, 3)), nn.GroupNorm(8), nn.relu, nn.Conv(32, (3, 3)),
+    nn.GroupNorm(8), nn.relu, nn.Dense(8)]), normal(16, 16, 3))
 
 
 @MODELS.model('flax')
@@ -113,23 +113,23 @@ def weight_norm():
 
     @nn.compact
     def __call__(self, x):
-      x = jnp.tanh(nn.WeightNorm(nn.Dense(64))(x))
-      return nn.Dense(8)(x)
+      x = jnp.tanh(nn.WeightNorm(nn.Dense(256))(x))
+      return nn.WeightNorm(nn.Dense(64))(x)
 
-  return of_linen(Net(), normal(6, 32))
+  return of_linen(Net(), normal(24, 128))
 
 
 @MODELS.model('flax')
 def recurrent():
   import flax.linen as nn
-  return of_linen(nn.RNN(nn.OptimizedLSTMCell(32)), normal(16, 8))
+  return of_linen(nn.RNN(nn.OptimizedLSTMCell(96)), normal(24, 32))
 
 
 @MODELS.model('diffrax')
 def neural_ode():
   import diffrax
   import equinox as eqx
-  field = eqx.nn.MLP(4, 4, 32, 2, activation=jnp.tanh, key=jax.random.key(0))
+  field = eqx.nn.MLP(8, 8, 128, 2, activation=jnp.tanh, key=jax.random.key(0))
 
   def solve(field, y):
     return diffrax.diffeqsolve(
@@ -137,7 +137,7 @@ def neural_ode():
       0.1, y, stepsize_controller=diffrax.ConstantStepSize(), max_steps=16,
       adjoint=diffrax.DirectAdjoint()).ys
 
-  return of_equinox(field, normal(4), solve)
+  return of_equinox(field, normal(8), solve)
 
 
 @MODELS.model('jraph')
@@ -153,10 +153,10 @@ def graph_network():
       nodes=x, edges=x[senders] - x[receivers], senders=senders,
       receivers=receivers, globals=None, n_node=np.array([4]),
       n_edge=np.array([5]))
-    layer = jraph.GraphNetwork(update(16), update(16))
+    layer = jraph.GraphNetwork(update(128), update(128))
     return layer(layer(graph)).nodes
 
-  return of_haiku(net, normal(4, 8))
+  return of_haiku(net, normal(4, 64))
 
 
 @MODELS.model('penzai')
@@ -164,7 +164,8 @@ def penzai_mlp():
   from penzai import pz
   from penzai.models import simple_mlp
   model = simple_mlp.MLP.from_config(
-    name='mlp', init_base_rng=jax.random.key(0), feature_sizes=[16, 64, 4])
+    name='mlp', init_base_rng=jax.random.key(0),
+    feature_sizes=[256, 512, 512, 10])
   params, rest = pz.unbind_params(model, freeze=True)[::-1]
   names = [p.label for p in params]
 
@@ -174,4 +175,4 @@ def penzai_mlp():
       for v, name in zip(values, names)])
     return bound(pz.nx.wrap(x).tag('features')).unwrap('features')
 
-  return squares(net, [p.value for p in params], normal(16))
+  return squares(net, [p.value for p in params], normal(256))

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.overhead.zoo.table import MODELS, Problem, cross_entropy
 
-WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH, EXAMPLES = 32, 2, 4, 64, 12, 8
+WIDTH, LAYERS, HEADS, VOCABULARY, LENGTH, EXAMPLES = 96, 2, 4, 256, 24, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +127,16 @@ def vit():
   return images(make(
     'FlaxViTForImageClassification', 'ViTConfig', hidden_size=WIDTH,
     intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS,
-    num_attention_heads=HEADS, image_size=16, patch_size=4), 16)
+    num_attention_heads=HEADS, image_size=32, patch_size=8), 32)
 
 
 @MODELS.model('transformers')
 def resnet_with_frozen_norms():
   made = make(
-    'FlaxResNetForImageClassification', 'ResNetConfig', embedding_size=8,
-    hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic')
+    'FlaxResNetForImageClassification', 'ResNetConfig', embedding_size=16,
+    hidden_sizes=[16, 32], depths=[1, 1], layer_type='basic')
   moving, frozen = made.params['params'], made.params['batch_stats']
-  problem = images(made, 16)
+  problem = images(made, 64)
   return problem._replace(
     params=moving, loss=lambda params, e: problem.loss(
       jax.lax.stop_gradient({'batch_stats': frozen}) | {'params': params}, e))
@@ -147,7 +147,7 @@ def wav2vec2_with_weight_norm():
   made = make(
     'FlaxWav2Vec2ForCTC', 'Wav2Vec2Config', hidden_size=WIDTH,
     intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS,
-    num_attention_heads=HEADS, vocab_size=VOCABULARY, conv_dim=(16, 16),
+    num_attention_heads=HEADS, vocab_size=VOCABULARY, conv_dim=(32, 32),
     conv_kernel=(5, 3), conv_stride=(4, 2), num_conv_pos_embeddings=8,
     num_conv_pos_embedding_groups=4, feat_extract_norm='layer',
     do_stable_layer_norm=True)
@@ -157,4 +157,4 @@ def wav2vec2_with_weight_norm():
     return jnp.mean(jnp.square(made(params, input_values=x).logits))
 
   return Problem(loss, made.params, rng.normal(
-    size=(EXAMPLES, 400)).astype(np.float32))
+    size=(EXAMPLES, 800)).astype(np.float32))
