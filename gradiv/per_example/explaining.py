@@ -24,12 +24,13 @@ class Row(NamedTuple):
     shape: Its shape.
     rule: How its gradient is computed. Names of primitives: as products of
       activations and errors, made by these. 'example': written out per
-      example. 'mixture': products behind other linear operations. 'common':
-      the same for all examples. 'fallback': by `jax.vmap(jax.grad)`, in
-      chunks.
+      example. 'contracted': products of a weight that is normalized. 'mixture':
+      products behind other linear operations. 'common': the same for all
+      examples. 'fallback': by `jax.vmap(jax.grad)`, in chunks.
     method: How the norms are computed: from the factors ('outer' for a single
       position, 'gram' for several), from the product, a few examples at a time
-      ('direct'), from gradients written out ('written out'), or 'once'.
+      ('direct'), from sums along the factors ('contracted'), from gradients
+      written out ('written out'), or 'once'.
     flops: Floating-point operations on top of a plain gradient, for the batch.
     num_bytes: Bytes read and written on top of it.
     reason: Why the gradient is not computed from products; '' if it is.
@@ -127,6 +128,13 @@ def _row(trace, path, leaf):
                width * sum(way.numbers for way in ways), '')
   if leaf.kind == 'common':
     return Row(name, leaf.shape, 'common', 'once', 0, 0, '')
+  if leaf.contracted:
+    flops, numbers = leaf.contracted.cost(n)
+    ways = [like.way for like in leaf.like_terms]
+    return Row(name, leaf.shape, 'contracted', 'contracted',
+               flops + sum(way.flops for way in ways),
+               width * (numbers + sum(way.numbers for way in ways)),
+               leaf.reason)
   flops = 2 * n * leaf.size
   if leaf.kind == 'fallback':
     flops += n * _flops(trace.program, leaf)

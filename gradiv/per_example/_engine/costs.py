@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 # Two CPU cores have a ratio of 20 to 40, accelerators 30 to 100.
-_FLOPS_PER_NUMBER = 32
+FLOPS_PER_NUMBER = 32
 
 # How many numbers may be held for all examples of a gradient that is written
 # out; or as many as there are parameters, if that is more.
@@ -34,7 +34,7 @@ class Way(NamedTuple):
   @property
   def cost(self) -> int:
     """The weighted sum of both, in floating-point operations."""
-    return self.flops + _FLOPS_PER_NUMBER * self.numbers
+    return self.flops + FLOPS_PER_NUMBER * self.numbers
 
 
 def ways(

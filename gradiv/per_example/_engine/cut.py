@@ -105,8 +105,7 @@ class Cutter:
     if product is None:
       return []
     (made,) = equation.outs
-    self._paths.start(product, made)
-    return [Term(product.operands, product, name=equation.name,
+    return [Term(product.operands, product, source=made, name=equation.name,
                  labels=labels.numbered(product.labels),
                  shape=made.aval.shape, dtype=made.aval.dtype)]
 
@@ -126,11 +125,7 @@ class Cutter:
     op = see(self.program, equation, place)
     if op is None:
       return []
-    after = [term.then(op) for term in found]
-    for old, new in zip(found, after):
-      if new.product is not old.product and not new.ops:
-        self._paths.start(new.product, equation.outs[0])
-    return after
+    return [term.then(op) for term in found]
 
   def inside(self, equation: programs.Equation, branch: int | None) -> 'Cutter':
     """Return a cutter for the body of a scan, or one branch of a cond."""

@@ -104,6 +104,29 @@ def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
   return jnp.sum(through * trees.widen(v), (1, 2, 3))
 
 
+def contracted(
+  u: jax.Array, v: jax.Array, common: jax.Array, kept: str
+) -> jax.Array:
+  """Sum C ⊙ Σ_k u_k ⊗ v_k, with C [z, a, b], over the roles that aren't kept.
+
+  Args:
+    u: One factor, dense.
+    v: The other.
+    common: C.
+    kept: 'za', 'zb' or 'z'.
+
+  Returns:
+    [n, z, a], [n, z, b] or [n, z].
+  """
+  if kept == 'za':
+    return contracted(v, u, jnp.swapaxes(common, 1, 2), 'zb')
+  common = common.astype(trees.wide_dtype(u.dtype))
+  # A single block needs no other layout.
+  through = (_einsum('nzka,ab->nzkb', u, common[0]) if len(common) == 1
+             else _einsum('nzka,zab->nzkb', u, common))
+  return jnp.sum(through * trees.widen(v), 2 if kept == 'zb' else (2, 3))
+
+
 def sq_norms(u: Factor) -> jax.Array:
   """Compute Σ_k ‖u_k‖²: [n, z]."""
   if isinstance(u, OneHot):

@@ -18,6 +18,9 @@ from collections.abc import Iterable
 
 Labels = tuple[tuple[str, int, int], ...]
 
+# The role of an axis that an array was broadcast to.
+NO_FACTOR = '*'
+
 
 def numbered(labels: Iterable[tuple[str, int]]) -> Labels:
   """Number the parts (role, size) of each factor in the order they lie in."""
@@ -62,6 +65,48 @@ def transposed(
   return tuple(part for d in permutation for part in axes[d])
 
 
+def summed(
+  labels: Labels, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> Labels | None:
+  """Follow a sum over some axes of an array of some shape.
+
+  Returns:
+    The labels of the axes that are left; None where a part is spread over two
+    axes.
+  """
+  by_axis = of_axes(labels, shape)
+  if by_axis is None:
+    return None
+  return tuple(part for d, parts in enumerate(by_axis) if d not in axes
+               for part in parts)
+
+
+def spread(
+  labels: Labels, before: tuple[int, ...], after: tuple[int, ...],
+  kept: tuple[int, ...],
+) -> Labels | None:
+  """Follow a broadcast; the new axes come from no factor.
+
+  Args:
+    labels: The labels before.
+    before: Shape before.
+    after: Shape afterwards.
+    kept: Where each axis lies afterwards.
+
+  Returns:
+    The labels, with `NO_FACTOR` for the new axes; None where a part is spread
+    over two axes.
+  """
+  by_axis = of_axes(labels, before)
+  if by_axis is None:
+    return None
+  found = [[(NO_FACTOR, d, size)] for d, size in enumerate(after)]
+  for d, size, parts in zip(kept, before, by_axis):
+    if size == after[d]:
+      found[d] = [*parts]
+  return tuple(part for parts in found for part in parts)
+
+
 def normalized(labels: Labels) -> tuple[Labels, bool]:
   """Bring labels that mean the same place into the same form.
 
@@ -76,10 +121,10 @@ def normalized(labels: Labels) -> tuple[Labels, bool]:
     The labels, and whether the two factors were swapped.
   """
   axes = [x for x in labels if x[2] > 1]
-  turned = next((role for role, *_ in axes if role != 'z'), 'a') == 'b'
+  turned = next((role for role, *_ in axes if role in 'ab'), 'a') == 'b'
   if turned:
-    swap = {'a': 'b', 'b': 'a', 'z': 'z'}
-    axes = [(swap[role], part, size) for role, part, size in axes]
+    swap = {'a': 'b', 'b': 'a'}
+    axes = [(swap.get(role, role), part, size) for role, part, size in axes]
   # A rank counts parts through all roles: neighbors in a factor differ by one.
   ranks = {x: i for i, x in enumerate(sorted(axes))}
   merged: list[tuple] = []  # (role, first rank, last rank, size)

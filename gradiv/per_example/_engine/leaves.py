@@ -37,6 +37,7 @@ class Leaf:
     reason: Why the kind is not 'products'.
     terms: What the gradient is the sum of.
     like_terms: Its products, those together that lie alike.
+    contracted: The gradient as contractions, or None.
     width: Numbers to write out per example, where the kind is not 'products'.
   """
 
@@ -51,11 +52,12 @@ class Leaf:
     # A small parameter may have large products behind it: the gain of a weight
     # normalization is the norm of one.
     self.width = max([self.size, *(
-      z * a * b for term in self.terms if term.product
+      z * a * b + term.num_extra for term in self.terms if term.product
       for z, _, a, b in [term.sizes])])
-    self.kind, self.reason, self.like_terms = strategy.choose(
-      cutter.program, value, self.terms, num_examples, self.width,
-      room=max(num_parameters, costs.WHOLE))
+    self.kind, self.reason, self.like_terms, self.contracted = (
+      strategy.choose(
+        cutter.program, value, self.terms, num_examples, self.width,
+        room=max(num_parameters, costs.WHOLE)))
     if self.kind in ('example', 'fallback'):
       self.terms = [Term((value,))]
     self._num_held = strategy.count(cutter.program, self.terms)
@@ -80,6 +82,8 @@ class Leaf:
     """The values that are needed once, being the same for all examples."""
     found = [x for term in self.terms if term.is_common
              for x in term.operands]
+    if self.contracted:
+      found += self.contracted.common
     return found + [x for term in self.terms for op in term.ops
                     for x in op.common]
 
@@ -109,6 +113,8 @@ class Leaf:
     if self.kind == 'products':
       return self._sums_of_products(data, scale, shared, metric)
 
+    if self.contracted and metric is None:
+      return self._sums_of_contracted(self.contracted, data, scale)
     if shared is None and metric is None and self.kind == 'example' and (
         len(self.batched) == 1):
       return rows_of.sums(
@@ -121,6 +127,17 @@ class Leaf:
         rows_of.squared(own, weight))
 
     return self.in_chunks(part, data)
+
+  def _sums_of_contracted(self, contracted, data, scale):
+    own = data.batched, data.common
+    if not self.like_terms:
+      rows = contracted.rows(*own)
+      return rows_of.scaled(add_up(rows), scale), rows_of.squared(rows, None)
+    (products,) = self.like_terms
+    total, squares = products.sums_as_alike(data.batched, scale)
+    more, square = contracted.more(*own)
+    return (total + rows_of.scaled(more, scale).astype(total.dtype),
+            squares_of.total(squares) + square)
 
   def _sums_of_products(self, data, scale, shared, metric):
     """Compute Σ P_i and ‖P_i + C‖² = ‖P_i‖² + 2⟨P_i, C⟩ + ‖C‖²."""
@@ -212,9 +229,8 @@ class Leaf:
     rows = 0
     for term in self.terms:
       if not term.is_common:
-        put = lambda *arrays, term=term: term.add_up(
-          [x[None] for x in arrays], data.common)
-        rows += jax.vmap(put)(*(data.batched[x] for x in term.operands))
+        rows += term.rows([data.batched[x] for x in term.operands],
+                          data.common)
     return rows
 
   def in_chunks(self, part: Callable, data: Any, *more: jax.Array) -> Any:

@@ -14,10 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradiv.per_example._engine import labels as labels_of
 from gradiv.per_example._engine.labels import Labels
 from gradiv.per_example._engine.values import Atom
 
 Box = tuple[tuple[int, int], ...]
+
+# Equations that leave each element at its place.
+_ELEMENTWISE = ('mul', 'div')
 
 
 class LinearOp(NamedTuple):
@@ -74,16 +78,34 @@ def applied(program: Any, equation: Any, place: int = 0) -> LinearOp:
     args.insert(place, x)
     return equation.bind(*args)[0]
 
+  if equation.name in _ELEMENTWISE:
+    return LinearOp(equation.name, tuple(others), apply, tuple(others), False)
   # An equation is like itself alone; its operands could differ from another's.
-  return LinearOp(equation.name, id(equation), apply, tuple(others), False)
+  return LinearOp(equation.name, id(equation), apply, tuple(others), False,
+                  relabel=lambda found: None)
 
 
-def reshaped_or_applied(
-  program: Any, equation: Any, place: int = 0
-) -> LinearOp:
-  """Describe a sum or broadcast; over axes of one, it is only a reshape."""
-  same = equation.ins[place].aval.size == equation.outs[0].aval.size
-  return (reshaped if same else applied)(program, equation, place)
+def summed(program: Any, equation: Any, place: int = 0) -> LinearOp:
+  """Describe a sum over axes; over axes of one, it is only a reshape."""
+  before, axes = equation.ins[place].aval.shape, equation.params['axes']
+  return _reshaped_or_applied(
+    program, equation, place,
+    lambda found: labels_of.summed(found, before, axes))
+
+
+def spread(program: Any, equation: Any, place: int = 0) -> LinearOp:
+  """Describe a broadcast; to axes of one, it is only a reshape."""
+  before, after = equation.ins[place].aval.shape, equation.outs[0].aval.shape
+  kept = equation.params['broadcast_dimensions']
+  return _reshaped_or_applied(
+    program, equation, place,
+    lambda found: labels_of.spread(found, before, after, kept))
+
+
+def _reshaped_or_applied(program, equation, place, relabel):
+  if equation.ins[place].aval.size == equation.outs[0].aval.size:
+    return reshaped(program, equation, place)
+  return applied(program, equation, place)._replace(relabel=relabel)
 
 
 def applied_at(wanted: int) -> Callable[..., LinearOp | None]:

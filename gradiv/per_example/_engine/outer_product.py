@@ -26,6 +26,7 @@ class OuterProduct(NamedTuple):
     precision: Precision of the product that the user asked for.
     add_up: Operands of all examples -> the sum of their products, in the shape
       of the result, if there is a better way than by the factors.
+    scales: The scales along a factor that are in it, see `scaled_factors`.
   """
 
   operands: tuple[Value, ...]
@@ -37,6 +38,7 @@ class OuterProduct(NamedTuple):
   is_sparse: bool = False
   precision: Any = None
   add_up: Callable[..., Any] | None = None
+  scales: tuple[Any, ...] = ()
 
 
 def part_of(

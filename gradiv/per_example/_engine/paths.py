@@ -15,14 +15,13 @@ import dataclasses
 from typing import Any
 
 from gradiv._common import compat
-from gradiv.per_example._engine import control_flow, linear
-from gradiv.per_example._engine.outer_product import OuterProduct
+from gradiv.per_example._engine import (
+  contracted as contracted_of,
+  control_flow,
+  linear,
+)
 from gradiv.per_example._engine.terms import Term
 from gradiv.per_example._engine.values import Value
-
-# Up to this number, each path stays a term of its own, of which inner products
-# can be computed without the gradient. More paths become one linear map.
-MOST_PATHS = 4
 
 
 class Paths:
@@ -38,40 +37,32 @@ class Paths:
     self, program: Any, varying: set[Value], found: dict[Value, list[Term]]
   ):
     self._program, self._varying, self._found = program, varying, found
-    # By identity: the products are held, so that no other takes their place.
-    self._starts: dict[int, tuple[OuterProduct, Value]] = {}
-
-  def start(self, product: OuterProduct, made: Value) -> None:
-    """Remember the value that a product is."""
-    self._starts[id(product)] = product, made
 
   def joined(self, terms: list[Term], value: Value) -> list[Term]:
-    """Join terms of one product, where there are more than `MOST_PATHS`.
+    """Join the terms of each product, where there is no use for them apart.
 
     Args:
       terms: What the value is the sum of.
       value: The value.
     """
-    if len(terms) <= MOST_PATHS:
+    if len(terms) < 2:
       return terms
-    by_product = collections.defaultdict(list)
+    by_source = collections.defaultdict(list)
     for term in terms:
-      by_product[id(term.product or term), term.operands].append(term)
-    return [term for group in by_product.values()
-            for term in self._of_one_product(group, value)]
+      by_source[term.source].append(term)
+    return [term for source, group in by_source.items()
+            for term in self._of_one_product(group, source, value)]
 
-  def _of_one_product(self, terms, value):
-    if len(terms) <= MOST_PATHS:
+  def _of_one_product(self, terms, source, value):
+    if source is None or len(terms) < 2:
       return terms
     terms = _with_constants_added(terms)
-    first = terms[0]
-    product, made = self._starts.get(id(first.product), (None, None))
-    scaled = product is None or len(first.operands) > len(product.operands)
-    if len(terms) <= MOST_PATHS or scaled or first.stacks or all(
-        op.is_isometric for term in terms for op in term.ops):
+    readable = all(op.is_isometric for term in terms for op in term.ops)
+    if len(terms) < 2 or readable or any(term.scalars for term in terms) or (
+        contracted_of.find(terms)):
       return terms
-    found = self._map(made, value)
-    whole = dataclasses.replace(first, ops=(), labels=None, constant=1.)
+    found = self._map(source, value)
+    (whole,) = self._found[source]
     return terms if found is None else [whole.then(found)]
 
   def _map(self, start, end):
@@ -107,8 +98,7 @@ class Paths:
   def _leads_on(self, step, end):
     """Return whether a path went through, and was not cut here."""
     return any(out is end or any(
-      term.operands != (out,) and self._starts.get(
-        id(term.product), (None, None))[1] is not out
+      term.operands != (out,) and term.source is not out
       for term in self._found.get(out, ())) for out in step.outs)
 
 

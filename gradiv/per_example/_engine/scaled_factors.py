@@ -11,10 +11,12 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from gradiv.per_example._engine import labels as labels_of
 from gradiv.per_example._engine.linear import LinearOp
+from gradiv.per_example._engine.outer_product import OuterProduct
 from gradiv.per_example._engine.values import Value
 
 
@@ -41,15 +43,15 @@ class _Layout(NamedTuple):
   """How an array becomes a scale of one factor.
 
   Attributes:
-    role: 'z', 'a' or 'b'.
-    sizes: Sizes of the parts of the factor that it has, as they lie in it.
+    roles: 'z', 'za' or 'zb': the blocks, and maybe the side of one factor.
+    sizes: Sizes of the parts of those that it has, as they lie in it.
     order: How they are to be transposed.
-    spread: Its shape with an axis for each part of the factor.
+    spread: Its shape with an axis for each part.
     parts: Sizes of all parts.
     divides: Whether to divide.
   """
 
-  role: str
+  roles: str
   sizes: tuple[int, ...]
   order: tuple[int, ...]
   spread: tuple[int, ...]
@@ -75,6 +77,7 @@ def scaled(term: Any, along: Along) -> Any:
   count = len(product.operands)
   scaled_product = product._replace(
     operands=(*product.operands, along.value),
+    scales=(*product.scales, (layout, along.value)),
     make_factors=functools.partial(
       _make_factors, product.make_factors, layout, product.sizes),
     add_up=product.add_up and functools.partial(
@@ -84,44 +87,76 @@ def scaled(term: Any, along: Along) -> Any:
       *term.operands[:count], along.value, *term.operands[count:]))
 
 
+def is_along(product: OuterProduct, roles: str) -> bool:
+  """Return whether a product is scaled along some roles alone."""
+  return all(set(layout.roles) <= set(roles) for layout, _ in product.scales)
+
+
+def along(
+  product: OuterProduct, roles: str, values: dict[Value, jax.Array]
+) -> jax.Array:
+  """Return by what a product is scaled along some roles, to be broadcast.
+
+  Args:
+    product: The product.
+    roles: 'z', 'za' or 'zb'.
+    values: The arrays that it is scaled with, by their values.
+  """
+  total = jnp.ones((1,) * len(roles))
+  for layout, value in product.scales:
+    scale = _in_blocks(layout, product.sizes[0], values[value])[:, 0]
+    total = _apply(layout, total, scale if len(roles) == 2 else scale[:, 0])
+  return total
+
+
 def _layout(product, labels, along):
   by_axis = labels_of.of_axes(labels, along.shape)
   if by_axis is None:
     return None
   mine = [part for d in along.axes if d is not None for part in by_axis[d]]
-  roles = {role for role, _, size in mine if size > 1}
-  if len(roles) != 1 or product.is_sparse and 'a' in roles:
+  sides = {role for role, _, size in mine if size > 1} - {'z'}
+  if len(sides) > 1 or product.is_sparse and 'a' in sides:
     return None
-  (role,) = roles
-  mine = [(part, size) for r, part, size in mine if r == role]
-  parts = tuple(size for r, _, size in labels_of.numbered(product.labels)
-                if r == role)
-  has = dict(mine)
+  roles = ''.join(('z', *sides))
+  key = lambda part: (roles.index(part[0]), part[1])
+  mine = [part for part in mine if part[0] in roles]
+  every = sorted((part for part in labels_of.numbered(product.labels)
+                  if part[0] in roles), key=key)
   return _Layout(
-    role, tuple(size for _, size in mine),
-    tuple(sorted(range(len(mine)), key=lambda i: mine[i][0])),
-    tuple(has.get(i, 1) for i in range(len(parts))), parts, along.divides)
+    roles, tuple(size for *_, size in mine),
+    tuple(sorted(range(len(mine)), key=lambda i: key(mine[i]))),
+    tuple(part[2] if part in mine else 1 for part in every),
+    tuple(size for *_, size in every), along.divides)
 
 
 def _make_factors(make_factors, layout, sizes, *operands):
   u, v = make_factors(*operands[:-1])
-  z, _, a, b = sizes
-  shape = {'z': (z, 1, 1), 'a': (1, 1, a), 'b': (1, 1, b)}[layout.role]
-  scale = jnp.broadcast_to(_spread(layout, operands[-1]), layout.parts)
-  scale = scale.reshape(shape)
-  if layout.role == 'a':
+  scale = _in_blocks(layout, sizes[0], operands[-1])
+  if 'a' in layout.roles:
     return _apply(layout, u, scale), v
   return u, _apply(layout, v, scale)
+
+
+def _in_blocks(layout, num_blocks, scale):
+  """Bring a scale into the order of a factor: [z, 1, a], [z, 1, b]; or ones."""
+  return jnp.broadcast_to(_spread(layout, scale), layout.parts).reshape(
+    num_blocks, 1, -1)
 
 
 def _add_up(add_up, layout, labels, *operands):
   """Scale the sum over the examples, as all have the same scale."""
   total = add_up(*operands[:-1])
-  part, shape = iter(layout.spread), []
-  for role, _ in labels:
-    shape.append(next(part) if role == layout.role else 1)
-  scale = _spread(layout, operands[-1][0]).reshape(shape)
-  by_part = total.reshape([size for _, size in labels])
+  every = labels_of.numbered(labels)
+  mine = [part for part in every if part[0] in layout.roles]
+  there = sorted(mine, key=lambda part: (layout.roles.index(part[0]), part[1]))
+  # Examples that are left out have zeros.
+  rows = operands[-1]
+  first = jnp.argmax(jnp.any(rows.reshape(len(rows), -1) != 0, 1))
+  scale = _spread(layout, rows[first]).transpose(
+    [there.index(part) for part in mine])
+  sizes = iter(scale.shape)
+  scale = scale.reshape([next(sizes) if part in mine else 1 for part in every])
+  by_part = total.reshape([size for *_, size in every])
   return _apply(layout, by_part, scale).reshape(total.shape)
 
 

@@ -6,6 +6,8 @@
             no larger than the values that it is made of, and fits.
   products  Norms and sums are read off the factors of products, which are
             never written out.
+  contracted  Products summed along a factor, after a normalization of the
+            weight: read off the factors, see `contractions`.
   mixture   Products behind linear equations that change inner products, or
             products beside other terms: written out in chunks of examples.
   fallback  What the other ways hold of all examples would not fit: the
@@ -17,7 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gradiv.per_example._engine import costs
+from gradiv.per_example._engine import contracted as contracted_of, costs
 from gradiv.per_example._engine.like_terms import LikeTerms
 from gradiv.per_example._engine.program import Program
 from gradiv.per_example._engine.terms import Term, disjoint
@@ -30,11 +32,13 @@ class Strategy(NamedTuple):
     kind: See above.
     reason: Why it is not 'products'; '' if it is, or for 'common'.
     like_terms: The products, like ones together; [] if not looked at.
+    contracted: The gradient as contractions, if the kind is 'contracted'.
   """
 
   kind: str
   reason: str = ''
   like_terms: Sequence[LikeTerms] = ()
+  contracted: contracted_of.Contracted | None = None
 
 
 def choose(
@@ -68,10 +72,19 @@ def choose(
   if not why:
     return Strategy('products', '', like_terms)
   # Rows no larger than what they are made of cost no memory; nor do few.
+  example = Strategy(
+    'example', f'{why}; no larger than its operands', like_terms)
+  # But XLA:CPU is slow at convolutions that an example has for itself.
+  by_patches = any(term.product.num_extra for term in products)
+  if n * width <= min(room, costs.room()) and not by_patches:
+    return example
+  contracted = contracted_of.find(terms)
+  if contracted and (contracted.whole or n * size <= room):
+    own = [contracted.whole] if contracted.whole else []
+    return Strategy('contracted', why, _joined(own, n), contracted)
   held = n * count(program, products)
-  if n * width <= min(room, max(held, costs.room())):
-    return Strategy(
-      'example', f'{why}; no larger than its operands', like_terms)
+  if n * width <= min(room, held) and not by_patches:
+    return example
   # Terms that are no product would be held of all examples at once.
   if n * count(program, whole) > room:
     return Strategy('fallback', why, like_terms)

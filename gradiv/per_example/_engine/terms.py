@@ -35,6 +35,8 @@ class Term:
     operands: What the product is made of, then the scalars that multiply it.
     product: How, an `OuterProduct`; None if the only operand is the summand
       itself.
+    source: The value of the program that the product is, before anything
+      scales it; None if it is in a loop, or part of a value.
     stacks: Loops around the product, outermost first: ('sum' | 'keep', steps).
       A loop either adds its products up or has one for each step.
     ops: The linear equations from the product to the gradient.
@@ -48,6 +50,7 @@ class Term:
 
   operands: tuple[Atom, ...]
   product: Any = None
+  source: Value | None = None
   stacks: tuple[tuple[str, int], ...] = ()
   ops: tuple[LinearOp, ...] = ()
   labels: Labels | None = None
@@ -61,6 +64,11 @@ class Term:
   def scaled(self) -> int:
     """The position of the operand to multiply in order to scale the term."""
     return self.product.scaled if self.product else 0
+
+  @property
+  def scalars(self) -> tuple[Atom, ...]:
+    """The operands that are not the product's."""
+    return self.operands[len(self.product.operands):] if self.product else ()
 
   @property
   def sizes(self) -> tuple[int, int, int, int]:
@@ -142,6 +150,14 @@ class Term:
     return self.put(factors_of.product_sum(
       *self.factors(arrays), self.product.precision), common)
 
+  def rows(self, arrays: Sequence[jax.Array], common: Data) -> jax.Array:
+    """Write the terms of all examples out: [n, *shape of the gradient]."""
+    if self.product is None:
+      return jax.vmap(lambda x: self._through_ops(x, common))(
+        self._scale(arrays)[0])
+    return jax.vmap(lambda block: self.put(block, common))(
+      factors_of.product(*self.factors(arrays), self.product.precision))
+
   def put(self, block: jax.Array, common: Data) -> jax.Array:
     """Bring a product [z, a, b] into the shape of the gradient.
 
@@ -216,7 +232,7 @@ class Term:
     for op in self.ops:
       labels = tuple(labels[d] for d in op.key)
     return dataclasses.replace(
-      self, product=product, shape=shape, labels=labels)
+      self, product=product, source=None, shape=shape, labels=labels)
 
   def lifted(
     self, index: int, branch: int | None, stack: tuple[str, int] | None
@@ -233,13 +249,14 @@ class Term:
     """
     operands = tuple(Inner(index, branch, x) for x in self.operands)
     if stack is None:
-      return dataclasses.replace(self, operands=operands)
+      return dataclasses.replace(self, operands=operands, source=None)
     ops, labels = self.ops, self.labels
     if stack[0] == 'keep':
       ops = tuple(op._replace(depth=op.depth + 1) for op in ops)
       labels = labels and (('z', -len(self.stacks) - 1, stack[1]), *labels)
-    return dataclasses.replace(self, operands=operands, ops=ops,
-                               stacks=(stack, *self.stacks), labels=labels)
+    return dataclasses.replace(
+      self, operands=operands, source=None, ops=ops,
+      stacks=(stack, *self.stacks), labels=labels)
 
 
 def disjoint(one: Term, other: Term) -> bool:

@@ -64,8 +64,9 @@ def gradients(loss_fn, params, batch, has_aux=False):
 
 
 def weights_of(n):
-  """Return weights of both signs, one of them zero."""
-  return np.float32(np.where(np.arange(n) == 1, 0, np.cos(2 * np.arange(n))))
+  """Return weights of both signs; of several, the first is zero."""
+  each = np.arange(n)
+  return np.float32(np.where((each == 0) & (n > 1), 0, np.cos(2 * each)))
 
 
 class Truth:

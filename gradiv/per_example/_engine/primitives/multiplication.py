@@ -154,5 +154,5 @@ registry.register('mul', product=_product, linear=_times, terms=_terms,
                   keeps_zero=True)
 registry.register('div', linear=_divided)
 registry.register('reduce_sum', product=_product_of_sum,
-                  linear=linear.reshaped_or_applied, terms=_terms_of_sum,
+                  linear=linear.summed, terms=_terms_of_sum,
                   keeps_zero=True)

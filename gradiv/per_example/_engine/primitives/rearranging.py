@@ -31,5 +31,5 @@ registry.register('reshape', 'squeeze', linear=linear.reshaped,
                   keeps_zero=True)
 registry.register('transpose', linear=_transposed, keeps_zero=True)
 registry.register('rev', linear=_reversed)
-registry.register('broadcast_in_dim', linear=linear.reshaped_or_applied,
+registry.register('broadcast_in_dim', linear=linear.spread,
                   keeps_zero=True)
