@@ -41,8 +41,8 @@ class Contraction:
 
   def d(self, data: Data, common: Data) -> jax.Array:
     """Contract the products of all examples: [n, z, a], [n, z, b] or [n, z]."""
-    pair: Any = self.term.factors([data[x] for x in self.term.operands])
-    return factors.contracted(*pair, self.m(common), self.kept)
+    u, v = self.term.factors([data[x] for x in self.term.operands])
+    return factors.contracted(u, v, self.m(common), self.kept)
 
   def m(self, common: Data) -> jax.Array:
     """Return M, which the product is contracted with: [z, a, b]."""

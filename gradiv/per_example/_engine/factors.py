@@ -105,7 +105,7 @@ def inner_common(u: Factor, v: Factor, common: jax.Array) -> jax.Array:
 
 
 def contracted(
-  u: jax.Array, v: jax.Array, common: jax.Array, kept: str
+  u: Any, v: Any, common: jax.Array, kept: str
 ) -> jax.Array:
   """Sum C ⊙ Σ_k u_k ⊗ v_k, with C [z, a, b], over the roles that aren't kept.
 
