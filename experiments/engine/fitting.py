@@ -17,6 +17,7 @@ from experiments.data import pipeline
 from experiments.engine import (
   arguments,
   control,
+  identity,
   processes,
   signals,
   tracking,
@@ -107,6 +108,7 @@ def fit(
   Raises:
     ValueError: Where an argument is out of range or does not fit the others,
       before anything is trained; and whatever else `train` raises.
+    OtherRunError: Where `workdir` holds the run of a paper's command, too.
   """
   arguments.functions(
     init=init, loss=loss, evaluate=evaluate, read=read,
@@ -128,6 +130,7 @@ def fit(
     raise ValueError(
       f'workers={workers}: each of {processes.count()} processes would train '
       "alone; pass engine.Workers(count, 'shard_map')")
+  identity.check_no_study(pathlib.Path(workdir))
   data = {'batches': batches.data, 'held_out': held_out}
   if workers.num_workers == 1:
     optimizer = _of_one_worker(optimizer, workers.axis_name)
@@ -149,13 +152,13 @@ def fit(
     view=view or (lambda params, opt_state: params),
     accumulate=accumulate, compute_dtype=compute_dtype, control=batch_size,
     is_single=True)
-  identity = {'seed': seed, 'num_workers': workers.num_workers}
+  defined_by = {'seed': seed, 'num_workers': workers.num_workers}
   if workers.allow_reshape:
     allow_changed = [*allow_changed, 'num_workers']
   with _listening(stop) as heard:
     try:
       state = trainer.train(
-        program, steps, workdir, config=identity | (config or {}),
+        program, steps, workdir, config=defined_by | (config or {}),
         workers=workers, stop=heard, title=title or pathlib.Path(workdir).name,
         allow_changed=allow_changed, writers=writers, profile=profile,
         max_nonfinite=max_nonfinite, stuck_after=stuck_after)

@@ -136,6 +136,17 @@ class FitTest(FitCase):
     helpers.assert_same(run(self.folder / 'a', steps=40),
                         run(self.folder / 'b', steps=40, every=20))
 
+  def test_the_folder_of_a_paper_is_refused_and_left_as_it_was(self):
+    config = self.folder / 'config.json'
+    config.write_text('{"program": "some.study:Study", "flags": {}, "parts": []}')
+    with self.assertRaisesRegex(
+        ValueError, f"^workdir='{self.folder}' holds a run of some.study:Study "
+        r'\(config.json\): must be a folder of its own'):
+      run(self.folder)
+    self.assertEqual(list(self.folder.iterdir()), [config])
+    config.write_text('{"program": "of the user"}')
+    run(self.folder, steps=2)
+
   def test_a_flag_stops_it_and_it_resumes_to_the_bit(self):
     stop = signals.Stop()
     stop._signum = signal.SIGTERM
