@@ -16,11 +16,9 @@ from typing import Any
 
 from experiments import versions
 
-
-# What `engine.fit` writes into its folder. A study has these only in the folders
-# of its parts.
+# What `engine.fit` writes into its folder. A study has these only in the
+# folders of its parts.
 _OF_A_TRAINING = ('metrics.jsonl', 'checkpoints')
-
 
 class WorkdirError(Exception):
   """The folder of a run cannot be made, written or read."""

@@ -57,10 +57,10 @@ def fit(
   """Train one model, and save, record and resume as the papers do.
 
   A run that was cut off goes on bit for bit when it is called again; one that
-  is finished is read and not trained. Ctrl-C and SIGTERM finish the scan, save,
-  and raise `signals.Interrupted`. Where the optimizer tracks moments, the run
-  ends with a line that says what other batch sizes would cost; in any case it
-  writes `report.html`, see `experiments.report`.
+  is finished is read and not trained, which a line says. Ctrl-C and SIGTERM
+  finish the scan, save, and raise `signals.Interrupted`. Where the optimizer
+  tracks moments, the run ends with a line that says what other batch sizes
+  would cost; in any case it writes `report.html`, see `experiments.report`.
 
   Args:
     init: key -> params, any tree of arrays. Traced, as are the next three.
@@ -89,8 +89,9 @@ def fit(
       the learning rate; the optimizer is then without one. `batches` are those
       of the smallest size, and `steps` and all periods count them.
     seed: Of the first params and the keys.
-    config: What else defines the run, as JSON: a folder with a run of another
-      config is refused.
+    config: What else defines the run, as JSON, such as the learning rate: a
+      folder with a run of another config is refused. What is not named here is
+      not compared, but for the seed, the workers, and the shapes of the state.
     allow_changed: Names in `config` that may differ.
     writers: Among 'tensorboard' and 'wandb'; or objects of one's own.
     profile: (first, end): the steps to trace, first to end - 1.

@@ -64,8 +64,8 @@ def check_config(stored: dict, wanted: dict, workdir: pathlib.Path,
   if changed:
     raise OtherRunError(
       f'workdir={str(workdir)!r} holds a run of another '
-      f'configuration ({"; ".join(changed)}): pass the same flags to go on '
-      'with it, or another --workdir'
+      f'configuration ({"; ".join(changed)}): pass the same flags (in '
+      'Python, the same config) to go on with it, or another --workdir'
     )
 
 
