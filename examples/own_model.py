@@ -14,16 +14,12 @@ y = (x[:, 0] * x[:, 1] > 0).astype('i')
 train, test = {'x': x[512:], 'y': y[512:]}, {'x': x[:512], 'y': y[:512]}
 
 
-class Network(nnx.Module):
-  def __init__(self, rngs):
-    self.hidden = nnx.Linear(2, 32, rngs=rngs)
-    self.out = nnx.Linear(32, 2, rngs=rngs)
-
-  def __call__(self, x):
-    return self.out(nnx.relu(self.hidden(x)))
+def network(rngs):
+  return nnx.Sequential(nnx.Linear(2, 32, rngs=rngs), nnx.relu,
+                        nnx.Linear(32, 2, rngs=rngs))
 
 
-graph = nnx.graphdef(Network(nnx.Rngs(0)))
+graph = nnx.graphdef(network(nnx.Rngs(0)))
 apply = lambda params, x: nnx.merge(graph, params)(x)
 
 
@@ -36,8 +32,10 @@ def evaluate(params, test):
   return {'accuracy': (apply(params, test['x']).argmax(1) == test['y']).mean()}
 
 
+# A folder that holds a run of another config is refused.
+config = {'learning_rate': 1e-2}
 state = engine.fit(
-  lambda key: nnx.state(Network(nnx.Rngs(key))), loss, optax.adam(1e-2),
+  lambda key: nnx.state(network(nnx.Rngs(key))), loss, optax.adam(**config),
   engine.pipeline.in_memory(train, batch_size=64), evaluate, held_out=test,
-  workdir='runs/own_model', steps=300)
+  workdir='runs/own_model', steps=300, config=config)
 print(f'accuracy {evaluate(state["params"], test)["accuracy"]:.2f}')

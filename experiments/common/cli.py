@@ -75,11 +75,11 @@ def _begun(cls, program):
   folder = parsing.folder(cls, config.workdir)
   config = dataclasses.replace(config, workdir=str(folder))
   if getattr(config, 'report', False):
+    description.check_owner(folder, program)
     if not (folder / 'config.json').exists():
       raise description.WorkdirError(
         f'--workdir={config.workdir!r} holds no run, as config.json is '
         'missing: run without --report')
-    description.check_program(folder, program)
     yield config
     return
   _connect(config)

@@ -16,6 +16,9 @@ from typing import Any
 
 from experiments import versions
 
+# What `engine.fit` writes into its folder. A study has these only in the
+# folders of its parts.
+_OF_A_TRAINING = ('metrics.jsonl', 'checkpoints')
 
 class WorkdirError(Exception):
   """The folder of a run cannot be made, written or read."""
@@ -29,25 +32,35 @@ def check_folder(workdir: pathlib.Path, program: str) -> None:
     program: Who asks: the name of what runs.
 
   Raises:
-    WorkdirError: Where it cannot be made or written, or holds the run of
-      another program.
+    WorkdirError: Where it cannot be made or written, or holds another run.
   """
-  check_program(workdir, program)
+  check_owner(workdir, program)
   with _writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
 
 
-def check_program(workdir: pathlib.Path, program: str) -> None:
-  """Raise WorkdirError where the folder holds the run of another program."""
+def check_owner(workdir: pathlib.Path, program: str) -> None:
+  """Raise WorkdirError where the folder holds a run that is not the program's.
+  """
+  if other := _other_run(workdir, program):
+    raise WorkdirError(f'--workdir={str(workdir)!r} holds {other}: '
+                       'must be a folder of its own')
+
+
+def _other_run(workdir, program):
+  """Say what other run a folder holds; None where there is none."""
+  found = [name for name in _OF_A_TRAINING if (workdir / name).exists()]
+  if found:
+    kind = ('a part of another run' if (workdir / 'lanes.json').exists()
+            else 'a run of engine.fit')
+    return f'{kind} ({", ".join(found)})'
   try:
     stored = json.loads((workdir / 'config.json').read_text())['program']
   except (OSError, ValueError, KeyError, TypeError):
-    return  # none, or one that does not say
-  if stored != program:
-    raise WorkdirError(f'--workdir={str(workdir)!r} holds a run of {stored}: '
-                       'must be a folder of its own')
+    return None  # no config.json, or one that does not say
+  return None if stored == program else f'a run of {stored}'
 
 
 @contextlib.contextmanager

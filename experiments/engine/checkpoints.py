@@ -19,6 +19,7 @@ from typing import Any
 from experiments.engine import committing, leaves, processes
 from experiments.engine.committing import (
   CheckpointError as CheckpointError,
+  OtherStateError as OtherStateError,
   Restored as Restored,
 )
 

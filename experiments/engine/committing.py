@@ -22,10 +22,26 @@ from experiments.engine import leaves
 # Metadata of one array and of one checkpoint, in bytes, from above.
 _BYTES_PER_LEAF = 4096
 _BYTES_PER_CHECKPOINT = 65536
+_MAX_NAMED = 5  # of the leaves that differ
 
 
 class CheckpointError(Exception):
   """A checkpoint could not be written, or none could be read."""
+
+
+class OtherStateError(CheckpointError):
+  """A checkpoint holds other arrays than the program has.
+
+  Attributes:
+    problems: A line for each leaf that differs, see `leaves.differences`.
+  """
+
+  def __init__(self, path: pathlib.Path, problems: list[str]):
+    self.problems = problems
+    shown = problems[:_MAX_NAMED]
+    if more := len(problems) - len(shown):
+      shown.append(f'and {more} more')
+    super().__init__(f'{path} does not fit: {"; ".join(shown)}')
 
 
 class DamagedError(Exception):
@@ -135,7 +151,7 @@ def read(path, step, template) -> tuple[Restored, bool]:
   if callable(template):
     template = template(meta)
   if problems := leaves.differences(template, table):
-    raise CheckpointError(f'{path} does not fit: {"; ".join(problems)}')
+    raise OtherStateError(path, problems)
   try:
     arrays = leaves.read_arrays(path / 'state', table)
   except Exception as error:

@@ -17,6 +17,7 @@ from experiments.data import pipeline
 from experiments.engine import (
   arguments,
   control,
+  identity,
   processes,
   signals,
   tracking,
@@ -56,10 +57,10 @@ def fit(
   """Train one model, and save, record and resume as the papers do.
 
   A run that was cut off goes on bit for bit when it is called again; one that
-  is finished is read and not trained. Ctrl-C and SIGTERM finish the scan, save,
-  and raise `signals.Interrupted`. Where the optimizer tracks moments, the run
-  ends with a line that says what other batch sizes would cost; in any case it
-  writes `report.html`, see `experiments.report`.
+  is finished is read and not trained, which a line says. Ctrl-C and SIGTERM
+  finish the scan, save, and raise `signals.Interrupted`. Where the optimizer
+  tracks moments, the run ends with a line that says what other batch sizes
+  would cost; in any case it writes `report.html`, see `experiments.report`.
 
   Args:
     init: key -> params, any tree of arrays. Traced, as are the next three.
@@ -88,8 +89,9 @@ def fit(
       the learning rate; the optimizer is then without one. `batches` are those
       of the smallest size, and `steps` and all periods count them.
     seed: Of the first params and the keys.
-    config: What else defines the run, as JSON: a folder with a run of another
-      config is refused.
+    config: What else defines the run, as JSON, such as the learning rate: a
+      folder with a run of another config is refused. What is not named here is
+      not compared, but for the seed, the workers, and the shapes of the state.
     allow_changed: Names in `config` that may differ.
     writers: Among 'tensorboard' and 'wandb'; or objects of one's own.
     profile: (first, end): the steps to trace, first to end - 1.
@@ -107,6 +109,7 @@ def fit(
   Raises:
     ValueError: Where an argument is out of range or does not fit the others,
       before anything is trained; and whatever else `train` raises.
+    OtherRunError: Where `workdir` holds the run of a paper's command, too.
   """
   arguments.functions(
     init=init, loss=loss, evaluate=evaluate, read=read,
@@ -128,6 +131,7 @@ def fit(
     raise ValueError(
       f'workers={workers}: each of {processes.count()} processes would train '
       "alone; pass engine.Workers(count, 'shard_map')")
+  identity.check_no_study(pathlib.Path(workdir))
   data = {'batches': batches.data, 'held_out': held_out}
   if workers.num_workers == 1:
     optimizer = _of_one_worker(optimizer, workers.axis_name)
@@ -149,13 +153,13 @@ def fit(
     view=view or (lambda params, opt_state: params),
     accumulate=accumulate, compute_dtype=compute_dtype, control=batch_size,
     is_single=True)
-  identity = {'seed': seed, 'num_workers': workers.num_workers}
+  defined_by = {'seed': seed, 'num_workers': workers.num_workers}
   if workers.allow_reshape:
     allow_changed = [*allow_changed, 'num_workers']
   with _listening(stop) as heard:
     try:
       state = trainer.train(
-        program, steps, workdir, config=identity | (config or {}),
+        program, steps, workdir, config=defined_by | (config or {}),
         workers=workers, stop=heard, title=title or pathlib.Path(workdir).name,
         allow_changed=allow_changed, writers=writers, profile=profile,
         max_nonfinite=max_nonfinite, stuck_after=stuck_after)

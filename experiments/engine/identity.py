@@ -15,6 +15,19 @@ class OtherRunError(ValueError):
   """The folder holds a run of another configuration."""
 
 
+def check_no_study(workdir: pathlib.Path) -> None:
+  """Raise OtherRunError where the folder holds the run of a paper's command."""
+  try:
+    config = json.loads((workdir / 'config.json').read_text())
+  except (OSError, ValueError):
+    return
+  # Some other config.json may be that of the user.
+  if isinstance(config, dict) and {'program', 'flags', 'parts'} <= {*config}:
+    raise OtherRunError(
+      f'workdir={str(workdir)!r} holds a run of {config["program"]} '
+      '(config.json): must be a folder of its own')
+
+
 def check_layout(stored: dict, now: dict, workdir: pathlib.Path) -> None:
   """Raise OtherRunError where a run was begun on other devices.
 
@@ -51,8 +64,8 @@ def check_config(stored: dict, wanted: dict, workdir: pathlib.Path,
   if changed:
     raise OtherRunError(
       f'workdir={str(workdir)!r} holds a run of another '
-      f'configuration ({"; ".join(changed)}): pass the same flags to go on '
-      'with it, or another --workdir'
+      f'configuration ({"; ".join(changed)}): pass the same flags (in '
+      'Python, the same config) to go on with it, or another --workdir'
     )
 
 

@@ -16,9 +16,6 @@ import numpy as np
 
 from experiments.engine import processes
 
-# How many of the leaves that do not fit are named.
-_MAX_NAMED = 5
-
 
 class Leaf(NamedTuple):
   """An array and what it takes to make the leaf of it again.
@@ -67,8 +64,6 @@ def differences(template: Any, table: list[dict[str, Any]]) -> list[str]:
       problems.append(f'{shown}, {found["dtype"]}{found["shape"]} is stored')
   problems += [f'{path}: {row["dtype"]}{row["shape"]} is stored, nothing is '
                'wanted' for path, row in stored.items()]
-  if len(problems) > _MAX_NAMED:
-    problems[_MAX_NAMED:] = [f'and {len(problems) - _MAX_NAMED} more']
   return problems
 
 

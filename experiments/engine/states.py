@@ -25,6 +25,7 @@ def begin(program: Program, compiled: compiled_lib.Compiled,
 
   Raises:
     OtherRunError: Where the newest is of another run.
+    CheckpointError: Where it is of another model or optimizer.
   """
   workdir, count = store.directory.parent, workers.num_workers
 
@@ -43,7 +44,16 @@ def begin(program: Program, compiled: compiled_lib.Compiled,
     return shapes | {
       name: jax.tree.map(rows, shapes[name]) for name in program.private}
 
-  restored = store.restore(template)
+  try:
+    restored = store.restore(template)
+  except checkpoints.OtherStateError as error:
+    # That of another model has another state of the optimizer, too.
+    kind = 'optimizer' if all(
+      line.startswith("state['opt_state']") for line in error.problems
+      ) else 'model'
+    raise checkpoints.CheckpointError(
+      f'workdir={str(workdir)!r} holds a run of another {kind}: use another '
+      f'workdir ({error})') from error
   if restored is None:
     return checkpoints.Restored(0, compiled.create(), {})
   state = restored.state | {

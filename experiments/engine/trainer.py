@@ -143,6 +143,9 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     if counted.is_too_much:
       raise counted.error(title or str(workdir))
     saving.seal_log(store, mark)
+    if processes.is_first():
+      said = _read_only(program, start, workdir, allow_changed)
+      print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
     return states.final(program, compiled, start.state)
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
@@ -200,6 +203,17 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     advising.say(
       workdir, title or str(workdir), final['opt_state'], int(size), lanes)
   return final
+
+
+def _read_only(program, start, workdir, allow_changed):
+  """Say that a run was finished before, and what of it was compared."""
+  said = (f'{workdir} holds a finished run of {start.step:,} steps: it is '
+          'read, and nothing is trained')
+  if not program.is_single:  # of a paper, whose flags are all compared
+    return said
+  same = ', '.join(sorted({*start.meta['config']} - {*allow_changed}))
+  return (f'{said}. What is the same in it and in this call: {same}. A change '
+          'of anything else is not noticed: name it in config=')
 
 
 def _run(program, schedule, workers, compiled, start, steered, recorded, traced,

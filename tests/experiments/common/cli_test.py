@@ -119,8 +119,25 @@ class BadInputTest(Case):
       self.assertEqual(self.imported, [])
     self.assertLen(list(self.folder.iterdir()), 1)
 
+  @parameterized.parameters(
+    (('metrics.jsonl',), 'a run of engine.fit (metrics.jsonl)'),
+    (('checkpoints', 'config.json'), 'a run of engine.fit (checkpoints)'),
+    (('metrics.jsonl', 'checkpoints', 'lanes.json'),
+     'a part of another run (metrics.jsonl, checkpoints)'))
+  def test_a_folder_of_another_training(self, names, kind):
+    for name in names:
+      (self.folder / name).write_text('')
+    (self.folder / 'report.html').write_text('theirs')
+    for more in ((), ('--report',)):
+      self.assertEqual(self.go('--workdir=.', NO_DATA, *more), 1)
+      self.assertEqual(self.errors, [
+        f"--workdir='.' holds {kind}: must be a folder of its own"])
+      self.assertEqual(self.imported, [])
+    self.assertLen(list(self.folder.iterdir()), len(names) + 1)
+    self.assertEqual((self.folder / 'report.html').read_text(), 'theirs')
+
   def test_a_folder_that_is_in_use(self):
-    (self.folder / 'metrics.jsonl').write_text('of the first')
+    (self.folder / 'summary.json').write_text('of the first')
     look = lambda: {path.name: (path.read_text(), path.stat().st_mtime_ns)
                     for path in self.folder.iterdir()}
     with holding.hold(self.folder):

@@ -128,13 +128,48 @@ class FitTest(FitCase):
     helpers.assert_close(state['params'], params, 1e-5, 1e-6)
 
   def test_a_finished_run_is_read_and_a_longer_one_goes_on(self):
-    state = run(self.folder / 'a', steps=20)
+    rate = {'config': {'rate': 0.1}}
+    state = run(self.folder / 'a', steps=20, **rate)
     before = {p: p.stat().st_mtime_ns for p in self.folder.rglob('*')}
-    helpers.assert_same(run(self.folder / 'a', steps=20), state)
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+      again = run(self.folder / 'a', steps=20, title='mine', **rate)
+    helpers.assert_same(again, state)
+    self.assertIn(
+      f'mine: {self.folder}/a holds a finished run of 20 steps: it is read, '
+      'and nothing is trained. What is the same in it and in this call: '
+      'num_workers, rate, seed. A change of anything else is not noticed: name '
+      'it in config=\n',
+      err.getvalue())
     self.assertEqual(
       {p: p.stat().st_mtime_ns for p in self.folder.rglob('*')}, before)
-    helpers.assert_same(run(self.folder / 'a', steps=40),
+    helpers.assert_same(run(self.folder / 'a', steps=40, **rate),
                         run(self.folder / 'b', steps=40, every=20))
+
+  def test_another_optimizer_or_model_is_said(self):
+    run(self.folder, steps=2)
+    with self.assertRaisesRegex(
+        checkpoints.CheckpointError,
+        f"^workdir='{self.folder}' holds a run of another optimizer: use "
+        r'another workdir \(.*does not fit: .*, nothing is wanted'):
+      run(self.folder, steps=2, optimizer=optax.sgd(0.1))
+    with self.assertRaisesRegex(
+        checkpoints.CheckpointError,
+        f"^workdir='{self.folder}' holds a run of another model: use"):
+      engine.fit(lambda key: {'v': init(key)['w']},
+                 lambda params, batch, key: jnp.sum(params['v']**2),
+                 optax.adam(0.1), batch_of, workdir=self.folder, steps=2)
+
+  def test_the_folder_of_a_paper_is_refused_and_left_as_it_was(self):
+    config = self.folder / 'config.json'
+    config.write_text(
+      '{"program": "some.study:Study", "flags": {}, "parts": []}')
+    with self.assertRaisesRegex(
+        ValueError, f"^workdir='{self.folder}' holds a run of some.study:Study "
+        r'\(config.json\): must be a folder of its own'):
+      run(self.folder)
+    self.assertEqual(list(self.folder.iterdir()), [config])
+    config.write_text('{"program": "of the user"}')
+    run(self.folder, steps=2)
 
   def test_a_flag_stops_it_and_it_resumes_to_the_bit(self):
     stop = signals.Stop()
