@@ -12,6 +12,8 @@ import gradiv
 from experiments.engine import records
 from gradiv.diversity import TrackMomentsState
 
+FILE = 'advice.json'
+
 
 def first_of(kind: type, opt_state: Any) -> Any:
   """Find the first state of a transformation; None where there is none."""
@@ -45,12 +47,12 @@ def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
 
 def say(workdir: pathlib.Path, title: str, opt_state: Any, batch_size: int,
         lanes: int) -> None:
-  """Print what `advice` says, and keep it in `advice.json` for the report."""
+  """Print what `advice` says, and keep it in `FILE` for the report."""
   found = advice(opt_state, batch_size) if batch_size else None
   if found is None:
     return
   print(f'{title}{f", lane 1 of {lanes}" if lanes > 1 else ""}: {found}',
         file=sys.stderr, flush=True)
   with contextlib.suppress(OSError):  # the run is whole without it
-    records.write_whole(workdir / 'advice.json', {
+    records.write_whole(workdir / FILE, {
       'sentence': str(found), 'batch_size': batch_size, 'lanes': lanes})

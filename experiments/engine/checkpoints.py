@@ -147,7 +147,7 @@ class Checkpoints:
   def _make_room(self, partial, flat) -> None:
     self.directory.mkdir(parents=True, exist_ok=True)
     self._report_partials()
-    self._sweep()
+    self.sweep()
     committing.check_room(self.directory, flat)
     partial.mkdir()
 
@@ -183,9 +183,9 @@ class Checkpoints:
     for step in set(steps) - keep:
       # Renamed first: a kill half-way must not leave a damaged checkpoint.
       committed[step].rename(committing.renamed(committed[step], 'removed'))
-    self._sweep()
+    self.sweep()
 
-  def _sweep(self) -> None:
+  def sweep(self) -> None:
     """Remove folders that nothing can need; they take room on the disk."""
     for path in self.directory.glob('step_*.*'):
       superseded = path.suffix == '.old' and path.with_suffix('').exists()

@@ -146,7 +146,13 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     if processes.is_first():
       said = _read_only(program, start, workdir, allow_changed)
       print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
-    return states.final(program, compiled, start.state)
+    final = states.final(program, compiled, start.state)
+    if processes.is_first():  # what a kill may have kept the run from
+      store.sweep()
+      if not (workdir / advising.FILE).exists():
+        _advise(program, workdir, title, final,
+                start.meta.get('batch_size', 0))
+    return final
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
   if start.step % schedule.scan:
@@ -170,10 +176,15 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     meta = {'config': config, 'numerics': identity.numerics(),
             'layout': workers.layout}
 
+    def batch_size():
+      each = clock.examples // _count_lanes(program)
+      return int(steered.columns.get('batch_size', [each])[0])
+
     def save(step, state):
       dog.enter('saving', step)
       saving.save(
-        store, step, state, meta | steered.meta | recorded.meta, log,
+        store, step, state, meta | steered.meta | recorded.meta | {
+          'batch_size': batch_size()}, log,
         finite=bool(compiled.is_finite(state)), first=compiled.create)
 
     state = _run(program, schedule, workers, compiled, start, steered, recorded,
@@ -198,11 +209,17 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       log.lines.seal()
   final = states.final(program, compiled, state)
   if processes.is_first():
-    lanes = len(jax.tree.leaves(program.lanes)[0])
-    size, = steered.columns.get('batch_size', [clock.examples // lanes])
-    advising.say(
-      workdir, title or str(workdir), final['opt_state'], int(size), lanes)
+    _advise(program, workdir, title, final, batch_size())
   return final
+
+
+def _count_lanes(program):
+  return len(jax.tree.leaves(program.lanes)[0])
+
+
+def _advise(program, workdir, title, final, batch_size):
+  advising.say(workdir, title or str(workdir), final['opt_state'], batch_size,
+               _count_lanes(program))
 
 
 def _read_only(program, start, workdir, allow_changed):

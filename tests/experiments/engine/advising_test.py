@@ -91,6 +91,20 @@ class FitTest(absltest.TestCase):
                  'Finished · step 4 of 4'):
       self.assertIn(text, page)
 
+  def test_a_kill_between_the_last_step_and_the_advice_loses_nothing(self):
+    chain = optax.chain(
+      gradiv.track_moments('workers', batch_size=2),
+      gradiv.aggregate_by_mean('workers'), optax.sgd(.1))
+    self.said(chain, 4)
+    advice = (self.folder / 'advice.json').read_bytes()
+    (self.folder / 'advice.json').unlink()
+    half = self.folder / 'checkpoints' / 'step_00000002.removed'
+    half.mkdir()
+    self.assertLen(self.said(chain, 4), 1)
+    self.assertEqual((self.folder / 'advice.json').read_bytes(), advice)
+    self.assertFalse(half.exists())
+    self.assertEmpty(self.said(chain, 4))
+
   def test_a_chain_that_does_not_ends_without(self):
     self.assertEmpty(self.said(optax.sgd(.1), 1))
     self.assertEqual(list(records.read(self.folder / 'metrics.jsonl')[-1]),
