@@ -31,12 +31,14 @@ def run(config: Config) -> None:
   """Measure the models, one after the other; raise if a number is wrong."""
   from experiments.overhead.zoo import (
     measuring,
+    more_transformers,
     page,
     small_models,
     table,
     transformers_models,
   )
-  del small_models, transformers_models  # they fill the table
+  # They fill the table.
+  del small_models, transformers_models, more_transformers
   names = [model.name for model in table.MODELS]
   if unknown := set(config.models) - set(names):
     raise SystemExit(f'--models={sorted(unknown)}: must be among {names}')

@@ -120,6 +120,36 @@ def weight_norm():
 
 
 @MODELS.model('flax')
+def spectral_norm():
+  import flax.linen as nn
+
+  class Net(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      x = jnp.tanh(nn.SpectralNorm(nn.Dense(256))(x, update_stats=False))
+      return nn.SpectralNorm(nn.Dense(64))(x, update_stats=False)
+
+  return of_linen(Net(), normal(24, 128))
+
+
+@MODELS.model('flax')
+def convolutions_with_weight_norm():
+  import flax.linen as nn
+
+  class Net(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      for _ in range(2):
+        x = nn.WeightNorm(nn.Conv(32, (3, 3)), use_scale=False)(x)
+        x = nn.relu(nn.GroupNorm(8)(x))
+      return nn.Dense(8)(x)
+
+  return of_linen(Net(), normal(16, 16, 3))
+
+
+@MODELS.model('flax')
 def recurrent():
   import flax.linen as nn
   return of_linen(nn.RNN(nn.OptimizedLSTMCell(96)), normal(24, 32))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,9 @@ class Made:
   def __call__(self, params, **inputs):
     """Apply the model to one example."""
     inputs = {name: x[None] for name, x in inputs.items()}
-    return self.model(**inputs, params=params, train=False)
+    names = inspect.signature(type(self.model).__call__).parameters
+    mode = {'train': False} if 'train' in names else {'deterministic': True}
+    return self.model(**inputs, params=params, **mode)
 
 
 def clip(x, min=None, max=None, *, a_min=None, a_max=None):
