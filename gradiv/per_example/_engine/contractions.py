@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gradiv._common import compat, trees
 from gradiv.per_example._engine import factors, scaled_factors
@@ -61,8 +60,8 @@ class Contraction:
   def _shape(self, common):
     """Return the shape after the last sum."""
     first = self._before(self.term.ops[:self.num_ops])
-    return jax.eval_shape(lambda: first.put(
-      jnp.zeros([first.product.sizes[i] for i in (0, 2, 3)]), common)).shape
+    return jax.eval_shape(
+      lambda: first.put(_zeros(first), common)).shape
 
   def _before(self, ops):
     return dataclasses.replace(self.term, ops=tuple(ops))
@@ -72,16 +71,19 @@ def as_block(
   term: Term, common: Data, array: jax.Array | None = None
 ) -> jax.Array:
   """Bring an array like the result of `term`, or ones, into [z, a, b]."""
-  z, _, a, b = term.product.sizes
-  axes = frozenset().union(*(compat.varying_axes(common[x])
-                             for op in term.ops for x in op.common))
-  zeros = compat.zeros_of((z, a, b), term.dtype, axes)
+  zeros = _zeros(term)
   put = lambda block: term.put(block, common)
   if array is None:
-    shape = jax.eval_shape(put, zeros)
-    array = compat.zeros_of(shape.shape, shape.dtype, axes) + 1
+    array = compat.zeros_like(jax.eval_shape(put, zeros)) + 1
   (block,) = jax.linear_transpose(put, zeros)(array)
   return trees.widen(block)
+
+
+def _zeros(term):
+  """Make zeros [z, a, b] whose type is that of the product."""
+  z, _, a, b = term.product.sizes
+  return compat.zeros_of(
+    (z, a, b), term.dtype, compat.varying_axes(term.source.aval))
 
 
 def see(term: Term, whole: Term | None) -> Contraction | None:
@@ -91,6 +93,8 @@ def see(term: Term, whole: Term | None) -> Contraction | None:
     term: The term.
     whole: The product that it is added to, if any.
   """
+  if term.source is None:
+    return None
   labels: list[Any] = [numbered(term.product.labels)]
   for op in term.ops:
     labels.append(None if labels[-1] is None else op.relabel(labels[-1]))
@@ -104,7 +108,7 @@ def see(term: Term, whole: Term | None) -> Contraction | None:
   kept = labels[last] is not None and _kept(labels[0], labels[last])
   if not kept:
     return None
-  if whole and (term.source is None or whole.source is not term.source
+  if whole and (whole.source is not term.source
                 or not one and not _at(labels[-1], whole.labels)):
     return None
   return Contraction(

@@ -1,5 +1,6 @@
 """Weights that are normalized before their use, without writing products."""
 
+import functools
 import re
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from jax.sharding import PartitionSpec as P
 
 import gradiv
 from gradiv.per_example._engine import trace
@@ -115,6 +117,31 @@ class ContractionsTest(parameterized.TestCase):
       compiled.as_text(), fr'f32\[{n},(\d+,)?({a},{b}|{b},{a})')
     rows = gradiv.explain(loss_fn, *problem).rows
     self.assertEqual({row.rule for row in rows}, {'contracted'})
+
+  @parameterized.parameters('standardized', 'whole')
+  def test_workers_hold_parts_of_the_batch(self, name):
+    """Types vary over the workers; so do those of what is contracted."""
+    net, of_params, of_example = CASES[name]
+    draw = Draw(name)
+    loss_fn, params, batch = draw.regression(net, draw(*of_params), *of_example)
+    batch = jax.tree.map(lambda x: x[:4], batch)
+
+    def of_worker(params, batch, is_private):
+      if is_private:
+        params = gradiv.as_private(params, 'workers')
+      with reference.little_room():
+        _, grad, moments = gradiv.example_moments(
+          loss_fn, axis_name='workers')(params, batch)
+      return grad, moments
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('workers',))
+    for is_private in (True, False):
+      grad, moments = jax.jit(jax.shard_map(
+        functools.partial(of_worker, is_private=is_private), mesh=mesh,
+        in_specs=(P(), P('workers')), out_specs=P()))(params, batch)
+      truth = reference.Truth(*reference.gradients(loss_fn, params, batch))
+      truth.check_sum([grad], np.full(4, 1 / 4))
+      truth.check_moments(moments)
 
   def test_convolutions_with_a_gain_take_patches(self):
     """XLA on CPU is slow at convolutions that each example has for itself."""
