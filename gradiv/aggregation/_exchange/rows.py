@@ -210,7 +210,10 @@ def _gram(piece: _Piece) -> jax.Array:
                 jnp.where(is_last, zero, part))
 
       count, rest = divmod(width, size)
-      total = sum(lax.fori_loop(0, count, add, (zero, zero))) if count else zero
+      total = zero
+      if count:
+        total, part = lax.fori_loop(0, count, add, (zero, zero))
+        total += part
       return total + own(count * size, rest) if rest else total
     return gram
 
