@@ -16,11 +16,14 @@ from jax import lax
 from gradiv._common import trees, usable_rows
 from gradiv.aggregation._exchange import products
 
-# On a CPU a block has about as many elements as fit into a cache, because the
-# product of fewer does not keep all cores busy. Another device needs blocks of
-# many columns, so that it has enough to do.
-BLOCK_ELEMENTS, FEWEST_COLUMNS, MOST_COLUMNS = 1 << 19, 4096, 1 << 15
+# On a CPU one core copies a block and multiplies it, so it has to fit into the
+# cache of that core. XLA has several cores copy a larger one. Another device
+# needs blocks of many columns, so that it has enough to do.
+BLOCK_ELEMENTS, FEWEST_COLUMNS = 1 << 15, 256
 LARGE_BLOCK = 1 << 20
+# Blocks whose matrices are summed apart: one sum over thousands of blocks loses
+# digits.
+BLOCKS_AT_ONCE = 32
 # Smaller leaves are joined, as each has a loop of its own.
 SMALL_LEAF = 1 << 16
 
@@ -122,8 +125,23 @@ def _weigh(weights, rows, present):
     return lax.fori_loop(
       1, len(rows), lambda i, total: total + row(i), row(0))
 
-  return usable_rows.unless(present.all(), one_by_one, jnp.tensordot(
-    weights, trees.widen(rows), axes=1, precision=lax.Precision.HIGHEST))
+  return usable_rows.unless(
+    present.all(), one_by_one, lax.platform_dependent(
+      weights, rows, cpu=_row_or_sum, default=_sum))
+
+
+def _row_or_sum(weights, rows):
+  """Sum rows with weights, and read one row alone if no other has a weight."""
+  def one_row(weights, rows):
+    chosen = jnp.argmax(weights != 0)
+    return weights[chosen] * trees.widen(rows[chosen])
+
+  return lax.cond((weights != 0).sum() == 1, one_row, _sum, weights, rows)
+
+
+def _sum(weights, rows):
+  return jnp.tensordot(weights, trees.widen(rows), axes=1,
+                       precision=lax.Precision.HIGHEST)
 
 
 class _Piece(NamedTuple):
@@ -181,19 +199,27 @@ def _gram(piece: _Piece) -> jax.Array:
 
   def by_blocks(size):
     def gram(piece):
-      total = jnp.zeros((side, side), jnp.float32)
-      add = lambda first, size: products.inner_products(
+      zero = jnp.zeros((side, side), jnp.float32)
+      own = lambda first, size: products.inner_products(
         *(piece.block(first, size),) * 2)
+
+      def add(i, sums):
+        total, part = sums[0], sums[1] + own(i * size, size)
+        is_last = (i + 1) % BLOCKS_AT_ONCE == 0
+        return (jnp.where(is_last, total + part, total),
+                jnp.where(is_last, zero, part))
+
       count, rest = divmod(width, size)
+      total = zero
       if count:
-        total = lax.fori_loop(
-          0, count, lambda i, total: total + add(i * size, size), total)
-      return total + add(count * size, rest) if rest else total
+        total, part = lax.fori_loop(0, count, add, (zero, zero))
+        total += part
+      return total + own(count * size, rest) if rest else total
     return gram
 
   # A center, or more rows, are put beside the rows one block at a time.
   is_plain = piece.center is None and not len(piece.extra)
-  columns = max(FEWEST_COLUMNS, min(BLOCK_ELEMENTS // side, MOST_COLUMNS))
+  columns = max(FEWEST_COLUMNS, BLOCK_ELEMENTS // side)
   return lax.platform_dependent(
     piece, cpu=by_blocks(columns),
     default=by_blocks(max(width, 1) if is_plain else LARGE_BLOCK))

@@ -68,6 +68,38 @@ def test_a_weighted_sum_leaves_out_nan():
     total['g'], weights[present] @ rows[present], 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize('weights', (
+  (0, 0, 0, -2.5, 0, 0, 0), (0,) * 7, (0, 1e-30, 0, 1, 0, 0, 0)))
+def test_a_row_alone_is_what_the_sum_would_be(weights):
+  rows, weights = sample(), np.float32(weights)
+  rows[2] = np.nan
+  present = np.arange(7) != 2
+  total = jax.jit(lambda x, weights: rows_lib.weighted_sum(
+    {'g': x}, jnp.asarray(present), (), [weights], [0]))(rows, weights)
+  np.testing.assert_array_equal(
+    total['g'], np.float32(weights[3]) * rows[3])
+
+
+def test_one_choice_for_each_seed():
+  """The seeds choose a row, nothing, and a sum."""
+  rows = np.stack([sample() for _ in range(3)])
+  weights = np.float32([np.eye(7)[5], np.zeros(7), np.ones(7)])
+  everyone = jnp.ones(7, bool)
+  total = jax.jit(jax.vmap(lambda x, weights: rows_lib.weighted_sum(
+    {'g': x}, everyone, (), [weights], [0])))(rows, weights)
+  np.testing.assert_allclose(
+    total['g'], np.einsum('sn,snd->sd', weights, rows), 1e-5)
+
+
+def test_many_blocks_lose_no_digits(monkeypatch):
+  monkeypatch.setattr(rows_lib, 'BLOCK_ELEMENTS', 0)
+  monkeypatch.setattr(rows_lib, 'FEWEST_COLUMNS', 16)
+  rows = np.full((4, 1 << 16), 0.3, np.float32)
+  wanted = np.full((4, 4), (1 << 16) * np.float64(np.float32(0.3))**2)
+  found, _ = gram_of(rows, centered=False)
+  np.testing.assert_allclose(found, wanted, 2e-6)
+
+
 def test_no_copy_of_the_rows_is_kept(n=32, size=1 << 20):
   rows = jax.ShapeDtypeStruct((n, size), jnp.float32)
 
