@@ -159,7 +159,10 @@ class ComparingTest(absltest.TestCase):
     self.assertEqual(re.findall('<code>(.*?)</code>', table),
                      ['rate', '0.1', '0.2'])
     self.assertIn('sweep/batch_8: loss', read.headings)
-    self.assertIn('The same in both.', read.text)  # the versions
+    # The versions.
+    self.assertIn('What is recorded is the same in both.', read.text)
+    self.assertNotIn('Not recorded', read.text)
+    self.assertEqual(read.text.count('It holds & more.'), 2)
 
   def test_two_fits_are_a_pair(self):
     read = PageTest.check(self, self.compare(
@@ -167,11 +170,30 @@ class ComparingTest(absltest.TestCase):
       folders.of_fit(self.folder / 'b' / 'run', steps=4)))
     self.assertIn('batch-size bound B_S', read.headings)
     self.assertIn(str(self.folder / 'a' / 'run'), read.text)
+    for name in 'ab':
+      self.assertIn(f'{self.folder / name}/run: batch 64 is far below B_S.',
+                    read.text)
+
+  def test_without_a_configuration_nothing_is_called_the_same(self):
+    one, other = (folders.of_fit(self.folder / name) for name in 'ab')
+    meta = one / 'checkpoints/step_00000008/meta.json'
+    recorded = json.loads(meta.read_text())
+    for path, more in ((one, {}), (other, {'rate': 0.1})):
+      folders.write(path / 'checkpoints/step_00000008/meta.json', recorded | {
+        'config': {'seed': 0, 'num_workers': 1} | more})
+    read = PageTest.check(self, self.compare(one, other))
+    self.assertIn(
+      'Not recorded for a: model, optimizer, learning rate and whatever else '
+      'may differ. To see it here, pass it to engine.fit, such as '
+      "config={'learning_rate': 0.1}.", read.text)
+    read = PageTest.check(self, self.compare(one, one))
+    self.assertIn('Not recorded for', read.text)
 
   def test_nothing_in_common(self):
     read = PageTest.check(self, self.compare(
       folders.of_fit(self.folder / 'a'), folders.of_study(self.folder / 'b')))
     self.assertIn('1 parts of a have no counterpart', read.text)
+    self.assertIn('Claims: 2 only in b', read.headings)
 
 
 class EscapeTest(absltest.TestCase):
