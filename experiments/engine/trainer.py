@@ -201,7 +201,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
     lanes = len(jax.tree.leaves(program.lanes)[0])
     size, = steered.columns.get('batch_size', [clock.examples // lanes])
     advising.say(
-      workdir, title or str(workdir), final['opt_state'], int(size), lanes)
+      workdir, title or str(workdir), program.tracker(final['opt_state']),
+      int(size), lanes)
   return final
 
 
