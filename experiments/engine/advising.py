@@ -54,7 +54,7 @@ def say(workdir: pathlib.Path, title: str, state: TrackMomentsState | None,
   found = advice(state, batch_size) if batch_size else None
   if found is None:
     return
-  print(f'{title}{f", lane 1 of {lanes}" if lanes > 1 else ""}: {found}',
+  print(f'{title}{f", training 1 of {lanes}" if lanes > 1 else ""}: {found}',
         file=sys.stderr, flush=True)
   with contextlib.suppress(OSError):  # the run is whole without it
     records.write_whole(workdir / 'advice.json', {

@@ -183,8 +183,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       save(schedule.steps, state)
       if processes.is_first():
         print(f'{title or workdir}: at step {recorded.diverged_at} of '
-              f'{schedule.steps} no lane is finite any more: not trained '
-              'further', file=sys.stderr, flush=True)
+              f'{schedule.steps} no training has finite parameters any more: '
+              'not trained further', file=sys.stderr, flush=True)
     if processes.is_first() and (said := counted.sentence()):
       print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
     processes.check(stop)

@@ -46,7 +46,8 @@ def listed(claims: Sequence[dict[str, Any]]) -> Raw:
 
 def value(claim: dict[str, Any]) -> str:
   """Write what was measured, with its interval."""
-  return numbers.with_interval(claim['measured'], claim.get('unit', ''))
+  return numbers.with_interval(
+    claim['measured'], claim.get('unit', ''), _range(claim))
 
 
 def _claim(claim):

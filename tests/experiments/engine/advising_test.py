@@ -50,7 +50,7 @@ class AdviceTest(absltest.TestCase):
     expected = str(gradiv.advise(gradiv.read_moments(one), 16))
     lanes = jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other)
     self.assertEqual(say('a run', lanes, 16, 2), (
-      f'a run, lane 1 of 2: {expected}\n',
+      f'a run, training 1 of 2: {expected}\n',
       {'sentence': expected, 'batch_size': 16, 'lanes': 2}))
 
   def test_nothing_tracked_is_nothing_said(self):
