@@ -28,7 +28,7 @@ class ResultsPageTest(absltest.TestCase):
     _, found = results_page.stories()[0]
     bounds = [int(re.search(r'B_S is (\d+)', claim.note)[1])
               for claim in found if claim.key.startswith('waste_')]
-    self.assertIn(f'{min(bounds)} to {max(bounds)}, because B_S grows',
+    self.assertIn(f'it is {min(bounds)} to {max(bounds)}. This',
                   (results_page.ROOT / 'README.md').read_text())
 
   def test_figures_are_there(self):
