@@ -15,7 +15,7 @@ from experiments.report import (
   verdicts,
 )
 from experiments.report.drawing import Figure, Line
-from experiments.report.markup import Raw, join, table, tag
+from experiments.report.markup import Raw, join, prose, table, tag
 from experiments.report.reading import Part, Run
 
 _MAX_PARTS = 12  # that are drawn
@@ -91,8 +91,8 @@ def _claims(names, first, second):
   differ = [key for key in in_both
             if len({claim['verdict'] for claim in pairs[key]}) > 1]
   order = dict.fromkeys([*differ, *in_both, *keys])
-  rows = [(next(x for x in pairs[key] if x)['text'], *map(cell, pairs[key]))
-          for key in order]
+  text = lambda key: prose(next(x for x in pairs[key] if x)['text'])
+  rows = [(text(key), *map(cell, pairs[key])) for key in order]
   alone = [f'{len(by_key[i].keys() - by_key[1 - i].keys())} only in {names[i]}'
            for i in (0, 1) if by_key[i].keys() - by_key[1 - i].keys()]
   title = ', '.join([

@@ -17,7 +17,7 @@ from experiments.report import (
   timing,
   verdicts,
 )
-from experiments.report.markup import Raw, join, tag
+from experiments.report.markup import Raw, join, prose, tag
 from experiments.report.reading import Run
 
 _HERE = pathlib.Path(__file__).parent
@@ -86,7 +86,7 @@ def said(run: Run, name: str = '') -> Iterator[Raw]:
   whose = join(tag('b', name), ': ') if name else None
   sentence = run.story.get('sentence')
   if sentence:
-    yield tag('p', whose, sentence, class_='lead')
+    yield tag('p', whose, prose(sentence), class_='lead')
   advised = [part for part in run.parts if part.advice]
   if len(advised) == 1 and not sentence:
     advice = advised[0].advice
@@ -102,8 +102,10 @@ def said(run: Run, name: str = '') -> Iterator[Raw]:
 
 def _setup(run):
   """Say what was trained."""
-  return tag('p', run.story['setup'], ' ', _link(run.story.get('link', '')),
-             class_='aside') if run.story.get('setup') else None
+  if not run.story.get('setup'):
+    return None
+  return tag('p', prose(run.story['setup']), ' ',
+             _link(run.story.get('link', '')), class_='aside')
 
 
 def _link(address):

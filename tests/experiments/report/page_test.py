@@ -8,7 +8,7 @@ import tempfile
 
 from absl.testing import absltest
 
-from experiments.report import comparing, markup, page, reading
+from experiments.report import comparing, markup, page, reading, verdicts
 from tests.experiments.report import folders
 
 
@@ -89,7 +89,7 @@ class PageTest(absltest.TestCase):
   def test_a_study_shows_claims_and_pictures(self):
     read = self.check(self.page_of(folders.of_study))
     self.assertIn('Claims: 1 hold, 1 unknown', read.headings)
-    self.assertIn('1.5 × [1.25, 1.75] · holds if ≥ 1 ×', read.text)
+    self.assertIn('1.5 × [1.25, 1.75] · holds if ≥ 1 × · paper 2 ×', read.text)
     self.assertIn(f'A paper {folders.EVIL}', read.text)
     self.assertIn('Each line is the median of the trainings', read.text)
     self.assertIn(('img', {
@@ -194,6 +194,35 @@ class ComparingTest(absltest.TestCase):
       folders.of_fit(self.folder / 'a'), folders.of_study(self.folder / 'b')))
     self.assertIn('1 parts of a have no counterpart', read.text)
     self.assertIn('Claims: 2 only in b', read.headings)
+
+
+class ClaimTest(absltest.TestCase):
+
+  def shown(self, **changed):
+    """Return a claim's text, and the texts of its ticks."""
+    text = verdicts.listed([{
+      'text': '`f` of `g` grows', 'measured': [0.7, 0.5, 1.002],
+      'allowed': [1., None], 'verdict': 'open'} | changed])
+    return text, re.findall('<text[^>]*>(.*?)</text>', text)
+
+  def test_an_end_beside_the_range_is_told_from_its_limit(self):
+    text, ticks = self.shown()
+    self.assertIn('0.7 [0.5, 1.002]', text)
+    self.assertEqual(ticks, ['0.6', '0.8', '1'])
+
+  def test_numbers_of_other_magnitude_leave_room_for_the_interval(self):
+    _, ticks = self.shown(paper=17.7)
+    self.assertEqual(ticks, ['1', '3', '10'])  # logarithmic
+
+  def test_shares_are_ticked_in_percent(self):
+    _, ticks = self.shown(unit='%', measured=[0.97, 0.95, 0.99],
+                          allowed=[0.9, None])
+    self.assertEqual(ticks, ['90 %', '95 %', '100 %'])
+
+  def test_backticks_are_code(self):
+    text, _ = self.shown(note='`x < y`')
+    self.assertIn('<code>f</code> of <code>g</code> grows', text)
+    self.assertIn('<code>x &lt; y</code>', text)
 
 
 class EscapeTest(absltest.TestCase):
