@@ -28,10 +28,9 @@ For each claim: what our command measures on data that comes with the
 repository, with its 95 % interval over independent runs, and the paper's own
 number where we could read it. A claim ✓ holds if the whole interval lies in the
 allowed range, and ✗ fails if it lies outside. ◐ is open: the interval allows
-both, or a second run, which differs in rounding alone, disagrees. Only with the
-flag `--roundings=2` does a command make that second run, but for
-`make decentralized`, which always does. This page is written by `make results`,
-from `docs/results/*.json`.
+both, or a second run, which differs in rounding alone, disagrees. Most commands
+skip that second run; the flag `--roundings=2` adds it. This page is written by
+`make results`, from `docs/results/*.json`.
 """
 
 
