@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo mechanisms agreement critical decentralized adascale control \
+.PHONY: notebook demo mechanisms agreement critical decentralized adascale control \
   critical_batch overhead overhead-page accelerator zoo results site test \
   test-all fuzz soak lint audit
+
+notebook: $(VENV)/ready
+	$(RUN) -m pip install --quiet --editable '.[notebook]'
+	@echo '== the notebook, in a browser; skip its first cell, as gradiv is installed'
+	$(RUN) -m jupyterlab colab/gradiv.ipynb
 
 demo: WORKDIR ?= runs/gradient_diversity
 demo: $(VENV)/ready

@@ -26,7 +26,7 @@ external_toc_path = 'docs/_toc.yml'
 include_patterns = [
   'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**',
   'gradiv/per_example/README.md']
-exclude_patterns = ['docs/_templates', '.venv', 'build', 'runs']
+exclude_patterns = ['docs/_templates', 'docs/_static', '.venv', 'build', 'runs']
 
 myst_heading_anchors = 3
 
@@ -46,6 +46,8 @@ html_theme = 'furo'
 html_title = f'gradiv {release}'
 html_copy_source = False
 html_show_sphinx = False
+html_static_path = ['_static']
+html_css_files = ['site.css']
 templates_path = ['_templates']
 # The root of the site leads to the first page.
 html_additional_pages = {'index': 'redirect.html'}

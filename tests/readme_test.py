@@ -3,8 +3,12 @@
 import configparser
 import contextlib
 import io
+import os
 import pathlib
 import re
+import subprocess
+import sys
+import tempfile
 
 import jax
 from absl.testing import absltest
@@ -118,6 +122,21 @@ class PackagingTest(absltest.TestCase):
     self.assertEqual(names, {'jax', 'optax', 'numpy'})
     found = config['options.packages.find']['include']
     self.assertEqual(found, 'gradiv, gradiv.*')
+
+  def test_beside_a_clone_its_folder_does_not_hide_the_package(self):
+    """An editable installation is a path, which is searched for a package."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    self.assertEqual(config['editable_wheel']['mode'], 'compat')
+    with tempfile.TemporaryDirectory() as folder:
+      (pathlib.Path(folder) / 'gradiv').mkdir()  # as a clone beside the script
+      script = pathlib.Path(folder) / 'train.py'
+      script.write_text('import importlib.util as x\n'
+                        'print(x.find_spec("gradiv").origin)')
+      done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True,
+        check=True, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    self.assertEqual(done.stdout.strip(), str(ROOT / 'gradiv/__init__.py'))
 
   def test_the_package_is_typed_and_has_a_version(self):
     self.assertTrue((ROOT / 'gradiv' / 'py.typed').exists())

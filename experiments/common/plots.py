@@ -140,7 +140,7 @@ def forest(claims: Sequence[Claim]) -> Figure:
   for row, claim in enumerate(claims):
     ax.text(0, row, '\n'.join(textwrap.wrap(claim.text, 56)), va='center',
             fontsize=7)
-    ax.text(0.79, row, tables.with_interval(claim.measured, claim.unit),
+    ax.text(0.79, row, tables.measured(claim),
             va='center', fontsize=7)
     _forest_row(ax, row, claim)
   words = dict.fromkeys(claim.verdict for claim in claims)

@@ -28,8 +28,9 @@ For each claim: what our command measures on data that comes with the
 repository, with its 95 % interval over independent runs, and the paper's own
 number where we could read it. A claim ✓ holds if the whole interval lies in the
 allowed range, and ✗ fails if it lies outside. ◐ is open: the interval allows
-both, or a second run, which differs in rounding alone, disagrees. This page is
-written by `make results`, from `docs/results/*.json`.
+both, or a second run, which differs in rounding alone, disagrees. Most commands
+skip that second run; the flag `--roundings=2` adds it. This page is written by
+`make results`, from `docs/results/*.json`.
 """
 
 
@@ -54,7 +55,7 @@ def page() -> str:
 
 def section(story: dict, claims: list[Claim]) -> str:
   """Write the section of a paper: setup, claims, notes, figures."""
-  again = (', each trained twice with different rounding'
+  again = (', each trained twice with different rounding (`--roundings=2`)'
            if story['roundings'] > 1 else '')
   lines = [
     f'## {story["title"]}', '', f'[The paper]({story["link"]}) · '
@@ -81,7 +82,7 @@ def table(claims: list[Claim]) -> tables.Table:
     '', ('', 'claim', 'the paper', 'here', 'holds if'),
     [(VERDICTS[claim.verdict], f'{i}. {claim.text}',
       tables.number(claim.paper, claim.unit),
-      tables.with_interval(claim.measured, claim.unit), tables.allowed(claim))
+      tables.measured(claim), tables.allowed(claim))
      for i, claim in enumerate(claims, 1)], is_text=True)
 
 
@@ -91,7 +92,7 @@ def detail(claim: Claim) -> str:
     claim.source, f' In the paper: {claim.source}.')
   again = '' if claim.second is None else (
     ' With the other rounding '
-    f'{tables.with_interval(claim.second, claim.unit)}.')
+    f'{tables.with_interval(claim.second, claim.unit, claim.allowed)}.')
   return (f'{claim.how[0].upper()}{claim.how[1:]}.{source}{again} '
           f'{claim.note}').rstrip()
 

@@ -67,9 +67,9 @@ def _train(study, config, stop, begin):
     task = study.prepare(config)
     work, trained = _plan(study, config, task, workdir)
   begin(trained)
-  finished = sum(size is None for size in work.values())
+  finished = sum(work[name] is None for name in trained)
   if finished and processes.is_first():
-    print(f'{finished} of {len(work)} parts were finished before',
+    print(f'{finished} of {len(trained)} parts were finished before',
           file=sys.stderr)
   sizes = {name: size for name, size in work.items() if size is not None}
   with progress.board(sizes, finished) as board:

@@ -62,6 +62,11 @@ def plus_minus(mean: float | None, error: float | None, spec: str = '.2f',
   return shown if error is None else f'{shown} ± {scale * error:{spec}}'
 
 
+def measured(claim: Claim) -> str:
+  """Write what was measured, with its interval."""
+  return with_interval(claim.measured, claim.unit, claim.allowed)
+
+
 def allowed(claim: Claim) -> str:
   """Write the range that would bear a claim out."""
   return numbers.within(*claim.allowed, claim.unit)
@@ -75,8 +80,8 @@ def of_claims(claims: Sequence[Claim], title: str = 'Claims') -> Table:
   return Table(
     f'{title}: {counts}', ('', 'claim', 'here', 'holds if', 'paper'),
     [(VERDICTS[claim.verdict], claim.text,
-      with_interval(claim.measured, claim.unit), allowed(claim),
-      number(claim.paper, claim.unit)) for claim in claims], is_text=True)
+      measured(claim), allowed(claim), number(claim.paper, claim.unit))
+     for claim in claims], is_text=True)
 
 
 def _width(text: str) -> int:

@@ -22,19 +22,24 @@ def first_of(kind: type, opt_state: Any) -> Any:
               None)
 
 
-def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
+def first_tracker(opt_state: Any) -> TrackMomentsState | None:
+  """Find the first state of `track_moments`; None where there is none."""
+  return first_of(TrackMomentsState, opt_state)
+
+
+def advice(state: TrackMomentsState | None, batch_size: int
+           ) -> gradiv.diversity.Advice | None:
   """Advise on a batch size by what an optimizer has tracked.
 
-  Of several states of `track_moments` it is the first; of lanes, likewise.
-
   Args:
-    opt_state: Of the end of a run, with any leading axes.
+    state: Of the end of a run, with any leading axes: of lanes, it is the
+      first.
     batch_size: Examples of one update, of all workers together.
 
   Returns:
     None where no step was tracked, such as with one worker.
   """
-  if (state := first_of(TrackMomentsState, opt_state)) is None:
+  if state is None:
     return None
   # On this host: of several processes, the first one alone reads it.
   state = jax.tree.map(np.asarray, state)
@@ -45,13 +50,13 @@ def advice(opt_state: Any, batch_size: int) -> gradiv.diversity.Advice | None:
   return gradiv.advise(gradiv.read_moments(state), batch_size)
 
 
-def say(workdir: pathlib.Path, title: str, opt_state: Any, batch_size: int,
-        lanes: int) -> None:
+def say(workdir: pathlib.Path, title: str, state: TrackMomentsState | None,
+        batch_size: int, lanes: int) -> None:
   """Print what `advice` says, and keep it in `FILE` for the report."""
-  found = advice(opt_state, batch_size) if batch_size else None
+  found = advice(state, batch_size) if batch_size else None
   if found is None:
     return
-  print(f'{title}{f", lane 1 of {lanes}" if lanes > 1 else ""}: {found}',
+  print(f'{title}{f", training 1 of {lanes}" if lanes > 1 else ""}: {found}',
         file=sys.stderr, flush=True)
   with contextlib.suppress(OSError):  # the run is whole without it
     records.write_whole(workdir / FILE, {

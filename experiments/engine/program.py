@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.engine import advising
 from experiments.engine.control import Control
 
 Lane = dict[str, jax.Array]
@@ -39,6 +40,8 @@ class Program:
       dict of scalars to record.
     evaluate: (data, lane, params) -> dict of scalars.
     read: opt_state -> dict of scalars to record.
+    tracker: opt_state -> the state of `gradiv.track_moments` that the advice at
+      the end of the run is from. By default the first; None: no advice.
     compare: params of all lanes -> dict of arrays to record.
     gradient: (lane, params, batch, key) -> (loss, gradient), where it is not
       that of `loss`; here the lane holds the 'step', too, which is common to
@@ -76,6 +79,7 @@ class Program:
   evaluate: Callable
   gather: Callable = lambda rows: rows
   read: Callable = lambda opt_state: {}
+  tracker: Callable = advising.first_tracker
   compare: Callable = lambda params: {}
   gradient: Callable | None = None
   private: tuple[str, ...] = ()

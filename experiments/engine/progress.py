@@ -75,7 +75,9 @@ class Board:
   def __init__(self, work: Mapping[str, int], finished: int = 0):
     """Take the work of each part that is to do, and count the finished ones."""
     self._work = dict(work)
-    self._num_parts, self._num_done = len(work) + finished, finished
+    # As the report does, count what is trained.
+    self._num_parts = sum(map(bool, work.values())) + finished
+    self._num_done = finished
     self._finished_work = self._earlier_work = 0
     self._lines: dict[str, Line] = {}
     self._began = self._shown = time.monotonic()
@@ -121,7 +123,7 @@ class Board:
     """Put a line that stays in the place of that of a part."""
     with self._lock:
       seconds = self.end(title)
-      self._num_done += 1
+      self._num_done += bool(self._work.get(title))
       self._finished_work += self._work.get(title, 0)
       text = ', '.join(filter(None, (f'{title}: {seconds:.0f} s', result)))
       if self._rich:
@@ -168,10 +170,11 @@ class Board:
     """Estimate the time left from the speed of this process."""
     done, total = self._work_done(), sum(self._work.values())
     if done <= self._earlier_work:
-      return f'{total - done:,.0f} lane-steps to do' if total else ''
+      return f'{total - done:,.0f} steps of all trainings to do' if (
+        total) else ''
     seconds = (time.monotonic() - self._began) * (total - done) / (
       done - self._earlier_work)
-    return (f'{done / total:.0%} of {total:,} lane-steps, '
+    return (f'{done / total:.0%} of {total:,} steps of all trainings, '
             f'{seconds // 60:.0f}:{seconds % 60:02.0f} left')
 
 
@@ -180,8 +183,9 @@ def board(work: Mapping[str, int], finished: int = 0) -> Iterator[Board]:
   """Show parts while the block runs; bars below join it.
 
   Args:
-    work: Of each part to do, by title: its lane-steps, or 0.
-    finished: How many parts were done before.
+    work: Of each part to do, by title: the steps of all trainings in it; 0 of
+      what is computed from these, which is shown and not counted as a part.
+    finished: How many parts were trained before.
   """
   global _current
   before, _current = _current, Board(work, finished)

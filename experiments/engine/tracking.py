@@ -56,8 +56,7 @@ def tracked(opt_state: Any, names: Sequence[str] = ()) -> dict[str, jax.Array]:
     'worker_gram' is [n, n].
   """
   found = {}
-  if (state := advising.first_of(
-      gradiv.diversity.TrackMomentsState, opt_state)) is not None:
+  if (state := advising.first_tracker(opt_state)) is not None:
     reading = gradiv.read_moments(state)
     groups, whole = ((reading, reading.whole) if reading.whole is not None
                      else (None, reading))

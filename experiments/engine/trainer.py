@@ -194,8 +194,8 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       save(schedule.steps, state)
       if processes.is_first():
         print(f'{title or workdir}: at step {recorded.diverged_at} of '
-              f'{schedule.steps} no lane is finite any more: not trained '
-              'further', file=sys.stderr, flush=True)
+              f'{schedule.steps} no training has finite parameters any more: '
+              'not trained further', file=sys.stderr, flush=True)
     if processes.is_first() and (said := counted.sentence()):
       print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
     processes.check(stop)
@@ -218,8 +218,9 @@ def _count_lanes(program):
 
 
 def _advise(program, workdir, title, final, batch_size):
-  advising.say(workdir, title or str(workdir), final['opt_state'], batch_size,
-               _count_lanes(program))
+  advising.say(
+    workdir, title or str(workdir), program.tracker(final['opt_state']),
+    batch_size, _count_lanes(program))
 
 
 def _read_only(program, start, workdir, allow_changed):

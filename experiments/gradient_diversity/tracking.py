@@ -74,12 +74,17 @@ def tracked_sgd(lane, config, batch_size: int, axis_name
     plain_sgd(lane, axis_name))
 
 
+def of_workers(opt_state) -> gradiv.diversity.TrackMomentsState:
+  """Find what the workers track, as in any training: all advice is from it."""
+  return opt_state[1]
+
+
 def read(opt_state) -> dict:
   """Flatten what is tracked into numbers to record.
 
   The averages, and the estimates of the last step alone.
   """
-  examples, workers = opt_state[:2]
+  examples, workers = opt_state[0], of_workers(opt_state)
   return {
     **_flatten(workers), 'num_skipped': workers.num_skipped,
     **{f'example_{name}': x for name, x in _flatten(examples).items()}}

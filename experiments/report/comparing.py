@@ -1,4 +1,5 @@
-"""Two runs side by side: what differs in flags, claims, curves and time."""
+"""Two runs side by side: advice, and what differs in flags, claims, curves and
+time."""
 
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from experiments.report import (
   verdicts,
 )
 from experiments.report.drawing import Figure, Line
-from experiments.report.markup import Raw, join, table, tag
+from experiments.report.markup import Raw, join, prose, table, tag
 from experiments.report.reading import Part, Run
 
 _MAX_PARTS = 12  # that are drawn
@@ -33,8 +34,11 @@ def of_runs(first: Run, second: Run) -> str:
     tag('h1', f'{names[0]} and {names[1]}'),
     *(tag('p', tag('b', name), ': ', page.status(run), class_='status')
       for name, run in zip(names, (first, second))),
+    *(found for name, run in zip(names, (first, second))
+      for found in page.said(run, name)),
     _differences('Configuration', names, *(
       settings.flat(settings.of_run(run)) for run in (first, second))),
+    _unrecorded(names, (first, second)),
     _differences('Versions', names, *map(settings.origin, (first, second))),
     _claims(names, first, second), _curves(names, first, second),
     _times(names, first, second))
@@ -54,8 +58,20 @@ def _differences(title, names, first, second):
   shown = table((title.lower(), *names), [
     (tag('code', key), *(tag('code', values.get(key, '–'))
                          for values in (first, second))) for key in keys]
-  ) if keys else tag('p', 'The same in both.')
+  ) if keys else tag('p', (
+    'What is recorded is the same in both.' if first else
+    'Nothing is recorded.'))
   return join(tag('h2', f'{title}: what differs'), shown)
+
+
+def _unrecorded(names, runs):
+  """Say which runs have not recorded what defines them, and how to do so."""
+  lacking = [name for name, run in zip(names, runs)
+             if not settings.is_recorded(run)]
+  return tag(
+    'p', f'Not recorded for {" and ".join(lacking)}: model, optimizer, '
+    'learning rate and whatever else may differ. To see it here, pass it to '
+    "engine.fit, such as config={'learning_rate': 0.1}.") if lacking else None
 
 
 def _claims(names, first, second):
@@ -75,9 +91,13 @@ def _claims(names, first, second):
   differ = [key for key in in_both
             if len({claim['verdict'] for claim in pairs[key]}) > 1]
   order = dict.fromkeys([*differ, *in_both, *keys])
-  rows = [(next(x for x in pairs[key] if x)['text'], *map(cell, pairs[key]))
-          for key in order]
-  title = f'{len(differ)} of {len(in_both)} verdicts differ'
+  text = lambda key: prose(next(x for x in pairs[key] if x)['text'])
+  rows = [(text(key), *map(cell, pairs[key])) for key in order]
+  alone = [f'{len(by_key[i].keys() - by_key[1 - i].keys())} only in {names[i]}'
+           for i in (0, 1) if by_key[i].keys() - by_key[1 - i].keys()]
+  title = ', '.join([
+    *([f'{len(differ)} of {len(in_both)} verdicts differ'] if in_both else []),
+    *alone])
   return join(tag('h2', f'Claims: {title}'),
               table(('claim', *names), rows))
 
@@ -129,8 +149,6 @@ def _line(names, i, *values):
 
 
 def _times(names, first, second):
-  rows = [(name, *timing.row(part))
-          for name, run in zip(names, (first, second)) for part in run.parts
-          if part.timing]
-  return join(tag('h2', 'Time'), table(('run', *timing.NAMES), rows)) if (
-    rows) else None
+  return timing.listed(
+    [(f'{name}: {part.name}' if part.name else name, part)
+     for name, run in zip(names, (first, second)) for part in run.parts])

@@ -58,8 +58,11 @@ def draw(figure: Figure) -> Raw | None:
     *(shapes.band(line, x, y) for line in lines if not line.is_dotted),
     *(shapes.marks(line, x, y) for line in lines))
   hover = [shapes.hover(line, x, y) for line in lines]
+  label = lambda name, is_log: ', '.join(
+    filter(None, (name, 'log scale' if is_log else '')))
   return framed(figure.title, inner, hover, _legend(lines), figure.caption,
-                figure.x_label, figure.y_label, figure.near,
+                label(figure.x_label, figure.x_log),
+                label(figure.y_label, figure.y_log), figure.near,
                 said=_said(figure, lines), place=f'{figure.x_label} ')
 
 

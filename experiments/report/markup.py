@@ -45,6 +45,16 @@ def join(*parts: Any) -> Raw:
     for part in parts if part is not None))
 
 
+def prose(text: str) -> Raw:
+  """Write a sentence; what stands in backticks is code.
+
+  >>> prose('`a < b` holds')
+  '<code>a &lt; b</code> holds'
+  """
+  return join(*(tag('code', part) if i % 2 else part
+                for i, part in enumerate(text.split('`'))))
+
+
 def table(head: Any, rows: Any, **attributes: Any) -> Raw:
   """Make a table that scrolls in itself where it is wider than the page."""
   cells = lambda name, row: tag('tr', *(tag(name, cell) for cell in row))

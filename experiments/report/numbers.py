@@ -9,32 +9,55 @@ def number(x: float | None, unit: str = '', digits: int = 3) -> str:
 
   >>> number(1234.5), number(0.1234), number(0.5, '%'), number(None)
   ('1,234', '0.123', '50.0 %', '–')
+
+  Shares in percent have as many digits as 50.0 % has in all.
   """
   if x is None or math.isnan(x):
     return '–'
   if math.isinf(x):
     return '∞' if x > 0 else '−∞'
   shown = 100 * x if unit == '%' else x
-  if unit == '%':  # to a tenth of a percent
-    text = f'{shown:.1f} %'.replace('-', '−')
-    return text.replace('−0.0 %', '0.0 %')
+  if unit == '%':  # with three digits, to a tenth of a percent
+    zero = f'{0:.{digits - 2}f} %'
+    text = f'{shown:.{digits - 2}f} %'.replace('-', '−')
+    return zero if text == f'−{zero}' else text
   text = (f'{shown:,.0f}' if abs(shown) >= 10**(digits - 1)
           else f'{shown:.{digits}g}')
   text = text.replace('-', '−') if 'e' not in text else text
   return f'{text} {unit}'.rstrip()
 
 
-def with_interval(measured: Sequence[float | None], unit: str = '') -> str:
+def with_interval(measured: Sequence[float | None], unit: str = '',
+                  limits: Sequence[float] = ()) -> str:
   """Write a value with the ends of its interval, where they are known.
 
   >>> with_interval((0.5, 0.25, 1.)), with_interval((0.5, None, None))
   ('0.5 [0.25, 1]', '0.5')
+  >>> found = 0.7, 0.5, 1.002
+  >>> with_interval(found), with_interval(found, limits=[1])
+  ('0.7 [0.5, 1]', '0.7 [0.5, 1.002]')
+
+  Args:
+    measured: The value and both ends.
+    unit: Of all of them.
+    limits: The ends of a range to compare with: an end of the interval is
+      written with so many digits that one sees on which side it is.
   """
   value = number(measured[0], unit)
   if not all(x is not None and math.isfinite(x) for x in measured):
     return value
-  low, high = (number(x, unit).removesuffix(f' {unit}') for x in measured[1:])
+  low, high = (_apart(x, unit, limits).removesuffix(f' {unit}')
+               for x in measured[1:])
   return f'{value} [{low}, {high}]'
+
+
+def _apart(x, unit, limits):
+  """Write a number so that it does not look like a limit that it is not."""
+  for digits in range(3, 7):
+    text = number(x, unit, digits)
+    if all(x == y or text != number(y, unit, digits) for y in limits):
+      return text
+  return number(x, unit)  # equal up to rounding
 
 
 def within(low: float, high: float, unit: str = '') -> str:

@@ -17,7 +17,7 @@ from experiments.report import (
   timing,
   verdicts,
 )
-from experiments.report.markup import Raw, join, tag
+from experiments.report.markup import Raw, join, prose, tag
 from experiments.report.reading import Run
 
 _HERE = pathlib.Path(__file__).parent
@@ -34,7 +34,7 @@ def of_run(run: Run, refresh: float = 0.) -> str:
   title = run.story.get('title') or run.name
   return document(
     run.name, refresh, tag('h1', title), tag('p', status(run), class_='status'),
-    *_said(run), _tiles(run, found), _claims(run), _pictures(run),
+    *said(run), _setup(run), _tiles(run, found), _claims(run), _pictures(run),
     _figures(run, found), timing.of_run(run), settings.shown(run))
 
 
@@ -76,22 +76,36 @@ def status(run: Run) -> str:
   return f'{word} · {far} · last record {when} · {run.folder}'
 
 
-def _said(run):
-  """Yield what to read first: what was found, and the advice."""
+def said(run: Run, name: str = '') -> Iterator[Raw]:
+  """Yield what to read first: what was found, and the advice.
+
+  Args:
+    run: What its folder holds.
+    name: Of the run, where there are several on the page.
+  """
+  whose = join(tag('b', name), ': ') if name else None
   sentence = run.story.get('sentence')
   if sentence:
-    yield tag('p', sentence, class_='lead')
-  said = [part for part in run.parts if part.advice]
-  if len(said) == 1 and not sentence:
-    yield tag('p', _upper(said[0].advice), '.', class_='lead')
-  elif said:
-    yield tag('details', tag('summary', f'Advice on batch sizes of {len(said)} '
-                             f'part{"s" if len(said) > 1 else ""}'), tag(
-      'ul', *(tag('li', tag('b', part.name), ': ', part.advice)
-              for part in said)))
-  if run.story.get('setup'):
-    yield tag('p', run.story['setup'], ' ', _link(run.story.get('link', '')),
-              class_='aside')
+    yield tag('p', whose, prose(sentence), class_='lead')
+  advised = [part for part in run.parts if part.advice]
+  if len(advised) == 1 and not sentence:
+    advice = advised[0].advice
+    yield tag('p', whose, advice if name else _upper(advice), '.',
+              class_='lead')
+  elif advised:
+    count = f'{len(advised)} part{"s" if len(advised) > 1 else ""}'
+    yield tag(
+      'details', tag('summary', whose, f'Advice on batch sizes of {count}'),
+      tag('ul', *(tag('li', tag('b', part.name), ': ', part.advice)
+                  for part in advised)))
+
+
+def _setup(run):
+  """Say what was trained."""
+  if not run.story.get('setup'):
+    return None
+  return tag('p', prose(run.story['setup']), ' ',
+             _link(run.story.get('link', '')), class_='aside')
 
 
 def _link(address):

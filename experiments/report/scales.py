@@ -58,9 +58,13 @@ def _ticks(low, high, most):
 
 
 def _log_ticks(low, high, most):
-  """Pick powers of ten, with 2 and 5 times them where these are few."""
+  """Pick powers of ten, with multiples of them where these are few.
+
+  >>> _log_ticks(60, 400, 5), _log_ticks(5, 2000, 5)
+  ([70.0, 100.0, 200.0, 300.0], [10.0, 30.0, 100.0, 300.0, 1000.0])
+  """
   powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-  for factors in ((1, 2, 5), (1, 3), (1,)):
+  for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
     found = [f * 10.**p for p in powers for f in factors
              if low <= f * 10.**p <= high]
     if len(found) <= most:

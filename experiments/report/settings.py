@@ -24,6 +24,11 @@ def of_run(run: Run) -> dict[str, Any]:
   return run.parts[0].defined_by if len(run.parts) == 1 else {}
 
 
+def is_recorded(run: Run) -> bool:
+  """Tell whether more is known of what defines a run than `fit` adds itself."""
+  return bool(of_run(run).keys() - {'seed', 'num_workers'})
+
+
 def origin(run: Run) -> dict[str, str]:
   """Which code ran, on what."""
   config = run.config

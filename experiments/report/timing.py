@@ -1,6 +1,6 @@
 """How fast a run is, and how long it took."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,28 +9,32 @@ from experiments.report.drawing import Figure, Line
 from experiments.report.markup import Raw, join, table, tag
 from experiments.report.reading import Part, Run
 
-# The columns of `row`.
-NAMES = ('part', 'steps', 'steps per second', 'examples per second', 'seconds',
-         'to the first record')
+_NAMES = ('part', 'steps', 'steps per second', 'examples per second',
+          'seconds', 'to the first record')
 
 
 def of_run(run: Run) -> Raw | None:
   """Draw the speed of the parts, and list their times."""
-  rows = [row(part) for part in run.parts if part.timing]
-  if not rows:
-    return None
   parts = {part.name: part for part in run.parts if part.timing}
-  return join(
-    tag('h2', 'Time'), speed(parts), table(NAMES, rows))
+  return listed([(name or '–', part) for name, part in parts.items()],
+                speed(parts))
 
 
-def row(part: Part) -> tuple[str, ...]:
+def listed(parts: Sequence[tuple[str, Part]], *drawn: Raw | None
+           ) -> Raw | None:
+  """List the times of parts by their names, below what is drawn of them."""
+  rows = [_row(name, part) for name, part in parts if part.timing]
+  return join(tag('h2', 'Time'), *drawn, table(_NAMES, rows, class_='times')
+              ) if rows else None
+
+
+def _row(name, part):
   """Write a row of the table of times: rates without what compiled."""
   per_second = rate(part)
   last = part.timing[-1]
   per_step = (last.get('examples_per_second') or 0.) / last['steps_per_second']
   first = sum(x['seconds'] for x in part.timing if x.get('compiles'))
-  return (part.name or '–', f'{part.step:,}', numbers.number(per_second),
+  return (name, f'{part.step:,}', numbers.number(per_second),
           numbers.number(
             per_second * per_step if per_second and per_step else None),
           numbers.number(seconds(part)), numbers.number(first or None))

@@ -100,6 +100,7 @@ def predicted_over_counted(config, reduced) -> xr.DataArray:
 
 
 def _prediction(config, reduced):
+  counts = reduced.counts
   cells = predicted_over_counted(config, reduced).stack(
     cell=('replication', 'batch')).transpose('cell', 'seed')
   found = {cell: intervals.of_mean(row.values, log=True)
@@ -118,9 +119,11 @@ def _prediction(config, reduced):
     f'interval reaches farthest from 1: r = {r:g}, batch {size}'
     f'{config.in_the_first}',
     known[worst], PREDICTED, source='ours', runs=config.num_seeds, unit='×',
-    note=f'{len(found) - len(known)} of {len(found)} cells do not reach the '
-    'target in every run. The noise scale is that of a run at a tuned learning '
-    'rate.')
+    note=f'Of {counts.size // counts.sizes["seed"]} cells, '
+    f'{counts.sizes["replication"]} have batch {config.reference_batch_size}, '
+    f'where the predictions start; in {len(known)} of the other {len(found)}, '
+    'every run reaches the target. The noise scale is that of a run at a tuned '
+    'learning rate.')
 
 
 def _distances(config, reduced):

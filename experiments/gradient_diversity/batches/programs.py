@@ -32,6 +32,7 @@ class Programs(task_lib.Problem):
       size, lanes, rows, config.num_workers, functools.partial(
         tracking.tracked_sgd, config=config, batch_size=size),
       gradient=self.measured_gradient, read=tracking.read,
+      tracker=tracking.of_workers,
       evaluate=exact if by_layer else self.evaluate_whole)
 
   def twins(self, size: int, lanes: dict) -> trainer.Program:

@@ -28,7 +28,7 @@ class ResultsPageTest(absltest.TestCase):
     _, found = results_page.stories()[0]
     bounds = [int(re.search(r'B_S is (\d+)', claim.note)[1])
               for claim in found if claim.key.startswith('waste_')]
-    self.assertIn(f'{min(bounds)} to {max(bounds)}, because B_S grows',
+    self.assertIn(f'it is {min(bounds)} to {max(bounds)}. This',
                   (results_page.ROOT / 'README.md').read_text())
 
   def test_figures_are_there(self):
@@ -42,7 +42,7 @@ class ResultsPageTest(absltest.TestCase):
       name = f'docs/results/{story["name"]}_claims.svg'
       shown = (results_page.ROOT / name).read_text()
       for claim in found:
-        self.assertIn(tables.with_interval(claim.measured, claim.unit), shown,
+        self.assertIn(tables.measured(claim), shown,
                       f'{name}: run make results')
 
   def test_a_section_says_the_verdict_and_both_numbers(self):
@@ -55,7 +55,8 @@ class ResultsPageTest(absltest.TestCase):
     self.assertIn('1. A less b. In the paper: Fig. 1. With the other rounding '
                   '40.0 % [10.0, 70.0]. Note well.', text)
     self.assertIn('![A plot](results/x_plot.png)', text)
-    self.assertIn('3 seeds, each trained twice', text.replace('\n', ' '))
+    self.assertIn('3 seeds, each trained twice with different rounding '
+                  '(`--roundings=2`)', text.replace('\n', ' '))
 
 
 if __name__ == '__main__':

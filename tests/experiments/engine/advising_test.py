@@ -45,16 +45,18 @@ class AdviceTest(absltest.TestCase):
 
   def test_is_that_of_the_first_state_and_of_the_first_lane(self):
     one, other = tracked(64), tracked(0)
+    self.assertIs(
+      advising.first_tracker((optax.EmptyState(), one, other)), one)
     expected = str(gradiv.advise(gradiv.read_moments(one), 16))
-    chain = (optax.EmptyState(), one, other)
-    self.assertEqual(str(advising.advice(chain, 16)), expected)
     lanes = jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other)
-    self.assertEqual(say('a run', (lanes,), 16, 2), (
-      f'a run, lane 1 of 2: {expected}\n',
+    self.assertEqual(say('a run', lanes, 16, 2), (
+      f'a run, training 1 of 2: {expected}\n',
       {'sentence': expected, 'batch_size': 16, 'lanes': 2}))
 
   def test_nothing_tracked_is_nothing_said(self):
-    for state in (optax.adam(.1).init(jnp.zeros(2)), tracked(0)):
+    self.assertIsNone(advising.first_tracker(
+      optax.adam(.1).init(jnp.zeros(2))))
+    for state in (None, tracked(0)):
       self.assertIsNone(advising.advice(state, 16))
       self.assertEqual(say('a run', state, 16, 1), ('', None))
     self.assertEqual(say('a run', tracked(3), 0, 1), ('', None))

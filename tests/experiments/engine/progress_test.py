@@ -36,7 +36,7 @@ class PlainTest(absltest.TestCase):
         self.now += 1
         line.update(10, loss=0.5)
         self.assertEqual(self.lines(), [
-          '2 of 4 parts; 16% of 1,000 lane-steps, 0:52 left; '
+          '2 of 4 parts; 16% of 1,000 steps of all trainings, 0:52 left; '
           'a: 20 of 100 steps, 10 steps/s, loss 0.5'])
         line.update(70)
         self.assertEqual(self.lines(), [])
@@ -46,7 +46,20 @@ class PlainTest(absltest.TestCase):
       self.now += 10
       board.show()
       self.assertEqual(self.lines(), [
-        '3 of 4 parts; 80% of 1,000 lane-steps, 0:05 left; b: at work'])
+        '3 of 4 parts; 80% of 1,000 steps of all trainings, 0:05 left; b: at '
+        'work'])
+
+  def test_what_is_not_trained_is_shown_and_not_counted(self):
+    with progress.board({'a': 10, 'b': 10, 'bands': 0}) as board:
+      for name in ('a', 'bands'):
+        board.begin(name)
+        board.finish(name, '')
+      board.begin('b')
+      self.now += 10
+      board.show()
+    self.assertEqual(self.lines(), [
+      'a: 0 s', 'bands: 0 s', '1 of 2 parts; 50% of 20 steps of all '
+      'trainings, 0:10 left; b: at work'])
 
   def test_compiling_is_a_state_and_no_part_of_the_speed(self):
     with progress.board({'a': 100}) as board:
@@ -68,15 +81,15 @@ class PlainTest(absltest.TestCase):
         self.now += 20
         b.update(5)
       self.assertEqual(self.lines(), [
-        '0 of 2 parts; 50% of 40 lane-steps, 0:20 left; a: 5 of 10 steps; '
-        'b: 5 of 10 steps'])
+        '0 of 2 parts; 50% of 40 steps of all trainings, 0:20 left; '
+        'a: 5 of 10 steps; b: 5 of 10 steps'])
 
   def test_what_an_earlier_process_did_says_nothing_of_the_speed(self):
     with progress.bar('a', 100, done=50) as line:
       self.now += 10
       line.update(25)
     self.assertEqual(self.lines(), [
-      '75% of 100 lane-steps, 0:10 left; a: 75 of 100 steps'])
+      '75% of 100 steps of all trainings, 0:10 left; a: 75 of 100 steps'])
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ class ClaimTest(parameterized.TestCase):
   def test_a_target_that_is_not_reached_is_unknown(self):
     found = self.judged(counts=((1000, 2000, math.inf, math.inf),) * 2)
     self.assertEqual(found['waste_1'].verdict, 'unknown')
-    self.assertIn('4 of 6 cells', found['prediction'].note)
+    self.assertIn('in 2 of the other 6, every', found['prediction'].note)
 
 
 if __name__ == '__main__':

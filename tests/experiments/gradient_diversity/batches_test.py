@@ -44,6 +44,11 @@ class RunTest(study_run.StudyRun, absltest.TestCase):
       'order_1_2', 'waste_1', 'waste_2', 'prediction', 'coverage', 'bound',
       'told_16', 'told_32'}, keys)
 
+  def test_the_report_gives_the_advice_of_the_table(self):
+    path = self.folder / 'run/diversity/batch_00032/lanes_00/advice.json'
+    self.assertEqual(json.loads(path.read_text())['sentence'],
+                     self.summary['advice']['1'])
+
   def test_every_step_is_tracked_at_the_smallest_batch(self):
     bands = self.outcome.reduced.small_bands
     # Of 3 passes of 4 steps, each recorded: the first ones are left out.

@@ -35,7 +35,9 @@ onload = () => {
     said.push([tip ? tip.textContent : '', isInside]);
     plot.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }));
   }
-  parent.postMessage({
+  const tables = [...document.querySelectorAll('.times')].map(
+    x => [x.parentNode.scrollWidth, x.parentNode.clientWidth]);
+  parent.postMessage({ tables,
     width: innerWidth, scroll: root.scrollWidth, said,
     dark: matchMedia('(prefers-color-scheme: dark)').matches,
     paper: getComputedStyle(document.body).backgroundColor,
@@ -93,6 +95,9 @@ class BrowserTest(parameterized.TestCase):
     self.assertEqual(seen['paper'], 'rgb(22, 24, 27)' if seen['dark'] else
                      'rgb(255, 255, 255)')
     self.assertEqual(seen['letters'], 12)  # whatever the width
+    self.assertNotEmpty(seen['tables'])
+    for needed, there_is in seen['tables']:
+      self.assertLessEqual(needed, there_is)
     self.assertNotEmpty(seen['said'])
     for text, is_inside in seen['said']:
       self.assertNotEmpty(text)

@@ -8,7 +8,7 @@ import tempfile
 
 from absl.testing import absltest
 
-from experiments.report import comparing, markup, page, reading
+from experiments.report import comparing, markup, page, reading, verdicts
 from tests.experiments.report import folders
 
 
@@ -89,7 +89,7 @@ class PageTest(absltest.TestCase):
   def test_a_study_shows_claims_and_pictures(self):
     read = self.check(self.page_of(folders.of_study))
     self.assertIn('Claims: 1 hold, 1 unknown', read.headings)
-    self.assertIn('1.5 × [1.25, 1.75] · holds if ≥ 1 ×', read.text)
+    self.assertIn('1.5 × [1.25, 1.75] · holds if ≥ 1 × · paper 2 ×', read.text)
     self.assertIn(f'A paper {folders.EVIL}', read.text)
     self.assertIn('Each line is the median of the trainings', read.text)
     self.assertIn(('img', {
@@ -159,7 +159,10 @@ class ComparingTest(absltest.TestCase):
     self.assertEqual(re.findall('<code>(.*?)</code>', table),
                      ['rate', '0.1', '0.2'])
     self.assertIn('sweep/batch_8: loss', read.headings)
-    self.assertIn('The same in both.', read.text)  # the versions
+    # The versions.
+    self.assertIn('What is recorded is the same in both.', read.text)
+    self.assertNotIn('Not recorded', read.text)
+    self.assertEqual(read.text.count('It holds & more.'), 2)
 
   def test_two_fits_are_a_pair(self):
     read = PageTest.check(self, self.compare(
@@ -167,11 +170,59 @@ class ComparingTest(absltest.TestCase):
       folders.of_fit(self.folder / 'b' / 'run', steps=4)))
     self.assertIn('batch-size bound B_S', read.headings)
     self.assertIn(str(self.folder / 'a' / 'run'), read.text)
+    for name in 'ab':
+      self.assertIn(f'{self.folder / name}/run: batch 64 is far below B_S.',
+                    read.text)
+
+  def test_without_a_configuration_nothing_is_called_the_same(self):
+    one, other = (folders.of_fit(self.folder / name) for name in 'ab')
+    meta = one / 'checkpoints/step_00000008/meta.json'
+    recorded = json.loads(meta.read_text())
+    for path, more in ((one, {}), (other, {'rate': 0.1})):
+      folders.write(path / 'checkpoints/step_00000008/meta.json', recorded | {
+        'config': {'seed': 0, 'num_workers': 1} | more})
+    read = PageTest.check(self, self.compare(one, other))
+    self.assertIn(
+      'Not recorded for a: model, optimizer, learning rate and whatever else '
+      'may differ. To see it here, pass it to engine.fit, such as '
+      "config={'learning_rate': 0.1}.", read.text)
+    read = PageTest.check(self, self.compare(one, one))
+    self.assertIn('Not recorded for', read.text)
 
   def test_nothing_in_common(self):
     read = PageTest.check(self, self.compare(
       folders.of_fit(self.folder / 'a'), folders.of_study(self.folder / 'b')))
     self.assertIn('1 parts of a have no counterpart', read.text)
+    self.assertIn('Claims: 2 only in b', read.headings)
+
+
+class ClaimTest(absltest.TestCase):
+
+  def shown(self, **changed):
+    """Return a claim's text, and the texts of its ticks."""
+    text = verdicts.listed([{
+      'text': '`f` of `g` grows', 'measured': [0.7, 0.5, 1.002],
+      'allowed': [1., None], 'verdict': 'open'} | changed])
+    return text, re.findall('<text[^>]*>(.*?)</text>', text)
+
+  def test_an_end_beside_the_range_is_told_from_its_limit(self):
+    text, ticks = self.shown()
+    self.assertIn('0.7 [0.5, 1.002]', text)
+    self.assertEqual(ticks, ['0.6', '0.8', '1'])
+
+  def test_numbers_of_other_magnitude_leave_room_for_the_interval(self):
+    _, ticks = self.shown(paper=17.7)
+    self.assertEqual(ticks, ['1', '3', '10'])  # logarithmic
+
+  def test_shares_are_ticked_in_percent(self):
+    _, ticks = self.shown(unit='%', measured=[0.97, 0.95, 0.99],
+                          allowed=[0.9, None])
+    self.assertEqual(ticks, ['90 %', '95 %', '100 %'])
+
+  def test_backticks_are_code(self):
+    text, _ = self.shown(note='`x < y`')
+    self.assertIn('<code>f</code> of <code>g</code> grows', text)
+    self.assertIn('<code>x &lt; y</code>', text)
 
 
 class EscapeTest(absltest.TestCase):
