@@ -125,9 +125,10 @@ def check_private(tree: Any, axis_name: AxisName) -> None:
       if name not in compat.varying_axes(leaf):
         raise ValueError(
           f'gradient{jax.tree_util.keystr(path)} is already reduced over '
-          f'axis {name!r}: under shard_map(check_vma=True), the gradient with '
-          'respect to common parameters is summed over the workers. '
-          'Differentiate with respect to '
+          f'axis {name!r}. If this transformation stands behind an aggregation '
+          'in its chain, put it before. If not, the gradient is with respect '
+          'to common parameters: under shard_map(check_vma=True), jax sums it '
+          'over the workers. Then differentiate with respect to '
           f'gradiv.as_private(params, {axis_name!r}), or pass '
           'check_vma=False, or use gradiv.map_workers.'
         )

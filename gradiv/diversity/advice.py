@@ -24,6 +24,17 @@ from gradiv.diversity.reading import Reading
 # Batch sizes that are compared, as powers of two of the present one.
 _EXPONENTS = (-4, -3, -2, -1, 1, 2, 3, 4, 5, 6)
 
+# A spread of gradients below this part of ‖ḡ‖² is rounding: of examples, whose
+# spread is a difference, and of workers, whose mean is a sum of thousands.
+# Of workers, tr Σ is at most the batch size times the spread.
+_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS = 1e-7, 1e-11
+# That of sums over a window, in a ratio.
+_ROUNDING_OF_WINDOWS = 1e-5
+
+_EQUAL = (
+  'all gradients were equal up to rounding; probably track_moments stands '
+  'behind the aggregation (put it before), or all are of the same examples')
+
 
 class Factor(NamedTuple):
   """A factor with its interval; NaN in place of a value that is not known."""
@@ -60,6 +71,8 @@ class Advice:
       a factor of two.
     steps_until_known: See `Reading`.
     costs: What other batch sizes would take: 1/16 to 64 times the present one.
+    obstacle: Why the batch size cannot be judged, if the gradients themselves
+      are the reason; B_S is then not known at all.
   """
 
   batch_size: float
@@ -67,6 +80,7 @@ class Advice:
   window: int
   steps_until_known: float
   costs: tuple[Cost, ...] = ()
+  obstacle: str = ''
 
   def cost(self, batch_size: float) -> Cost:
     """Predict what any other batch size would take, with the best step size."""
@@ -81,6 +95,8 @@ class Advice:
 
   def _judgment(self):
     b, (_, low, high) = self.batch_size, self.bound
+    if self.obstacle:
+      return f'batch {_number(b)} cannot be judged: {self.obstacle}'
     here = f'batch {_number(b)} is'
     if low >= 2 * b:
       other = self.cost(b * 2**math.floor(math.log2(low / b)))
@@ -129,6 +145,11 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   hold for SGD with the best step size at every batch size, and as long as B_S
   stays what it was over the window.
 
+  If all tracked gradients were equal up to rounding, B_S would seem to be 1,
+  and nothing is advised. Most often `track_moments` then stands behind the
+  aggregation, where all workers hold the same update. Else all gradients are of
+  the same examples, as where each worker gets the whole data set.
+
   Args:
     reading: What `gradiv.read_moments` returned, outside of `jit`. Of a reading
       by groups the whole gradient is taken, because all layers share one batch.
@@ -160,6 +181,9 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   if reading.whole is not None:
     reading = reading.whole
   _check(reading)
+  if _are_equal(reading, batch_size):
+    return Advice(batch_size, Factor(math.nan, 1., math.inf), 0, math.nan,
+                  obstacle=_EQUAL)
   window = int(reading.window)
   low, high = map(float, reading.interval.of(metrics.batch_size_bound))
   if window:
@@ -178,6 +202,19 @@ def _check(reading):
   shape = np.shape(reading.window)
   if shape:
     raise ValueError(f'reading of shape {shape}: must be of one run')
+
+
+def _are_equal(reading, batch_size):
+  """Return whether all gradients were equal up to rounding.
+
+  The average sums tr Σ by itself, to full precision; but a step with a very
+  long gradient may dominate it, as none dominates the window.
+  """
+  rounding = max(_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS * batch_size)
+  return all(
+    float(e.variance) < share * float(e.sq_norm)
+    for e, share in ((reading.average, rounding),
+                     (reading.estimate, max(rounding, _ROUNDING_OF_WINDOWS))))
 
 
 def _factors(now: float, other: float, noise: float) -> tuple[float, float]:

@@ -108,8 +108,10 @@ def track_moments(
 
   Raises:
     ValueError: While tracing, if the gradients have already been reduced over
-      the axis, if a batch size or moments are missing, or if both ``moments``
-      and ``metric`` are given.
+      the axis, as behind an aggregation; if a batch size or moments are
+      missing; or if both ``moments`` and ``metric`` are given. Types show that
+      gradients were reduced only under ``shard_map(check_vma=True)`` and
+      `meshes.on_mesh`; elsewhere, `advise` says so.
 
   >>> import gradiv
   >>> tx = optax.chain(track_moments('workers', batch_size=2),

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -63,6 +64,56 @@ class SentenceTest(parameterized.TestCase):
     state = gradiv.track_moments().init(())
     self.assertIn('cannot be judged', str(
       gradiv.advise(gradiv.read_moments(state), 16)))
+
+
+class EqualGradientsTest(parameterized.TestCase):
+  """Where B_S would seem to be 1, as behind the aggregation."""
+
+  def advise(self, is_behind, is_same, workers=3, dtype=jnp.float32):
+    mean = gradiv.aggregate_by_mean('workers')
+    track = gradiv.track_moments('workers', batch_size=8)
+    tx = optax.chain(*(mean, track) if is_behind else (track, mean))
+    grads = jax.random.normal(
+      jax.random.key(0), (60, 1 if is_same else workers, 20), dtype) + 1
+    grads = jnp.broadcast_to(grads, (60, workers, 20))
+    follow = lambda grads: jax.lax.scan(
+      lambda state, g: (tx.update(g, state)[1], None), tx.init(grads[0]),
+      grads)[0]
+    state = jax.jit(jax.vmap(follow, 1, None, axis_name='workers'))(grads)
+    return gradiv.advise(gradiv.read_moments(state), 8 * workers)
+
+  @parameterized.parameters(
+    (True, False), (False, True), (True, True),
+    (True, False, 3, jnp.bfloat16))  # three: their mean is rounded
+  def test_nothing_is_advised(self, *args):
+    found = self.advise(*args)
+    self.assertEqual(
+      str(found), 'batch 24 cannot be judged: all gradients were equal up to '
+      'rounding; probably track_moments stands behind the aggregation (put it '
+      'before), or all are of the same examples')
+    self.assertTrue(np.isnan(found.bound.value))
+    self.assertEqual(found.cost(48).gradients.low, 1)
+
+  def test_before_the_aggregation_it_is(self):
+    found = self.advise(False, False)  # ρ = 8 · 20 / 20
+    self.assertNotIn('equal', str(found))
+    self.assertBetween(9, found.bound.low, found.bound.high)
+
+  def test_one_worker_is_not_said_to_be_equal_to_others(self):
+    self.assertNotIn('equal', str(self.advise(True, False, 1)))
+
+  def test_nor_is_what_differs_a_little_or_usually_or_is_zero(self):
+    tx = gradiv.track_moments()
+    step = jax.jit(lambda state, *sample: tx.update(
+      (), state, moments=gradiv.Moments(8., 1., *sample))[1])
+    little, once, zero = [tx.init(()) for _ in range(3)]
+    for i in range(20):
+      little = step(little, 1., 1e-5)
+      zero = step(zero, 0., 0.)
+      once = step(once, 1e8, 0.) if i == 15 else step(once, 1., 1.)
+    for state in (little, once, zero):
+      self.assertNotIn('equal', str(
+        gradiv.advise(gradiv.read_moments(state), 8)))
 
 
 class CostTest(parameterized.TestCase):
