@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -17,7 +18,7 @@ from gradiv import (
   weightings,
 )
 from tests import helpers
-from tests.contract import table
+from tests.contract import drive, table
 
 LAYER = lambda path: path[-1].key == 'layer'
 # All that draw.
@@ -136,6 +137,21 @@ class RefusedTest(parameterized.TestCase):
   def test_what_is_no_transformation_weighting_or_function(self, text, make):
     with self.assertRaisesRegex(ValueError, text):
       make()
+
+  @parameterized.named_parameters(*table.named([
+    row for row in table.FUNCTIONS if 'axis_name' in row.arguments('w')]))
+  @pytest.mark.slow
+  def test_an_axis_that_is_not_mapped(self, row):
+    params, tx = drive.params(), optax.with_extra_args_support(row.make('w'))
+    state = tx.init(params)
+
+    def update(_):
+      return tx.update(params, state, params, **row.needs(params))
+
+    with self.assertRaisesRegex(ValueError, r"axis_name='w'.*\('data',\)"):
+      jax.eval_shape(jax.vmap(update, axis_name='data'), jnp.ones(2))
+    with self.assertRaisesRegex(ValueError, "axis_name='w'.*map_workers"):
+      jax.eval_shape(update, 1.)
 
   @parameterized.parameters(
     (None,), (7,), ('key',), (np.zeros(2, np.int64),), (np.zeros(2),),
