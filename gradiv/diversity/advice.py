@@ -157,8 +157,8 @@ def advise(reading: Reading, batch_size: float) -> Advice:
       the workers, times the micro-steps.
 
   Raises:
-    ValueError: If `batch_size` is not positive, or if the reading is traced or
-      that of several runs.
+    ValueError: If `batch_size` is not positive, or if the reading is none,
+      such as the state of a chain, is traced, or is that of several runs.
 
   >>> import textwrap
   >>> import gradiv
@@ -178,9 +178,7 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   """
   checks.positive('batch_size', batch_size)
   batch_size = float(batch_size)
-  if reading.whole is not None:
-    reading = reading.whole
-  _check(reading)
+  reading = _whole(reading)
   if _are_equal(reading, batch_size):
     return Advice(batch_size, Factor(math.nan, 1., math.inf), 0, math.nan,
                   obstacle=_EQUAL)
@@ -196,12 +194,20 @@ def advise(reading: Reading, batch_size: float) -> Advice:
     if batch_size * 2.**k >= 1))
 
 
-def _check(reading):
+def _whole(reading):
+  """Return the reading of the whole gradient; raise ValueError if unfit."""
+  if not isinstance(reading, Reading):
+    raise ValueError(
+      f'reading of type {type(reading).__name__}: must be what '
+      'gradiv.read_moments(opt_state) returns; it finds the state of '
+      'track_moments in that of a chain')
+  reading = reading if reading.whole is None else reading.whole
   if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(reading)):
     raise ValueError('reading is traced: call advise outside of jit')
   shape = np.shape(reading.window)
   if shape:
     raise ValueError(f'reading of shape {shape}: must be of one run')
+  return reading
 
 
 def _are_equal(reading, batch_size):

@@ -171,6 +171,13 @@ class ReadingTest(parameterized.TestCase):
     read = gradiv.read_moments(state)
     self.assertEqual(gradiv.advise(read, 16), gradiv.advise(read.whole, 16))
 
+  def test_a_state_is_no_reading(self):
+    tx = optax.chain(gradiv.track_moments(), optax.sgd(.1))
+    for state in (tx.init(jnp.zeros(2)), tx.init(jnp.zeros(2))[0], None):
+      with self.assertRaisesRegex(
+          ValueError, f'type {type(state).__name__}.*read_moments'):
+        gradiv.advise(state, 16)
+
   def test_what_cannot_be_advised_on_is_refused(self):
     runs = jax.tree.map(lambda x: jnp.stack([x, x]), reading())
     with self.assertRaisesRegex(ValueError, 'reading'):
