@@ -31,6 +31,9 @@ _ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS = 1e-7, 1e-11
 # That of sums over a window, in a ratio.
 _ROUNDING_OF_WINDOWS = 1e-5
 
+_NOTHING = (
+  'no gradients have been compared, as before the first step, with one worker, '
+  'or if no step was finite')
 _EQUAL = (
   'all gradients were equal up to rounding; probably track_moments stands '
   'behind the aggregation (put it before), or all are of the same examples')
@@ -71,8 +74,7 @@ class Advice:
       a factor of two.
     steps_until_known: See `Reading`.
     costs: What other batch sizes would take: 1/16 to 64 times the present one.
-    obstacle: Why the batch size cannot be judged, if the gradients themselves
-      are the reason; B_S is then not known at all.
+    obstacle: Why nothing at all is known of B_S; '' if something is.
   """
 
   batch_size: float
@@ -129,8 +131,11 @@ class Advice:
 
   def _outlook(self):
     more = self.steps_until_known
-    if self.window or math.isnan(more):
+    if self.window or self.obstacle:
       return ''
+    if math.isnan(more):
+      return ('; how many steps it takes to know B_S can be said once the mean '
+              'gradient stands out of the noise, and not before step 10')
     if math.isinf(more):
       return '; to know B_S to a factor of two takes a larger batch'
     return (f'; to know B_S to a factor of two takes about {_rough(more)} more '
@@ -141,9 +146,11 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   """Say what the present batch size wastes, and what others would cost.
 
   Print the result, or take its numbers. If no window knows B_S, the sentence
-  rests on the lower bound alone, and says "at most" and "at least". The costs
-  hold for SGD with the best step size at every batch size, and as long as B_S
-  stays what it was over the window.
+  rests on the lower bound alone, and says "at most" and "at least"; it ends
+  with how many more steps it takes to know B_S, or what is missing to say that,
+  as long as the mean gradient cannot be told from zero. The costs hold for SGD
+  with the best step size at every batch size, and as long as B_S stays what it
+  was over the window.
 
   If all tracked gradients were equal up to rounding, B_S would seem to be 1,
   and nothing is advised. Most often `track_moments` then stands behind the
@@ -179,16 +186,12 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   checks.positive('batch_size', batch_size)
   batch_size = float(batch_size)
   reading = _whole(reading)
-  if _are_equal(reading, batch_size):
-    return Advice(batch_size, Factor(math.nan, 1., math.inf), 0, math.nan,
-                  obstacle=_EQUAL)
-  window = int(reading.window)
-  low, high = map(float, reading.interval.of(metrics.batch_size_bound))
-  if window:
-    bound = Factor(float(metrics.batch_size_bound(reading.estimate)), low, high)
+  if obstacle := _obstacle(reading, batch_size):
+    advice = Advice(batch_size, Factor(math.nan, 1., math.inf), 0, math.nan,
+                    obstacle=obstacle)
   else:
-    bound = Factor(math.nan, float(reading.batch_size_at_least), high)
-  advice = Advice(batch_size, bound, window, float(reading.steps_until_known))
+    advice = Advice(batch_size, _bound_of(reading), int(reading.window),
+                    float(reading.steps_until_known))
   return dataclasses.replace(advice, costs=tuple(
     advice.cost(batch_size * 2.**k) for k in _EXPONENTS
     if batch_size * 2.**k >= 1))
@@ -208,6 +211,21 @@ def _whole(reading):
   if shape:
     raise ValueError(f'reading of shape {shape}: must be of one run')
   return reading
+
+
+def _bound_of(reading):
+  """Return B_S over the window, or the lower bound on it."""
+  low, high = map(float, reading.interval.of(metrics.batch_size_bound))
+  if not reading.window:
+    return Factor(math.nan, float(reading.batch_size_at_least), high)
+  return Factor(float(metrics.batch_size_bound(reading.estimate)), low, high)
+
+
+def _obstacle(reading, batch_size):
+  """Return why nothing can be known of B_S; '' if it can."""
+  if math.isnan(float(reading.average.sq_norm)):
+    return _NOTHING
+  return _EQUAL if _are_equal(reading, batch_size) else ''
 
 
 def _are_equal(reading, batch_size):
