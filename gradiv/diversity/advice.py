@@ -164,8 +164,8 @@ def advise(reading: Reading, batch_size: float) -> Advice:
       the workers, times the micro-steps.
 
   Raises:
-    ValueError: If `batch_size` is not positive, or if the reading is none,
-      such as the state of a chain, is traced, or is that of several runs.
+    ValueError: If `batch_size` is not positive, or if `reading` is not a
+      `Reading` (but the state of a chain), is traced, or is of several runs.
 
   >>> import textwrap
   >>> import gradiv
