@@ -40,9 +40,25 @@ def names_of(
   return names
 
 
+def bound_names(axis_name: AxisName) -> tuple[str, ...]:
+  """Return the axis names; raise ValueError if one is not mapped here."""
+  names = names_of(axis_name)
+  for name in names:
+    try:
+      lax.axis_size(name)
+    except NameError as error:
+      mapped = compat.mapped_axes()
+      allowed = (
+        f'must be one of the axes mapped here, {mapped}' if mapped else
+        'no axis is mapped here; call this inside gradiv.map_workers, jax.vmap '
+        'or jax.shard_map, or wrap the chain in gradiv.meshes.on_mesh')
+      raise ValueError(f'axis_name={name!r}: {allowed}') from error
+  return names
+
+
 def num_workers(axis_name: AxisName) -> int:
   """Return the number of workers as a Python int; needs the axis bound."""
-  return math.prod(lax.axis_size(n) for n in names_of(axis_name))
+  return math.prod(map(lax.axis_size, bound_names(axis_name)))
 
 
 def worker_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -56,6 +72,7 @@ def worker_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
   >>> len({int(bits) for bits in jax.vmap(jax.random.bits)(keys)})
   3
   """
+  bound_names(axis_name)
   return key_of_worker(key, lax.axis_index(axis_name))
 
 
@@ -109,7 +126,7 @@ def as_private(tree: Any, axis_name: AxisName) -> Any:
   The gradient of each worker is its own x. Without `as_private`, each would be
   the sum of all.
   """
-  for name in names_of(axis_name):
+  for name in bound_names(axis_name):
     if compat.is_tracked(name):
       cast = functools.partial(_ensure_varying, axis=name)
       tree = jax.tree.map(cast, tree)
@@ -118,16 +135,17 @@ def as_private(tree: Any, axis_name: AxisName) -> Any:
 
 def check_private(tree: Any, axis_name: AxisName) -> None:
   """Raise ValueError, while tracing, if a leaf is the same on all workers."""
-  for name in names_of(axis_name):
+  for name in bound_names(axis_name):
     if not compat.is_tracked(name):
       continue
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
       if name not in compat.varying_axes(leaf):
         raise ValueError(
           f'gradient{jax.tree_util.keystr(path)} is already reduced over '
-          f'axis {name!r}: under shard_map(check_vma=True), the gradient with '
-          'respect to common parameters is summed over the workers. '
-          'Differentiate with respect to '
+          f'axis {name!r}. If this transformation stands behind an aggregation '
+          'in its chain, put it before. If not, the gradient is with respect '
+          'to common parameters: under shard_map(check_vma=True), jax sums it '
+          'over the workers. Then differentiate with respect to '
           f'gradiv.as_private(params, {axis_name!r}), or pass '
           'check_vma=False, or use gradiv.map_workers.'
         )

@@ -60,9 +60,13 @@ class ReadmeTest(absltest.TestCase):
       self.assertBetween(seen, 0.8 * promised, 1.25 * promised)
 
   def test_the_recipes_run_one_after_the_other(self):
-    names = {}
+    names, steps = {}, {}
     for block in blocks(README, 'python'):
       run(block, names)
+      steps[names['tx']] = names['step']
+    # A compiled step keeps its chain: each that is run has a step of its own.
+    mean, agreement, _ = steps.values()
+    self.assertIsNot(mean, agreement)
     self.assertEqual(names['clipped'].shape, (5,))
     self.assertGreater(float(abs(names['clipped']).sum()), 0)
     # The last chain, with a weighting of one's own, is one that works.

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core as extend_core
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -29,6 +30,14 @@ def is_tracked(axis: str) -> bool:
   ``check_vma=False``, not even the index of a worker has a varying type.
   """
   return axis in varying_axes(lax.axis_index(axis))
+
+
+def mapped_axes() -> tuple[str, ...]:
+  """Return the axes that a collective may name where this is called."""
+  ask = 'unsafe_get_axis_names_DO_NOT_USE'
+  # In jax 0.7 it is in `jax.core`.
+  where = extend_core if hasattr(extend_core, ask) else jax.core
+  return tuple(name for name in getattr(where, ask)() if isinstance(name, str))
 
 
 def is_over_devices(names: tuple[str, ...]) -> bool:

@@ -28,6 +28,7 @@ from gradiv._common import (
   compat,
   counting,
   layout as layouts,
+  stateful,
   trees,
 )
 
@@ -112,8 +113,7 @@ def transformation(
         step_key = workers.worker_key(step_key, axis_name)
     return draw(step_key, updates, state.count), next_step(state)
 
-  return optax.GradientTransformationExtraArgs(
-    lambda params: init(key), update_fn)
+  return stateful.transformation(lambda params: init(key), update_fn, DrawState)
 
 
 def key_of(state: DrawState, purpose: str) -> jax.Array:

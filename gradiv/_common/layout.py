@@ -1,7 +1,6 @@
 """Where workers' gradients lie, and which leaves are decided together."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +71,8 @@ class Layout:
   @property
   def num_shards(self) -> int:
     """Number of shards of one worker's gradient; needs the axes bound."""
-    return math.prod(map(lax.axis_size, self.shard_names))
+    names = self.shard_names
+    return workers.num_workers(names) if names else 1
 
   def shards(self, path: tuple) -> bool:
     """Return whether the leaf at a path is sharded."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import weightings
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 
 
 class AccumulateByAgreementState(NamedTuple):
@@ -108,7 +108,9 @@ def accumulate_by_agreement(
       state.aggregate, updates)
     return result, state
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, AccumulateByAgreementState,
+    like_params=('aggregate', 'anchor'))
 
 
 def _clear_if_first(state):

@@ -15,7 +15,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import counting, draws, layout as layouts, trees
+from gradiv._common import counting, draws, layout as layouts, stateful, trees
 from gradiv.aggregation._exchange import (
   finite,
   membership,
@@ -69,7 +69,8 @@ def by_coordinate(
     axis_name, layout, unsupported=('groups',))
   rule = _Rule(decide, participants, purpose, key, normalize,
                select or _select_finite)
-  return optax.GradientTransformationExtraArgs(rule.init, rule.update)
+  return stateful.transformation(
+    rule.init, rule.update, AggregateByCoordinateState)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks, layout as layouts, trees
+from gradiv._common import checks, layout as layouts, stateful, trees
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -119,4 +119,5 @@ def with_error_feedback(
       lambda p, s, e: jnp.where(finite, p - s, e), total, own, state.error)
     return sent, ErrorFeedbackState(compressed, error)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, ErrorFeedbackState, like_params=('error',))

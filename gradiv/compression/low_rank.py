@@ -25,6 +25,7 @@ from gradiv._common import (
   draws,
   early_sums,
   layout as layouts,
+  stateful,
   trees,
 )
 from gradiv.aggregation._exchange import finite, membership
@@ -102,6 +103,7 @@ def aggregate_by_low_rank(
       _stack(factors, rank), jnp.zeros((), jnp.int32))
 
   def mean_and_own_part(updates, state):
+    stateful.check_kind(state, AggregateByLowRankState)
     own = finite.contribute(updates, participants)
     grads, treedef = jax.tree.flatten(updates)
     means, parts, factors, left_out = _average(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, counting, draws, layout as layouts
+from gradiv._common import checks, counting, draws, layout as layouts, stateful
 from gradiv.aggregation._exchange import finite, membership
 from gradiv.compression import _average, _packing
 from gradiv.diversity import moments
@@ -111,7 +111,8 @@ def aggregate_by_quantized_mean(
       *draws.next_step(drawn),
       counting.increment(state.num_left_out, left_out), seen)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, AggregateByQuantizedMeanState)
 
 
 def _moments_of(n, squares, cross_terms, left_out, batch_size):

@@ -108,13 +108,14 @@ def mean_of_finite(
     The mean, zero where no worker is finite; and the number of workers that
     were left out. Both are typed as private.
   """
+  names = workers.bound_names(axis_name)
   is_finite = trees.all_finite(tree)
   held = trees.keep_if(is_finite, trees.widen(tree))
-  sums, count = lax.psum((held, is_finite.astype(jnp.float32)), axis_name)
+  sums, count = lax.psum((held, is_finite.astype(jnp.float32)), names)
   means = jax.tree.map(
     lambda x: x / jnp.maximum(count, 1).astype(x.dtype), sums)
-  num_left_out = workers.num_workers(axis_name) - count.astype(jnp.int32)
-  return workers.as_private((means, num_left_out), axis_name)
+  num_left_out = workers.num_workers(names) - count.astype(jnp.int32)
+  return workers.as_private((means, num_left_out), names)
 
 
 def _by_dtype(fn, tree):

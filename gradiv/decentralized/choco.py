@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 from gradiv.decentralized import _pulls, _updates
 
 
@@ -108,4 +108,5 @@ def mix_by_choco(
       public, apart, inner, counting.increment(
         state.num_left_out, without + pulled.num_left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, MixByChocoState, like_params=('public', 'apart'))

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -171,7 +171,8 @@ def _corrected(step, axis_name, schedule):
       counting.increment(state.count), c,
       counting.increment(state.num_left_out, left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, MixByCorrectionState, like_params=('correction',))
 
 
 def _check_modes(w, polynomial):

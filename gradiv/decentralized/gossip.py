@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, counting
+from gradiv._common import checks, counting, stateful
 from gradiv.decentralized import _pulls, _updates, topology
 
 ORDERS = ('awc', 'atc', 'cta')
@@ -106,4 +106,4 @@ def mix_by_gossip(
       counting.increment(state.count),
       counting.increment(state.num_left_out, left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, MixByGossipState)

@@ -66,7 +66,7 @@ def consensus_distance(params: Any, axis_name: workers.AxisName) -> jax.Array:
   Returns:
     The distance, the same on all workers.
   """
-  names = workers.names_of(axis_name)
+  names = workers.bound_names(axis_name)
   wide = trees.widen(params)
   own = [trees.sq_norm(x - lax.pmean(x, names))
          for x in jax.tree.leaves(wide)]

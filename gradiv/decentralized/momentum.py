@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -102,7 +102,8 @@ def mix_by_quasi_global_momentum(
       lambda m, d: ((1 - newest) * m + newest * d).astype(m.dtype), m, moved)
     return moved, _next(state, m, left_out)
 
-  return optax.GradientTransformationExtraArgs(_init, update_fn)
+  return stateful.transformation(
+    _init, update_fn, MixByMomentumState, like_params=('momentum',))
 
 
 def mix_by_decentlam(
@@ -159,7 +160,8 @@ def mix_by_decentlam(
       _updates.rescale(state.momentum, schedule, state.count), moved)
     return optax.tree.cast_like(m, moved), _next(state, m, left_out)
 
-  return optax.GradientTransformationExtraArgs(_init, update_fn)
+  return stateful.transformation(
+    _init, update_fn, MixByMomentumState, like_params=('momentum',))
 
 
 def _init(params):

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 from gradiv.decentralized import _fragments, _pulls, _updates
 
 
@@ -136,7 +136,8 @@ def mix_by_outer_step(
       count, join(anchors), join(pending) if delay else (), states,
       counting.increment(state.num_left_out, without))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, MixByOuterStepState, like_params=('anchor', 'pending'))
 
 
 class _Fragment(NamedTuple):

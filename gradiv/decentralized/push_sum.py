@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import counting, trees
+from gradiv._common import counting, stateful, trees
 from gradiv.decentralized import _pulls, _updates, topology
 
 
@@ -100,4 +100,4 @@ def mix_by_push_sum(
       counting.increment(
         state.num_left_out, without + pulled.num_left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, MixByPushSumState)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from gradiv import workers
-from gradiv._common import counting, trees
+from gradiv._common import counting, stateful, trees
 from gradiv.decentralized import _pulls, _updates
 
 
@@ -88,6 +88,8 @@ def mix_by_relay(
                        f'{workers.num_workers(axis_name)}')
     me = jax.lax.axis_index(axis_name)
     wide = trees.widen(params)
+    for color, box in enumerate(state.inbox):
+      stateful.check_like(f'inbox[{color}]', box, updates)
     # Before anything has arrived, all workers are at the common start.
     inbox = [jax.tree.map(
       lambda x, m: jnp.where(
@@ -111,7 +113,7 @@ def mix_by_relay(
       counting.increment(state.count), tuple(arrived),
       counting.increment(state.num_left_out, left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, MixByRelayState)
 
 
 def _sum(tree, others):

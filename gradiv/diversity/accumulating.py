@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from gradiv._common import checks, compat, counting, trees
+from gradiv._common import checks, compat, counting, stateful, trees
 from gradiv.diversity import _metric
 from gradiv.diversity.moments import Moments, merge_moments
 
@@ -137,7 +137,8 @@ def accumulate_moments(
       mean=mean,
       inner=inner_state)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, AccumulateMomentsState, like_params=('mean',))
 
 
 def _filled(value) -> Moments:

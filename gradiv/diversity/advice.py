@@ -24,6 +24,20 @@ from gradiv.diversity.reading import Reading
 # Batch sizes that are compared, as powers of two of the present one.
 _EXPONENTS = (-4, -3, -2, -1, 1, 2, 3, 4, 5, 6)
 
+# A spread of gradients below this part of ‖ḡ‖² is rounding: of examples, whose
+# spread is a difference, and of workers, whose mean is a sum of thousands.
+# Of workers, tr Σ is at most the batch size times the spread.
+_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS = 1e-7, 1e-11
+# That of sums over a window, in a ratio.
+_ROUNDING_OF_WINDOWS = 1e-5
+
+_NOTHING = (
+  'no gradients have been compared, as before the first step, with one worker, '
+  'or if no step was finite')
+_EQUAL = (
+  'all gradients were equal up to rounding; probably track_moments stands '
+  'behind the aggregation (put it before), or all are of the same examples')
+
 
 class Factor(NamedTuple):
   """A factor with its interval; NaN in place of a value that is not known."""
@@ -60,6 +74,7 @@ class Advice:
       a factor of two.
     steps_until_known: See `Reading`.
     costs: What other batch sizes would take: 1/16 to 64 times the present one.
+    obstacle: Why nothing at all is known of B_S; '' if something is.
   """
 
   batch_size: float
@@ -67,6 +82,7 @@ class Advice:
   window: int
   steps_until_known: float
   costs: tuple[Cost, ...] = ()
+  obstacle: str = ''
 
   def cost(self, batch_size: float) -> Cost:
     """Predict what any other batch size would take, with the best step size."""
@@ -81,6 +97,8 @@ class Advice:
 
   def _judgment(self):
     b, (_, low, high) = self.batch_size, self.bound
+    if self.obstacle:
+      return f'batch {_number(b)} cannot be judged: {self.obstacle}'
     here = f'batch {_number(b)} is'
     if low >= 2 * b:
       other = self.cost(b * 2**math.floor(math.log2(low / b)))
@@ -113,8 +131,11 @@ class Advice:
 
   def _outlook(self):
     more = self.steps_until_known
-    if self.window or math.isnan(more):
+    if self.window or self.obstacle:
       return ''
+    if math.isnan(more):
+      return ('; how many steps it takes to know B_S can be said once the mean '
+              'gradient stands out of the noise, and not before step 10')
     if math.isinf(more):
       return '; to know B_S to a factor of two takes a larger batch'
     return (f'; to know B_S to a factor of two takes about {_rough(more)} more '
@@ -125,9 +146,16 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   """Say what the present batch size wastes, and what others would cost.
 
   Print the result, or take its numbers. If no window knows B_S, the sentence
-  rests on the lower bound alone, and says "at most" and "at least". The costs
-  hold for SGD with the best step size at every batch size, and as long as B_S
-  stays what it was over the window.
+  rests on the lower bound alone, and says "at most" and "at least"; it ends
+  with how many more steps it takes to know B_S, or what is missing to say that,
+  as long as the mean gradient cannot be told from zero. The costs hold for SGD
+  with the best step size at every batch size, and as long as B_S stays what it
+  was over the window.
+
+  If all tracked gradients were equal up to rounding, B_S would seem to be 1,
+  and nothing is advised. Most often `track_moments` then stands behind the
+  aggregation, where all workers hold the same update. Else all gradients are of
+  the same examples, as where each worker gets the whole data set.
 
   Args:
     reading: What `gradiv.read_moments` returned, outside of `jit`. Of a reading
@@ -136,8 +164,8 @@ def advise(reading: Reading, batch_size: float) -> Advice:
       the workers, times the micro-steps.
 
   Raises:
-    ValueError: If `batch_size` is not positive, or if the reading is traced or
-      that of several runs.
+    ValueError: If `batch_size` is not positive, or if `reading` is not a
+      `Reading` (but the state of a chain), is traced, or is of several runs.
 
   >>> import textwrap
   >>> import gradiv
@@ -157,27 +185,60 @@ def advise(reading: Reading, batch_size: float) -> Advice:
   """
   checks.positive('batch_size', batch_size)
   batch_size = float(batch_size)
-  if reading.whole is not None:
-    reading = reading.whole
-  _check(reading)
-  window = int(reading.window)
-  low, high = map(float, reading.interval.of(metrics.batch_size_bound))
-  if window:
-    bound = Factor(float(metrics.batch_size_bound(reading.estimate)), low, high)
+  reading = _whole(reading)
+  if obstacle := _obstacle(reading, batch_size):
+    advice = Advice(batch_size, Factor(math.nan, 1., math.inf), 0, math.nan,
+                    obstacle=obstacle)
   else:
-    bound = Factor(math.nan, float(reading.batch_size_at_least), high)
-  advice = Advice(batch_size, bound, window, float(reading.steps_until_known))
+    advice = Advice(batch_size, _bound_of(reading), int(reading.window),
+                    float(reading.steps_until_known))
   return dataclasses.replace(advice, costs=tuple(
     advice.cost(batch_size * 2.**k) for k in _EXPONENTS
     if batch_size * 2.**k >= 1))
 
 
-def _check(reading):
+def _whole(reading):
+  """Return the reading of the whole gradient; raise ValueError if unfit."""
+  if not isinstance(reading, Reading):
+    raise ValueError(
+      f'reading of type {type(reading).__name__}: must be what '
+      'gradiv.read_moments(opt_state) returns; it finds the state of '
+      'track_moments in that of a chain')
+  reading = reading if reading.whole is None else reading.whole
   if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(reading)):
     raise ValueError('reading is traced: call advise outside of jit')
   shape = np.shape(reading.window)
   if shape:
     raise ValueError(f'reading of shape {shape}: must be of one run')
+  return reading
+
+
+def _bound_of(reading):
+  """Return B_S over the window, or the lower bound on it."""
+  low, high = map(float, reading.interval.of(metrics.batch_size_bound))
+  if not reading.window:
+    return Factor(math.nan, float(reading.batch_size_at_least), high)
+  return Factor(float(metrics.batch_size_bound(reading.estimate)), low, high)
+
+
+def _obstacle(reading, batch_size):
+  """Return why nothing can be known of B_S; '' if it can."""
+  if math.isnan(float(reading.average.sq_norm)):
+    return _NOTHING
+  return _EQUAL if _are_equal(reading, batch_size) else ''
+
+
+def _are_equal(reading, batch_size):
+  """Return whether all gradients were equal up to rounding.
+
+  The average sums tr Σ by itself, to full precision; but a step with a very
+  long gradient may dominate it, as none dominates the window.
+  """
+  rounding = max(_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS * batch_size)
+  return all(
+    float(e.variance) < share * float(e.sq_norm)
+    for e, share in ((reading.average, rounding),
+                     (reading.estimate, max(rounding, _ROUNDING_OF_WINDOWS))))
 
 
 def _factors(now: float, other: float, noise: float) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from gradiv._common import (
   counting,
   groups as groups_lib,
   layout as layouts,
+  stateful,
   trees,
 )
 from gradiv.diversity import (
@@ -108,8 +109,10 @@ def track_moments(
 
   Raises:
     ValueError: While tracing, if the gradients have already been reduced over
-      the axis, if a batch size or moments are missing, or if both ``moments``
-      and ``metric`` are given.
+      the axis, as behind an aggregation; if a batch size or moments are
+      missing; or if both ``moments`` and ``metric`` are given. Types show that
+      gradients were reduced only under ``shard_map(check_vma=True)`` and
+      `meshes.on_mesh`; elsewhere, `advise` says so.
 
   >>> import gradiv
   >>> tx = optax.chain(track_moments('workers', batch_size=2),
@@ -141,6 +144,9 @@ def track_moments(
   def update_fn(updates, state, params=None, *, moments=None,
                 batch_size=batch_size, metric=None, **extra_args):
     del extra_args
+    if (groups is None) != isinstance(state.encoded_names, tuple):
+      raise ValueError(f'groups={groups!r}: must be that with which init made '
+                       'the state')
     if moments is not None and metric is not None:
       raise ValueError('metric is given with moments: must be given to what '
                        'computes the moments')
@@ -156,7 +162,7 @@ def track_moments(
     sample = estimates.estimate(moments, num_examples=num_examples)
     return updates, _add(state, sample, decay, level)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, TrackMomentsState)
 
 
 def _check(batch_size, reduction, decay, level, num_examples):
@@ -220,7 +226,7 @@ def _append_whole(moments, num_groups):
   shape = jnp.shape(moments.sq_norm_of_mean)
   if shape != (num_groups,):
     raise ValueError(f'moments of shape {shape}: must have one entry for each '
-                     f'of the {num_groups} groups')
+                     f'of the {num_groups} groups of the state')
   n, b, of_mean, deviation = (jnp.broadcast_to(x, shape) for x in moments)
   # Of no group at all, as of a tree without leaves, nothing can be estimated.
   one = lambda x: jnp.append(x, x[:1] if num_groups else jnp.float32(1))

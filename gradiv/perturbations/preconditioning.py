@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import checks, draws, layout as layouts, trees
+from gradiv._common import checks, draws, layout as layouts, stateful, trees
 from gradiv.perturbations import langevin
 
 
@@ -95,7 +95,8 @@ def precondition_langevin(
       layout=layout)
     return updates, PreconditionLangevinState(*draws.next_step(drawn), nu)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, PreconditionLangevinState, like_params=('nu',))
 
 
 def _decayed(nu, g, decay):

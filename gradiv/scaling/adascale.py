@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks, counting, groups as groups_lib, trees
+from gradiv._common import (
+  checks,
+  counting,
+  groups as groups_lib,
+  stateful,
+  trees,
+)
 from gradiv._common.layout import Grouping
 from gradiv.diversity import adascale_gain, read_moments
 
@@ -148,7 +154,7 @@ def scale_by_diversity(
       num_steps=counting.increment(state.num_steps, whole > 0),
       progress=progress, gain=whole, moments=moments, inner=inner_state)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, ScaleByDiversityState)
 
 
 def _check(batch_size, scale, learning_rate, min_gain, max_gain, end, power):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks, counting, trees
+from gradiv._common import checks, counting, stateful, trees
 from gradiv.diversity import Estimate, read_moments
 from gradiv.scaling.adascale import FIELDS
 
@@ -119,5 +119,5 @@ def scale_by_predicted_rate(
         count=counting.increment(state.count), predicted=predicted,
         used=used, moments=moments, inner=inner_state))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, ScaleByPredictedRateState)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks, trees
+from gradiv._common import checks, stateful, trees
 from gradiv.staleness import scaling_steps
 
 CURVATURES = ('squared', 'normalized', 'averaged')
@@ -98,7 +98,8 @@ def compensate_delay(
     corrected = jax.tree.map(correct, updates, wide, drift, *averages)
     return corrected, CompensateDelayState(averages[0] if averages else ())
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(
+    init_fn, update_fn, CompensateDelayState, like_params=('nu',))
 
 
 def _average_squares(nu, grads, decay):

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from gradiv import workers
-from gradiv._common import counting, draws, trees
+from gradiv._common import counting, draws, stateful, trees
 from gradiv.staleness import models
 
 
@@ -87,6 +87,9 @@ def delay_updates(
     leaves, treedef = jax.tree.flatten(updates)
     buffer = state.buffer
     if leaves:
+      stateful.check_like('buffer', [
+        () if isinstance(x, tuple) else jax.ShapeDtypeStruct(
+          x.shape[1:], x.dtype) for x in buffer], leaves)
       leaves, buffer = zip(*(
         _exchange(update, rows, now, state.count)
         for update, rows in zip(leaves, buffer, strict=True)))
@@ -94,7 +97,7 @@ def delay_updates(
       counting.increment(state.count),
       state.staleness if now is None else now, state.rng_key, buffer)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, DelayUpdatesState)
 
 
 def _rows(x, most):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradiv._common import checks, trees
+from gradiv._common import checks, stateful, trees
 
 
 def scale_by_staleness(
@@ -108,7 +108,7 @@ def with_staleness(
       **(extra_args | {'staleness': delayed.staleness}))
     return updates, WithStalenessState(delayed, rest)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, WithStalenessState)
 
 
 def map_with_staleness(

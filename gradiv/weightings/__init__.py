@@ -64,7 +64,9 @@ Rules for conflicting losses (multi-task learning), g_i the gradient of loss i:
 like the others, and `read_alarm` reads it.
 
 Adding a weighting. A rule without memory is a function of the Gram matrix and
-of which gradients are present; absent ones have rows and columns of zeros:
+of which gradients are present; absent ones have rows and columns of zeros.
+(`gradiv.aggregate_by_weights` takes a function of the Gram matrix alone as it
+is. Use that only if an absent gradient may count as a zero one.)
 
 >>> def unit_mean(gram, present):
 ...   '''Average the directions: w_i = 1/(n ‖g_i‖).'''

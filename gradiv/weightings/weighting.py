@@ -113,6 +113,10 @@ def stateless(
 ) -> Weighting:
   """Create a `Weighting` from a function (gram, present) -> weights.
 
+  Use it for a rule that counts the gradients, or must tell an absent one from
+  one that is zero. `gradiv.aggregate_by_weights` takes a function of the Gram
+  matrix alone as it is; that function sees zeros in both cases.
+
   >>> total = stateless(lambda gram, present: present.astype(jnp.float32))
   >>> total(jnp.eye(2)).tolist()  # The sum: each gradient counts once.
   [1.0, 1.0]

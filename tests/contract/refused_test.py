@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 import gradiv
@@ -17,8 +18,18 @@ from gradiv import (
   weightings,
 )
 from tests import helpers
-from tests.contract import table
+from tests.contract import drive, table
 
+# Without a state of their own, or not checked.
+ANY_STATE = {
+  'skip_zero_updates', 'scale_by_staleness', 'keep_top_k', 'keep_signs',
+  'aggregate_by_mean', 'agreement_running_mean', 'weights_of_a_function'}
+# Those whose state holds trees like the parameters.
+WITH_TREES = {
+  'feedback_of_top_k', 'mix_by_choco', 'mix_by_exact_diffusion',
+  'mix_by_gradient_tracking', 'mix_by_decentlam', 'mix_by_relay',
+  'mix_by_outer_step', 'accumulate_by_agreement', 'accumulate_moments',
+  'precondition_langevin', 'delay_by_worker'}
 LAYER = lambda path: path[-1].key == 'layer'
 # All that draw.
 KEYED = (
@@ -136,6 +147,40 @@ class RefusedTest(parameterized.TestCase):
   def test_what_is_no_transformation_weighting_or_function(self, text, make):
     with self.assertRaisesRegex(ValueError, text):
       make()
+
+  @parameterized.named_parameters(*table.named([
+    row for row in table.FUNCTIONS if 'axis_name' in row.arguments('w')]))
+  @pytest.mark.slow
+  def test_an_axis_that_is_not_mapped(self, row):
+    params, tx = drive.params(), optax.with_extra_args_support(row.make('w'))
+    state = tx.init(params)
+
+    def update(_):
+      return tx.update(params, state, params, **row.needs(params))
+
+    with self.assertRaisesRegex(ValueError, r"axis_name='w'.*\('data',\)"):
+      jax.eval_shape(jax.vmap(update, axis_name='data'), jnp.ones(2))
+
+  @parameterized.named_parameters(*table.named([
+    row for row in table.FUNCTIONS if row.name not in ANY_STATE]))
+  def test_the_state_of_another_transformation(self, row):
+    params, tx = drive.params(), optax.with_extra_args_support(row.make())
+    with self.assertRaisesRegex(ValueError, 'state of type EmptyState'):
+      tx.update(params, optax.EmptyState(), params, **row.needs(params))
+
+  @parameterized.named_parameters(*table.named([
+    row for row in table.FUNCTIONS if row.name in WITH_TREES]))
+  @pytest.mark.slow
+  def test_the_state_of_other_parameters(self, row):
+    params, tx = drive.params(), optax.with_extra_args_support(row.make())
+    state = tx.init({'other': jnp.ones(2)})
+
+    def update(_):
+      return tx.update(params, state, params, **row.needs(params))
+
+    with self.assertRaisesRegex(ValueError, r'state\.\w+.*call init'):
+      jax.eval_shape(jax.vmap(update, axis_name='workers'),
+                     jnp.ones(table.WORKERS))
 
   @parameterized.parameters(
     (None,), (7,), ('key',), (np.zeros(2, np.int64),), (np.zeros(2),),

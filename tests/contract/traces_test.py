@@ -49,7 +49,8 @@ class TracesTest(parameterized.TestCase):
       'delay_drawn', 'feedback_of_top_k')]))
   def test_without_workers_the_name_fails(self, row):
     tx, params = row.make(), drive.params()
-    with self.assertRaises(NameError):
+    with self.assertRaisesRegex(
+        ValueError, "axis_name='workers'.*map_workers"):
       jax.eval_shape(tx.update, params, tx.init(params), params)
 
 

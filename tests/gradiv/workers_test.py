@@ -245,6 +245,21 @@ class UsersShardMapTest(parameterized.TestCase):
       fn, jnp.arange(8.), jnp.float32(1), 'w', backend, out_axes=0)
     np.testing.assert_array_equal(out, np.arange(1, 9))
 
+  @parameterized.parameters(
+    lambda x: workers_lib.num_workers('w'),
+    lambda x: gradiv.worker_key(jax.random.key(0), ('data', 'w')),
+    lambda x: gradiv.as_private(x, 'w'),
+    lambda x: gradiv.worker_moments(
+      x, 'data', layout=gradiv.Layout(
+        sharded_over='w', is_sharded=lambda path: False)))
+  def test_an_axis_that_is_not_mapped_is_named_with_those_that_are(self, fn):
+    with self.assertRaisesRegex(ValueError, r"axis_name='w'.*\('data',\)"):
+      jax.vmap(fn, axis_name='data')(jnp.ones(2))
+
+  def test_where_no_axis_is_mapped_the_error_says_what_maps_one(self):
+    with self.assertRaisesRegex(ValueError, "axis_name='w'.*map_workers"):
+      jax.vmap(lambda x: gradiv.as_private(x, 'w'))(jnp.ones(2))
+
   def test_compat_reads_types(self):
     seen = {}
 

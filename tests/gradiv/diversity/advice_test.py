@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -19,13 +20,13 @@ def reading(value=NAN, low=1., high=INF, *, window=0, more=NAN, at_least=None):
   """Make a reading in which B_S is known as given."""
   end = lambda bound: gradiv.Estimate(
     jnp.float32(1 / bound), jnp.float32(1 - 1 / bound))
-  nothing = end(NAN)
+  some = gradiv.Estimate(jnp.float32(1), jnp.float32(9))
   return gradiv.Reading(
     estimate=end(value), interval=gradiv.Interval(
       end(low), end(high), jnp.array(window > 0)),
     window=jnp.int32(window),
     batch_size_at_least=jnp.float32(low if at_least is None else at_least),
-    steps_until_known=jnp.float32(more), average=nothing, last=nothing)
+    steps_until_known=jnp.float32(more), average=some, last=some)
 
 
 class SentenceTest(parameterized.TestCase):
@@ -54,15 +55,83 @@ class SentenceTest(parameterized.TestCase):
     (reading(low=12, more=INF), 16,
      'batch 16 cannot be judged yet: B_S is at least 12; to know B_S to a '
      'factor of two takes a larger batch'),
-    (reading(), 16, 'batch 16 cannot be judged yet: B_S is at least 1'),
+    (reading(), 16,
+     'batch 16 cannot be judged yet: B_S is at least 1; how many steps it '
+     'takes to know B_S can be said once the mean gradient stands out of the '
+     'noise, and not before step 10'),
   )
   def test_says_what_is_known(self, read, batch_size, sentence):
     self.assertEqual(str(gradiv.advise(read, batch_size)), sentence)
 
-  def test_before_the_first_step_and_of_one_worker(self):
+  def test_before_the_first_step(self):
     state = gradiv.track_moments().init(())
-    self.assertIn('cannot be judged', str(
-      gradiv.advise(gradiv.read_moments(state), 16)))
+    self.assertEqual(
+      str(gradiv.advise(gradiv.read_moments(state), 16)),
+      'batch 16 cannot be judged: no gradients have been compared, as before '
+      'the first step, with one worker, or if no step was finite')
+
+  def test_the_steps_that_it_takes_are_said_from_step_10_on(self):
+    tx = gradiv.track_moments()
+    step = jax.jit(lambda state, sq_norm: tx.update(
+      (), state, moments=gradiv.Moments(8., 1., sq_norm, 87.5))[1])
+    state, said = tx.init(()), []
+    for i in range(12):  # ‖∇F‖² is 6 ± 10, tr Σ is 100
+      state = step(state, 12.5 + 6 + 10 * (-1)**i)
+      said.append(str(gradiv.advise(gradiv.read_moments(state), 8)))
+    count = ['takes about' in sentence for sentence in said]
+    missing = ['not before step 10' in sentence for sentence in said]
+    self.assertEqual(count, 9 * [False] + 3 * [True])
+    self.assertEqual(missing, 9 * [True] + 3 * [False])
+
+
+class EqualGradientsTest(parameterized.TestCase):
+  """Where B_S would seem to be 1, as behind the aggregation."""
+
+  def advise(self, is_behind, is_same, workers=3, dtype=jnp.float32):
+    mean = gradiv.aggregate_by_mean('workers')
+    track = gradiv.track_moments('workers', batch_size=8)
+    tx = optax.chain(*(mean, track) if is_behind else (track, mean))
+    grads = jax.random.normal(
+      jax.random.key(0), (60, 1 if is_same else workers, 20), dtype) + 1
+    grads = jnp.broadcast_to(grads, (60, workers, 20))
+    follow = lambda grads: jax.lax.scan(
+      lambda state, g: (tx.update(g, state)[1], None), tx.init(grads[0]),
+      grads)[0]
+    state = jax.jit(jax.vmap(follow, 1, None, axis_name='workers'))(grads)
+    return gradiv.advise(gradiv.read_moments(state), 8 * workers)
+
+  @parameterized.parameters(
+    (True, False), (False, True), (True, True),
+    (True, False, 3, jnp.bfloat16))  # three: their mean is rounded
+  def test_nothing_is_advised(self, *args):
+    found = self.advise(*args)
+    self.assertEqual(
+      str(found), 'batch 24 cannot be judged: all gradients were equal up to '
+      'rounding; probably track_moments stands behind the aggregation (put it '
+      'before), or all are of the same examples')
+    self.assertTrue(np.isnan(found.bound.value))
+    self.assertEqual(found.cost(48).gradients.low, 1)
+
+  def test_before_the_aggregation_it_is(self):
+    found = self.advise(False, False)  # ρ = 8 · 20 / 20
+    self.assertNotIn('equal', str(found))
+    self.assertBetween(9, found.bound.low, found.bound.high)
+
+  def test_one_worker_is_not_said_to_be_equal_to_others(self):
+    self.assertRegex(str(self.advise(True, False, 1)), 'compared.*one worker')
+
+  def test_nor_is_what_differs_a_little_or_usually_or_is_zero(self):
+    tx = gradiv.track_moments()
+    step = jax.jit(lambda state, *sample: tx.update(
+      (), state, moments=gradiv.Moments(8., 1., *sample))[1])
+    little, once, zero = [tx.init(()) for _ in range(3)]
+    for i in range(20):
+      little = step(little, 1., 1e-5)
+      zero = step(zero, 0., 0.)
+      once = step(once, 1e8, 0.) if i == 15 else step(once, 1., 1.)
+    for state in (little, once, zero):
+      self.assertNotIn('equal', str(
+        gradiv.advise(gradiv.read_moments(state), 8)))
 
 
 class CostTest(parameterized.TestCase):
@@ -119,6 +188,13 @@ class ReadingTest(parameterized.TestCase):
       _, state = tx.update(params, state, moments=moments)
     read = gradiv.read_moments(state)
     self.assertEqual(gradiv.advise(read, 16), gradiv.advise(read.whole, 16))
+
+  def test_a_state_is_no_reading(self):
+    tx = optax.chain(gradiv.track_moments(), optax.sgd(.1))
+    for state in (tx.init(jnp.zeros(2)), tx.init(jnp.zeros(2))[0], None):
+      with self.assertRaisesRegex(
+          ValueError, f'type {type(state).__name__}.*read_moments'):
+        gradiv.advise(state, 16)
 
   def test_what_cannot_be_advised_on_is_refused(self):
     runs = jax.tree.map(lambda x: jnp.stack([x, x]), reading())

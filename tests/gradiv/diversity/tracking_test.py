@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType, PartitionSpec as P
 
 import gradiv
+from gradiv import meshes
 from tests import helpers
 from tests.gradiv.diversity.tracked import PARAMS, gradients, run
 
@@ -112,6 +114,19 @@ class TrackMomentsTest(parameterized.TestCase):
     self.assertTrue(np.isnan(gradiv.batch_size_bound(reading.estimate)))
     self.assertEqual(int(state.num_skipped), 0)
     self.assertFalse(bool(reading.interval.is_trusted))
+
+  def test_behind_the_aggregation_is_an_error_where_types_show_it(self):
+    tx = optax.chain(gradiv.aggregate_by_mean('workers'),
+                     gradiv.track_moments('workers', batch_size=4))
+    mesh = jax.make_mesh((8,), ('workers',), axis_types=(AxisType.Auto,))
+    grads = jnp.ones((8, 3))
+    message = "over axis 'workers'.*behind an aggregation.*put it before"
+    with self.assertRaisesRegex(ValueError, message):
+      jax.shard_map(
+        lambda g: tx.update(g[0], tx.init(g[0]))[1], mesh=mesh,
+        in_specs=P('workers'), out_specs=P(), check_vma=True)(grads)
+    with self.assertRaisesRegex(ValueError, message):
+      meshes.on_mesh(tx, mesh, 'workers').init(grads[0])
 
   def test_sum_reduced_loss_and_finite_set(self):
     grads = gradients(3, 8)

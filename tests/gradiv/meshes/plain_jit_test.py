@@ -195,6 +195,13 @@ class RefusedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, name):
       tx.init(chains.params())
 
+  def test_a_chain_over_an_axis_that_the_mesh_does_not_have(self):
+    tx = meshes.on_mesh(
+      gradiv.aggregate_by_mean('workers'), ways.mesh_of(AUTO), 'data')
+    with self.assertRaisesRegex(
+        ValueError, r"axis_name='workers'.*\('data',\)"):
+      tx.init(chains.params())
+
   def test_gradients_without_rows(self):
     tx = meshes.on_mesh(
       gradiv.aggregate_by_mean('data'), ways.mesh_of(AUTO), 'data')

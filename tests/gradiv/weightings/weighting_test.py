@@ -1,9 +1,11 @@
 """`Weighting` calls its step with the gradients that are present."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+import gradiv
 from gradiv import weightings
 
 
@@ -28,6 +30,17 @@ class WeightingTest(parameterized.TestCase):
       lambda gram, present: jnp.arange(1., 4), num_extra=1)
     weights = rule(jnp.eye(3), present=jnp.zeros(2, bool))
     self.assertEqual(weights.tolist(), [0, 0, 3])
+
+  def test_a_function_of_the_matrix_alone_counts_absent_gradients(self):
+    alone = lambda gram: jnp.ones(len(gram)) / len(gram)
+    told = weightings.stateless(lambda gram, present: weightings.uniform(
+      present))
+    grads = jnp.array([[3.], [5.], [jnp.nan], [0.]])
+    for rule, mean in ((alone, 8 / 4), (told, 8 / 3)):
+      tx = gradiv.aggregate_by_weights(rule, 'workers')
+      update = jax.vmap(lambda g: tx.update(g, tx.init(g))[0],
+                        axis_name='workers', out_axes=None)(grads)
+      self.assertAlmostEqual(update.item(), mean, places=5)
 
   def test_flags_are_given_by_name(self):
     with self.assertRaises(TypeError):
