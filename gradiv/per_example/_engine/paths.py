@@ -14,6 +14,8 @@ import collections
 import dataclasses
 from typing import Any
 
+import jax
+
 from gradiv._common import compat
 from gradiv.per_example._engine import (
   contracted as contracted_of,
@@ -85,13 +87,19 @@ class Paths:
     # What varies beside is a summand of its own, with terms of its own.
     apart = [x for x in others if x in self._varying]
 
-    def run(x, *values):
+    def whole(x, *values):
       env = {start: x, **dict(zip(common, values))} | {
         y: compat.zeros_of(y.aval.shape, y.aval.dtype, compat.varying_axes(
           y.aval)) for y in apart}
       for step in steps:
         env.update(zip(step.outs, step.bind(*(env[y] for y in step.ins))))
       return env[end]
+
+    def run(x, *values):
+      # The tangent, without the summands that are common to the examples.
+      zeros = compat.zeros_of(start.aval.shape, x.dtype, compat.varying_axes(
+        start.aval))
+      return jax.jvp(lambda x: whole(x, *values), (zeros,), (x,))[1]
 
     return linear.LinearOp('paths', id(end), run, common, False)
 

@@ -71,24 +71,23 @@ def choose(
   why = _obstacle(products, whole, like_terms)
   if not why:
     return Strategy('products', '', like_terms)
-  # Rows no larger than what they are made of cost no memory; nor do few.
+  # Terms that are no product would be held of all examples at once.
+  is_held = n * count(program, whole) <= room
+  # Rows no larger than what they are made of cost no memory; nor do few. But
+  # XLA:CPU is slow at convolutions that an example has for itself.
+  most = max(n * count(program, products), costs.room())
+  by_patches = is_held and any(term.product.num_extra for term in products)
   example = Strategy(
     'example', f'{why}; no larger than its operands', like_terms)
-  # But XLA:CPU is slow at convolutions that an example has for itself.
-  by_patches = any(term.product.num_extra for term in products)
-  if n * width <= min(room, costs.room()) and not by_patches:
+  if not by_patches and n * width <= min(room, costs.room()):
     return example
   contracted = contracted_of.find(terms)
   if contracted and (contracted.whole or n * size <= room):
     own = [contracted.whole] if contracted.whole else []
     return Strategy('contracted', why, _joined(own, n), contracted)
-  held = n * count(program, products)
-  if n * width <= min(room, held) and not by_patches:
+  if not by_patches and n * width <= min(room, most):
     return example
-  # Terms that are no product would be held of all examples at once.
-  if n * count(program, whole) > room:
-    return Strategy('fallback', why, like_terms)
-  return Strategy('mixture', why, like_terms)
+  return Strategy('mixture' if is_held else 'fallback', why, like_terms)
 
 
 def _obstacle(products, whole, like_terms):

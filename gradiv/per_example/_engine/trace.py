@@ -12,6 +12,7 @@ from jax import lax
 from gradiv._common import compat
 from gradiv.per_example._engine import (
   cut,
+  homogeneity,
   inside_loop,
   leaves as leaves_of,
   loss_checks,
@@ -89,7 +90,11 @@ class Trace:
       loss_fn, has_aux, self._parameters, values, batch, self._seed)
     self.scale = scale
     # In few bits, 1/n would be off for all examples alike, or too small.
-    if scale is not None and loss_checks.is_wide(closed.jaxpr):
+    # Nor if a rule of the backward pass is not linear in what it is handed.
+    if scale is not None and loss_checks.is_wide(
+        closed.jaxpr) and homogeneity.holds(
+          closed, len(closed.jaxpr.outvars) - len(self.paths),
+          len(closed.jaxpr.invars) - 1):
       self._seed, self.scale = [scale], None
     self._model_axes = loss_checks.separate(
       closed.jaxpr, values, jax.tree.leaves(batch))
