@@ -52,7 +52,7 @@ class Leaf:
     # A small parameter may have large products behind it: the gain of a weight
     # normalization is the norm of one.
     self.width = max([self.size, *(
-      z * a * b + term.num_extra for term in self.terms if term.product
+      z * a * b for term in self.terms if term.product
       for z, _, a, b in [term.sizes])])
     self.kind, self.reason, self.like_terms, self.contracted = (
       strategy.choose(
@@ -60,6 +60,9 @@ class Leaf:
         room=max(num_parameters, costs.WHOLE)))
     if self.kind in ('example', 'fallback'):
       self.terms = [Term((value,))]
+    elif self.kind == 'mixture':
+      self.width += max([0, *(
+        term.num_extra for term in self.terms if term.product)])
     self._num_held = strategy.count(cutter.program, self.terms)
 
   @functools.cached_property
