@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import workers
-from gradiv._common import counting, early_sums, layout as layouts, trees
+from gradiv._common import (
+  counting,
+  early_sums,
+  layout as layouts,
+  stateful,
+  trees,
+)
 from gradiv.aggregation._exchange import membership
 
 
@@ -65,4 +71,4 @@ def aggregate_by_mean(
     return mean, AggregateByMeanState(
       counting.increment(state.num_left_out, left_out))
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return stateful.transformation(init_fn, update_fn, AggregateByMeanState)

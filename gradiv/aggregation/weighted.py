@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from gradiv import weightings, workers
-from gradiv._common import checks, counting, draws, layout as layouts
+from gradiv._common import (
+  checks,
+  counting,
+  draws,
+  layout as layouts,
+  stateful,
+)
 from gradiv.aggregation import _decisions
 from gradiv.aggregation._exchange import collecting, finite, membership
 
@@ -111,8 +117,8 @@ def aggregate_by_weights(
   aggregation = _Aggregation(
     rule, membership.Participants.of(axis_name, layout), extra, key,
     num_workers, sharded)
-  return optax.GradientTransformationExtraArgs(
-    aggregation.init, aggregation.update)
+  return stateful.transformation(
+    aggregation.init, aggregation.update, AggregateState)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,7 @@ from tests.contract import drive, table
 
 # Without a state of their own, or not checked.
 ANY_STATE = {
-  'skip_zero_updates', 'scale_by_staleness', 'keep_top_k', 'keep_signs',
-  'aggregate_by_mean', 'agreement_running_mean', 'weights_of_a_function'}
+  'skip_zero_updates', 'scale_by_staleness', 'keep_top_k', 'keep_signs'}
 # Those whose state holds trees like the parameters.
 WITH_TREES = {
   'feedback_of_top_k', 'mix_by_choco', 'mix_by_exact_diffusion',
