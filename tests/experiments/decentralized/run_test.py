@@ -21,9 +21,9 @@ from tests.experiments.decentralized.small import SMALL, find
 class StopAtFirstLook(signals.Stop):
   """A signal that comes while the first chunk is under way."""
 
-  def __bool__(self):
-    self._signum = 2
-    return True
+  @property
+  def signum(self):
+    return 2
 
 
 @pytest.mark.slow
