@@ -151,7 +151,7 @@ WEIGHED = (
           rtol=1e-3),
   weighed('with_alarm', w.with_alarm, {
     'steps_to_false_alarm': 1e5, 'jump': 2.0}, kwargs={'then': w.mean()},
-          options={'num_workers': WORKERS}, permutes=False),
+          options={'num_workers': WORKERS}, permutes=False, leaves_out=False),
   weighed('imtl_g', w.imtl_g, rtol=1e-3),
   weighed('conflict_free', w.conflict_free, gain=WORKERS, rtol=1e-3),
   weighed('aligned_mtl', w.aligned_mtl, kwargs={'scale_mode': 'rmse'},
