@@ -101,6 +101,7 @@ def _careful_mean(grads, n):
 
 def _sum_kept(rows, kept):
   """Sum the rows that are kept, in their order, in a loop."""
+  rows = jnp.asarray(rows)  # outside of jit, they may be NumPy's
   row = lambda i: jnp.where(kept[i], trees.widen(rows[i]), 0)
   return lax.fori_loop(
     1, len(rows), lambda i, total: total + row(i), row(0))

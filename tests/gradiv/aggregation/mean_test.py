@@ -33,6 +33,14 @@ class MeanTest(parameterized.TestCase):
     np.testing.assert_allclose(
       program(grads), np.delete(grads, 3, 0).mean(0), 1e-5, 1e-6)
 
+  def test_numpy_arrays_outside_of_jit(self):
+    grads = np.float32([[1, 2], [np.nan, 0], [3, 4]])
+    tx = gradiv.aggregate_by_mean('workers')
+    state = tx.init(grads[0])
+    found = jax.vmap(
+      lambda g: tx.update(g, state)[0], axis_name='workers')(grads)
+    np.testing.assert_array_equal(found[0], [2, 3])
+
   def test_bfloat16_rounds_once(self):
     grads = {'layer': jnp.asarray(
       np.r_[256., np.ones(255)], jnp.bfloat16)}
