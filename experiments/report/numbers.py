@@ -40,8 +40,8 @@ def with_interval(measured: Sequence[float | None], unit: str = '',
   Args:
     measured: The value and both ends.
     unit: Of all of them.
-    limits: The ends of a range to compare with: an end of the interval is
-      written with so many digits that one sees on which side it is.
+    limits: The ends of a range to compare with. An end of the interval gets
+      more digits where it would otherwise read like one of them.
   """
   value = number(measured[0], unit)
   if not all(x is not None and math.isfinite(x) for x in measured):

@@ -105,32 +105,30 @@ def convolutions_with_group_norm():
     nn.GroupNorm(8), nn.relu, nn.Dense(8)]), normal(16, 16, 3))
 
 
-@MODELS.model('flax')
-def weight_norm():
+def two_dense(norm, **options) -> Problem:
+  """Two dense layers of Linen, the weights of each under a norm."""
   import flax.linen as nn
 
   class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-      x = jnp.tanh(nn.WeightNorm(nn.Dense(256))(x))
-      return nn.WeightNorm(nn.Dense(64))(x)
+      x = jnp.tanh(norm(nn.Dense(256))(x, **options))
+      return norm(nn.Dense(64))(x, **options)
 
   return of_linen(Net(), normal(24, 128))
+
+
+@MODELS.model('flax')
+def weight_norm():
+  import flax.linen as nn
+  return two_dense(nn.WeightNorm)
 
 
 @MODELS.model('flax')
 def spectral_norm():
   import flax.linen as nn
-
-  class Net(nn.Module):
-
-    @nn.compact
-    def __call__(self, x):
-      x = jnp.tanh(nn.SpectralNorm(nn.Dense(256))(x, update_stats=False))
-      return nn.SpectralNorm(nn.Dense(64))(x, update_stats=False)
-
-  return of_linen(Net(), normal(24, 128))
+  return two_dense(nn.SpectralNorm, update_stats=False)
 
 
 @MODELS.model('flax')

@@ -13,6 +13,7 @@ or add something to it. So the program is walked once, from the number on:
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -28,7 +29,7 @@ _JOINTLY: dict[str, tuple[int, ...] | None] = dict.fromkeys((
   'psum_invariant2', 'pvary', 'pbroadcast', 'pcast', 'all_gather',
   'all_gather_invariant', 'reduce_scatter', 'ppermute', 'all_to_all', 'fft',
   'sharding_constraint', 'mesh_cast', 'reshard', 'optimization_barrier',
-  'split', 'stack', 'unstack', 'reduce_precision', 'name'))
+  'split', 'stack', 'unstack', 'name'))
 _JOINTLY |= {
   'gather': (0,), 'dynamic_slice': (0,), 'dynamic_update_slice': (0, 1),
   'scatter-add': (0, 2), 'scatter': (0, 2), 'triangular_solve': (1,),
@@ -101,6 +102,9 @@ def _apply(equation, states):
                    states)
   if name == 'select_n':
     return [_together(states[1:], states[:1])] * count
+  if name == 'convert_element_type' and not jnp.issubdtype(
+      params['new_dtype'], jnp.inexact):
+    raise _NotLinear(name)  # a multiple is rounded to another whole number
   if name in _JOINTLY:
     places = _JOINTLY[name]
     places = range(len(states)) if places is None else places

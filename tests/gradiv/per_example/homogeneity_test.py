@@ -33,7 +33,9 @@ BACKWARD = {
   'decayed': lambda w, d: d + .1 * w, 'normed': lambda w, d: d / (
     1e-3 + jnp.linalg.norm(d)), 'constant': lambda w, d: jnp.ones_like(w),
   'squared': lambda w, d: d * d, 'zero': lambda w, d: jnp.zeros_like(w),
-  'chosen': lambda w, d: jnp.where(d > 0, d, 2 * d)}
+  'chosen': lambda w, d: jnp.where(d > 0, d, 2 * d),
+  'quantized': lambda w, d: (8 * d).astype(jnp.int8).astype(d.dtype) / 8,
+  'rounded': lambda w, d: jax.lax.reduce_precision(d, 4, 2)}
 
 
 def scanned(w, x):
