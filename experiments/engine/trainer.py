@@ -142,7 +142,6 @@ def _train(program, schedule, workdir, config, workers, stop, title,
   if start.step == schedule.steps:
     if counted.is_too_much:
       raise counted.error(title or str(workdir))
-    saving.seal_log(store, mark)
     if processes.is_first():
       said = _read_only(program, start, workdir, allow_changed)
       print(f'{title or workdir}: {said}', file=sys.stderr, flush=True)
@@ -152,6 +151,7 @@ def _train(program, schedule, workdir, config, workers, stop, title,
       if not (workdir / advising.FILE).exists():
         _advise(program, workdir, title, final,
                 start.meta.get('batch_size', 0))
+    saving.seal_log(store, mark)
     return final
   if start.step:
     identity.check_numerics(start.meta['numerics'], workdir, allow_changed)
@@ -205,11 +205,12 @@ def _train(program, schedule, workdir, config, workers, stop, title,
         np.arange(first, first + schedule.scan))))
       raise _too_much(title or str(workdir), counted, state,
                       compiled.judge(rows, state, np.int32(first)))
+    final = states.final(program, compiled, state)
+    # Before the seal, which says that nothing is left to do.
+    if processes.is_first():
+      _advise(program, workdir, title, final, batch_size())
     if log.lines:
       log.lines.seal()
-  final = states.final(program, compiled, state)
-  if processes.is_first():
-    _advise(program, workdir, title, final, batch_size())
   return final
 
 
