@@ -85,7 +85,7 @@ site: $(VENV)/docs
 	$(RUN) -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
 
 test: $(VENV)/ready
-	@echo '== the tests (nine minutes on two cores)'
+	@echo '== the tests (eight minutes on two cores)'
 	$(RUN) -m pytest -m 'not slow and not fuzz' -n 2 --dist loadfile
 
 test-all: $(VENV)/ready
