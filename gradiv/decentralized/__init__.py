@@ -43,6 +43,10 @@ worker sees it in what has arrived, so that nothing more is sent.
   finite workers.
 * Parameters that are not finite stay so, as updates are added to them: copy
   those of another worker.
+* The shards of a worker's parameters decide alike, by a psum of one number per
+  message over the axes of the shards. Their types name these axes, in `on_mesh`
+  and under ``shard_map(check_vma=True)``. With ``check_vma=False`` nothing
+  does, and each shard decides by itself.
 
 `topology` has the graphs, `mix` averages any tree once, and
 `consensus_distance` says how far the workers are apart.

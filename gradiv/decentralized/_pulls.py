@@ -21,7 +21,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import compat, trees
-from gradiv.decentralized import _permutes
+from gradiv.decentralized import _finite, _permutes
 
 
 class Pulled(NamedTuple):
@@ -86,12 +86,12 @@ def pull(w: np.ndarray, tree: Any, axis_name: workers.AxisName) -> Pulled:
 
   def pull_all(flat):
     if len(names) == 1:
-      totals, num_left_out = _apply(plan, [x[None] for x in flat], names[0])
+      totals, num_left_out = _apply(plan, [x[None] for x in flat], names)
       place = 0
     else:
       # The workers of one device: gathering them sends nothing.
       rows = [lax.all_gather(x, names[1]) for x in flat]
-      totals, num_left_out = _apply(plan, rows, names[0])
+      totals, num_left_out = _apply(plan, rows, names)
       place = lax.axis_index(names[1])
     return [total[place] for total in totals], num_left_out[place]
 
@@ -109,7 +109,7 @@ def mean_of_finite(
     were left out. Both are typed as private.
   """
   names = workers.bound_names(axis_name)
-  is_finite = trees.all_finite(tree)
+  is_finite = _finite.all_finite(tree, names)
   held = trees.keep_if(is_finite, trees.widen(tree))
   sums, count = lax.psum((held, is_finite.astype(jnp.float32)), names)
   means = jax.tree.map(
@@ -121,43 +121,46 @@ def mean_of_finite(
 def _by_dtype(fn, tree):
   """Give `fn` one vector per dtype, so that each hop is one message each.
 
+  Leaves that lie in shards stay apart from those that do not.
+
   Returns:
     The tree of the first of what it returns, and the second.
   """
   leaves, treedef = jax.tree.flatten(tree)
   if not leaves:
     return tree, jnp.zeros((), jnp.int32)
-  dtypes = dict.fromkeys(x.dtype for x in leaves)
-  places = [[i for i, x in enumerate(leaves) if x.dtype == dtype]
-            for dtype in dtypes]
-  vectors, rest = fn([
-    jnp.concatenate([leaves[i].ravel() for i in some]) for some in places])
+  places: dict[tuple, list[int]] = {}
+  for i, x in enumerate(leaves):
+    places.setdefault((x.dtype, compat.varying_axes(x)), []).append(i)
+  vectors, rest = fn([jnp.concatenate([leaves[i].ravel() for i in some])
+                      for some in places.values()])
   results = {}
-  for some, vector in zip(places, vectors):
+  for some, vector in zip(places.values(), vectors):
     ends = np.cumsum([leaves[i].size for i in some])
     for i, part in zip(some, jnp.split(vector, ends[:-1])):
       results[i] = part.reshape(leaves[i].shape)
   return treedef.unflatten(results[i] for i in range(len(leaves))), rest
 
 
-def _apply(plan, rows, name):
+def _apply(plan, rows, names):
   """Compute the pulls on the workers of this device.
 
   Args:
     plan: Who sends what to whom.
     rows: One array [local, ...] per dtype.
-    name: The axis of the devices.
+    names: The axis of the devices, and that of the workers on one, if any.
 
   Returns:
     The pulls, like `rows`, and how many neighbors were left out [local].
   """
+  name = names[0]
   me = lax.axis_index(name)
   wide = [trees.widen(x) for x in rows]
   weigh = _weigh_one if len(rows[0]) == 1 else _weigh_several
 
   def weighed(weights, arrived):
     """Weigh what has arrived, [m, ...] per dtype, by [devices, local, m]."""
-    is_finite = _rows_finite(arrived)
+    is_finite = _finite.in_all_shards(_rows_finite(arrived), names)
     return [weigh(jnp.asarray(weights, x.dtype)[me], is_finite, new, x)
             for new, x in zip(arrived, wide)], is_finite
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradiv import workers
 from gradiv._common import trees
-from gradiv.decentralized import _pulls, topology
+from gradiv.decentralized import _finite, _pulls, topology
 
 
 def check_given(params: Any, updates: Any) -> None:
@@ -35,11 +36,13 @@ def add(x: Any, *rest: Any) -> Any:
 
 
 def add_finite(
-  before: tuple[Any, ...], updates: Any, after: tuple[Any, ...] = ()
+  axis_name: workers.AxisName, before: tuple[Any, ...], updates: Any,
+  after: tuple[Any, ...] = (),
 ) -> tuple[Any, jax.Array]:
   """Add trees and a worker's update, unless that is not finite.
 
   Args:
+    axis_name: The axis of the workers.
     before: Trees to begin the sum with; the first has its dtypes.
     updates: The update.
     after: Trees to end it with.
@@ -47,27 +50,26 @@ def add_finite(
   Returns:
     The sum, and how many updates were left out: 0 or 1.
   """
-  is_finite = trees.all_finite(updates)
+  is_finite = _finite.all_finite(updates, axis_name)
   total = trees.select(is_finite, add(*before, updates, *after),
                        add(*before, *after))
   return total, 1 - is_finite.astype(jnp.int32)
 
 
 def step_and_pull(
-  params: Any, updates: Any, pull: Callable[[Any], _pulls.Pulled]
+  axis_name: workers.AxisName, params: Any, updates: Any,
+  pull: Callable[[Any], _pulls.Pulled],
 ) -> tuple[Any, jax.Array]:
   """Return the update that leads from x to W (x + u), in the dtypes of x.
 
   And how much was left out: what is not finite of updates and of neighbors.
   """
-  stepped, without = add_finite((params,), updates)
+  stepped, without = add_finite(axis_name, (params,), updates)
   pulled = pull(stepped)
   moved = jax.tree.map(
     lambda x, s, d: ((s - x) + d).astype(x.dtype), params, stepped,
     pulled.pull)
   return moved, without + pulled.num_left_out
-
-
 
 
 def rescale(

@@ -94,7 +94,7 @@ def mix_by_choco(
 
   def update_fn(updates, state, params=None, **extra_args):
     _updates.check_given(params, updates)
-    x, without = _updates.add_finite((trees.widen(params),), updates)
+    x, without = _updates.add_finite(axis_name, (trees.widen(params),), updates)
     gap = jax.tree.map(
       lambda x, known, p: (x - known).astype(p.dtype), x, state.public, params)
     sent, inner = compressor.update(gap, state.inner, params, **extra_args)

@@ -87,7 +87,7 @@ def mix_by_exact_diffusion(
   _check_modes(w, lambda value: (1, -2 * value, value))
 
   def step(x, u, c):
-    phi, without = _updates.add_finite((x,), u, (c,))
+    phi, without = _updates.add_finite(axis_name, (x,), u, (c,))
     pull, num_left_out = _pulls.pull(w, phi, axis_name)
     return (_updates.add(phi, pull), _updates.add(c, pull),
             without + num_left_out)
@@ -146,7 +146,7 @@ def mix_by_extra(
   def step(x, u, c):
     pull, num_left_out = _pulls.pull(w, x, axis_name)
     half = jax.tree.map(lambda d: d / 2, pull)
-    moved, without = _updates.add_finite((x, pull), u, (c,))
+    moved, without = _updates.add_finite(axis_name, (x, pull), u, (c,))
     return moved, _updates.add(c, half), without + num_left_out
 
   return _corrected(step, axis_name, schedule)

@@ -95,12 +95,12 @@ def mix_by_gossip(
     _updates.check_given(params, updates)
     if order == 'awc':
       pulled = pull(params, state.count)
-      moved, without = _updates.add_finite((pulled.pull,), updates)
+      moved, without = _updates.add_finite(axis_name, (pulled.pull,), updates)
       moved = jax.tree.map(lambda u, p: u.astype(p.dtype), moved, params)
       left_out = without + pulled.num_left_out
     else:
       moved, left_out = _updates.step_and_pull(
-        params, updates, lambda stepped: pull(
+        axis_name, params, updates, lambda stepped: pull(
           stepped, state.count + (order == 'cta')))
     return moved, MixByGossipState(
       counting.increment(state.count),

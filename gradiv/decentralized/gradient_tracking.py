@@ -81,7 +81,7 @@ def mix_by_gradient_tracking(
     del params, extra_args
     # At least float32, in the messages too: rounding errors of y accumulate.
     trees.check_floating(updates)
-    tracked, without = _updates.add_finite((state.offset,), updates)
+    tracked, without = _updates.add_finite(axis_name, (state.offset,), updates)
     pulled = pull(tracked, state.count)
     offset = _updates.add(state.offset, pulled.pull)
     followed = trees.keep_if(without == 0, tracked)

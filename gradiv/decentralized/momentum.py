@@ -97,7 +97,7 @@ def mix_by_quasi_global_momentum(
     if nesterov:
       heavy = jax.tree.map(lambda u, v: u + momentum * v, updates, heavy)
     moved, left_out = _updates.step_and_pull(
-      params, heavy, lambda stepped: pull(stepped, state.count))
+      axis_name, params, heavy, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: ((1 - newest) * m + newest * d).astype(m.dtype), m, moved)
     return moved, _next(state, m, left_out)
@@ -154,7 +154,7 @@ def mix_by_decentlam(
     del extra_args
     _updates.check_given(params, updates)
     moved, left_out = _updates.step_and_pull(
-      params, updates, lambda stepped: pull(stepped, state.count))
+      axis_name, params, updates, lambda stepped: pull(stepped, state.count))
     m = jax.tree.map(
       lambda m, d: (momentum * m + d).astype(m.dtype),
       _updates.rescale(state.momentum, schedule, state.count), moved)

@@ -89,7 +89,7 @@ def mix_by_push_sum(
     _updates.check_given(params, updates)
     # At least float32: one message with the weight, and v z is not stored.
     own = jax.tree.map(lambda z: state.weight * trees.widen(z), params)
-    pushed, without = _updates.add_finite((own,), updates)
+    pushed, without = _updates.add_finite(axis_name, (own,), updates)
     held = (pushed, state.weight)
     pulled = pull(held, state.count)
     pushed, weight = jax.tree.map(jnp.add, held, pulled.pull)

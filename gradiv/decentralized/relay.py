@@ -95,7 +95,7 @@ def mix_by_relay(
       lambda x, m: jnp.where(
         state.count == 0, jnp.asarray(sizes, x.dtype)[me] * x, m), wide, box)
       for sizes, box in zip(beyond, state.inbox)]
-    stepped, left_out = _updates.add_finite((wide,), updates)
+    stepped, left_out = _updates.add_finite(axis_name, (wide,), updates)
     total = _sum(stepped, inbox)
     arrived = []
     for swap, sizes, box in zip(swaps, beyond, inbox):

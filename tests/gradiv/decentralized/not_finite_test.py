@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType, PartitionSpec as P
 
 import gradiv
 from gradiv import decentralized, topology
@@ -140,6 +141,75 @@ class UpdatesTest(parameterized.TestCase):
       self.assertTrue(np.isfinite(x[WITHOUT_1]).all())
       np.testing.assert_allclose(x[0], x[7], 1e-6)
       self.assertGreaterEqual(left_out(states).min(), 1)
+
+
+# Functions of the axis, for four workers.
+RING = topology.ring(4)
+IN_SHARDS = {
+  'gossip': lambda axis: decentralized.mix_by_gossip(RING, axis),
+  'adapt_then_combine': lambda axis: decentralized.mix_by_gossip(
+    RING, axis, order='atc'),
+  'complete': lambda axis: decentralized.mix_by_gossip(
+    topology.complete(4), axis),
+  'exact_diffusion': lambda axis: decentralized.mix_by_exact_diffusion(
+    topology.lazy(RING), axis),
+  'tracking': lambda axis: optax.chain(
+    decentralized.mix_by_gradient_tracking(RING, axis),
+    decentralized.mix_by_gossip(RING, axis)),
+  'momentum': lambda axis: decentralized.mix_by_quasi_global_momentum(
+    RING, axis),
+  'push_sum': lambda axis: decentralized.mix_by_push_sum(RING, axis),
+  'relay': lambda axis: decentralized.mix_by_relay(topology.chain(4), axis),
+  'choco': lambda axis: decentralized.mix_by_choco(
+    RING, axis, optax.identity(), consensus_step=0.5),
+  'local_sgd': lambda axis: gradiv.local_sgd(2, axis),
+}
+
+
+class ShardsTest(parameterized.TestCase):
+
+  def _check(self, name, bad_params, bad_grads):
+    """Four workers in two shards, as each is whole: the same, all of it.
+
+    The number that is not finite lies in one shard of worker 1.
+    """
+    rng = np.random.default_rng(5)
+    params = {'cut': rng.normal(size=(4, 6)), 'whole': rng.normal(size=(4, 3))}
+    grads = {'cut': rng.normal(size=(4, 6)), 'whole': rng.normal(size=(4, 3))}
+    params['cut'][1, 2] *= bad_params
+    grads['cut'][1, 2] *= bad_grads
+    both = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, grads))
+    tx = IN_SHARDS[name]('workers')
+
+    def run(params, grads):
+      state = tx.init(params)
+      for _ in range(2):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+      return params, sum(x for _, x in optax.tree.get_all_with_path(
+        state, 'num_left_out'))
+
+    expected = gradiv.map_workers(run, 'workers')(*both)
+    mesh = jax.make_mesh((4, 2), ('workers', 'model'), axis_types=(
+      AxisType.Auto,) * 2)
+    specs = {'cut': P('workers', 'model'), 'whole': P('workers')}
+    row = lambda fn: lambda *trees: jax.tree.map(
+      lambda x: x[None], fn(*jax.tree.map(lambda x: x[0], trees)))
+    found = jax.jit(jax.shard_map(
+      row(run), mesh=mesh, in_specs=(specs, specs),
+      out_specs=(specs, P('workers'))))(*both)
+    # Types and numbers: out_specs says that the counters are common to shards.
+    helpers.assert_close(found, expected, 1e-5, 1e-6)
+    self.assertGreater(np.sum(found[1]), 0)
+
+  def test_no_shard_takes_what_another_leaves_out(self):
+    self._check('gossip', np.nan, 1)
+    self._check('gossip', 1, np.nan)
+
+  @parameterized.product(name=tuple(IN_SHARDS), which=(0, 1))
+  @pytest.mark.slow
+  def test_all_mixers(self, name, which):
+    self._check(name, *((np.nan, 1), (1, np.nan))[which])
 
 
 if __name__ == '__main__':
