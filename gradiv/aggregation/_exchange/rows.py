@@ -21,6 +21,9 @@ from gradiv.aggregation._exchange import products
 # needs blocks of many columns, so that it has enough to do.
 BLOCK_ELEMENTS, FEWEST_COLUMNS = 1 << 15, 256
 LARGE_BLOCK = 1 << 20
+# With this many rows, cores multiply so many smaller blocks beside one another.
+# Of fewer blocks, or of fewer rows, XLA multiplies one after the other.
+MANY_ROWS, BESIDE = 16, 64
 # Blocks whose matrices are summed apart: one sum over thousands of blocks loses
 # digits.
 BLOCKS_AT_ONCE = 32
@@ -197,29 +200,39 @@ def _gram(piece: _Piece) -> jax.Array:
   """Compute the Gram matrix of a piece, block by block."""
   side, width = len(piece.rows) + len(piece.extra), piece.rows.shape[1]
 
-  def by_blocks(size):
+  def by_blocks(size, beside=1):
     def gram(piece):
       zero = jnp.zeros((side, side), jnp.float32)
-      own = lambda first, size: products.inner_products(
-        *(piece.block(first, size),) * 2)
+      step = size * beside
+      own = lambda i: _gram_of_blocks(piece.block(i * step, step), beside)
 
       def add(i, sums):
-        total, part = sums[0], sums[1] + own(i * size, size)
+        total, part = sums[0], sums[1] + own(i)
         is_last = (i + 1) % BLOCKS_AT_ONCE == 0
         return (jnp.where(is_last, total + part, total),
                 jnp.where(is_last, zero, part))
 
-      count, rest = divmod(width, size)
+      count, rest = divmod(width, step)
       total = zero
       if count:
         total, part = lax.fori_loop(0, count, add, (zero, zero))
         total += part
-      return total + own(count * size, rest) if rest else total
+      return total + _gram_of_blocks(
+        piece.block(width - rest, rest), 1) if rest else total
     return gram
 
   # A center, or more rows, are put beside the rows one block at a time.
   is_plain = piece.center is None and not len(piece.extra)
-  columns = max(FEWEST_COLUMNS, BLOCK_ELEMENTS // side)
+  on_cpu = (by_blocks(FEWEST_COLUMNS, BESIDE) if side >= MANY_ROWS else
+            by_blocks(max(FEWEST_COLUMNS, BLOCK_ELEMENTS // side)))
   return lax.platform_dependent(
-    piece, cpu=by_blocks(columns),
+    piece, cpu=on_cpu,
     default=by_blocks(max(width, 1) if is_plain else LARGE_BLOCK))
+
+
+def _gram_of_blocks(rows, count):
+  """Compute the Gram matrix of rows [n, d] as the sum of those of blocks."""
+  if count == 1:
+    return products.inner_products(rows, rows)
+  blocks = rows.reshape(len(rows), count, -1).swapaxes(0, 1)
+  return jax.vmap(products.inner_products)(blocks, blocks).sum(0)

@@ -100,6 +100,17 @@ def test_many_blocks_lose_no_digits(monkeypatch):
   np.testing.assert_allclose(found, wanted, 2e-6)
 
 
+@pytest.mark.parametrize('centered', (False, True))
+def test_blocks_beside_one_another(centered, monkeypatch):
+  """Two rounds of 64 blocks, and a rest that fills no round."""
+  monkeypatch.setattr(rows_lib, 'FEWEST_COLUMNS', 16)
+  rows = np.float32(RNG.normal(1, 1, (20, 2 * 64 * 16 + 37)))
+  away = np.float64(rows) - centered * np.float64(rows).mean(0)
+  found, present = gram_of(rows, centered=centered)
+  np.testing.assert_allclose(found, away @ away.T, 1e-5, 1e-2)
+  assert np.all(present)
+
+
 def test_no_copy_of_the_rows_is_kept(n=32, size=1 << 20):
   rows = jax.ShapeDtypeStruct((n, size), jnp.float32)
 
