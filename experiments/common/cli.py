@@ -168,7 +168,8 @@ def exit_codes():
   except description.WorkdirError as error:
     _leave(error, 1)
   except _imported(_SIGNAL) as stopped:
-    _leave(f'{stopped}; the same command goes on from there', stopped.exit_code)
+    _leave(f'{stopped}; the same command goes on from there',
+           stopped.exit_code, stopped.alone)
   except KeyboardInterrupt:
     _leave('stopped by SIGINT', 130)
   except (OSError, *_imported(*_ERRORS)) as error:
@@ -194,9 +195,10 @@ def _imported(*errors: tuple[str, str]) -> tuple[type[Exception], ...]:
                for module, name in errors if module in sys.modules)
 
 
-def _leave(message, code):
+def _leave(message, code, alone=True):
+  """End with a message; `alone` if other processes do not end, too."""
   print(message, file=sys.stderr, flush=True)
   processes = sys.modules.get('experiments.engine.processes')
-  if processes is not None and code < 128:
+  if processes is not None and alone:
     processes.leave(code)
   raise SystemExit(code) from None

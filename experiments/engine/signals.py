@@ -14,13 +14,16 @@ class Interrupted(Exception):
   Attributes:
     signum: The signal.
     exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+    alone: Whether this process stops and the others do not know of it.
   """
 
-  def __init__(self, signum: int, kept: str = 'all is saved'):
+  def __init__(self, signum: int, kept: str = 'all is saved', *,
+               alone: bool = False):
     """Say which signal it was, and what is kept of the work so far."""
     super().__init__(f'stopped by {signal.Signals(signum).name}; {kept}')
     self.signum = signum
     self.exit_code = 128 + signum
+    self.alone = alone
 
 
 class Stop:
@@ -85,7 +88,7 @@ def leaving(kept: str):
     del frame
     for each in SIGNALS:
       signal.signal(each, lambda signum, frame: os._exit(128 + signum))
-    raise Interrupted(signum, kept)
+    raise Interrupted(signum, kept, alone=True)
 
   before = {s: signal.signal(s, leave) for s in SIGNALS}
   try:

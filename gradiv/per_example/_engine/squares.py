@@ -25,19 +25,18 @@ _AT_ONCE = 8
 
 def kept(parts: jax.Array) -> jax.Array:
   """Return parts [n, ...] as they are if they are small, else their sum [n]."""
-  return parts if is_small(parts) else total(parts)
-
-
-def is_small(parts: jax.Array) -> bool:
-  """Return whether an array is kept in parts."""
-  return parts.size * _AT_ONCE <= costs.room()
+  return parts if parts.size * _AT_ONCE <= costs.room() else total(parts)
 
 
 def of_rows(rows: jax.Array) -> jax.Array:
-  """Return ‖x_i‖² of arrays [n, ...], in parts if there are many numbers."""
+  """Return ‖x_i‖² of arrays [n, ...]: [n].
+
+  Not in parts: the rows are often the factor of a product, whose squared norms
+  are known, and parts would be held beside them.
+  """
   if rows.size < row_norms.FEW:
     return row_norms.sq_norms(rows.reshape(len(rows), -1))
-  return kept(jnp.square(trees.widen(rows)))
+  return total(jnp.square(trees.widen(rows)))
 
 
 def total(parts: jax.Array) -> jax.Array:

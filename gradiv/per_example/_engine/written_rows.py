@@ -23,17 +23,14 @@ def keep_some(x: jax.Array, keep: jax.Array) -> jax.Array:
 def sums(
   rows: jax.Array, scale: jax.Array | None, limits: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
-  """Compute Σ g_i times `scale`, and ‖g_i‖² in parts, of gradients [n, ...].
+  """Compute Σ g_i times `scale`, and ‖g_i‖², of gradients [n, ...].
 
   The limits are those of `costs`, which choices rest on.
   """
   del limits
 
   def part(chunk):
-    squares = squares_of.of_rows(chunk['g'])
-    # Not by the size of the chunk, as all must have one shape.
-    return scaled(add_up(chunk['g']), scale), (
-      squares if squares_of.is_small(rows) else squares_of.total(squares))
+    return scaled(add_up(chunk['g']), scale), squares_of.of_rows(chunk['g'])
 
   return in_chunks(part, {'g': rows}, math.prod(rows.shape[1:]))
 

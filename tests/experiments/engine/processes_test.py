@@ -112,6 +112,27 @@ class ProcessesTest(ProcessesCase):
       group.output(0), r'process 1: .* at step \d+ of 24 on \S+, and does not')
     self.assertEqual(self.ends(group, 100), [0, 0])
 
+  @pytest.mark.slow
+  def test_one_that_leaves_alone_waits_for_no_one(self):
+    """It gets SIGTERM while process 0 draws; see `cli.exit_codes`."""
+    code = '''
+import os, signal, sys, time
+from experiments.common import cli
+from experiments.engine import processes, signals
+with cli.exit_codes():
+  processes.connect(sys.argv[1], 2, int(sys.argv[2]))
+  processes.wait()
+  with signals.leaving('half'):
+    if processes.is_first():
+      time.sleep(300)
+    os.kill(os.getpid(), signal.SIGTERM)
+'''
+    address = started.coordinator_address()
+    commands = [[sys.executable, '-c', code, address, f'{i}'] for i in (0, 1)]
+    with started.Group(commands) as group:
+      self.assertEqual(group.processes[1].wait(25), 143)
+      self.assertIn('stopped by SIGTERM; half;', group.output(1))
+
   def test_rows_are_gathered_by_the_device_that_they_are_for(self):
     where = placing.Placing(jax.make_mesh(
       (8,), ('workers',), axis_types=(jax.sharding.AxisType.Auto,)))

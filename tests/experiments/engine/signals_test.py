@@ -33,11 +33,13 @@ class SignalsTest(parameterized.TestCase):
   def test_a_block_that_may_be_left_is_left_at_once(self):
     before = [signal.getsignal(each) for each in signals.SIGNALS]
     with self.assertRaisesRegex(
-        signals.Interrupted, 'stopped by SIGINT; half of it is kept'):
+        signals.Interrupted, 'stopped by SIGINT; half of it is kept'
+    ) as caught:
       with signals.leaving('half of it is kept'):
         os.kill(os.getpid(), signal.SIGINT)
     self.assertEqual(
       [signal.getsignal(each) for each in signals.SIGNALS], before)
+    self.assertTrue(caught.exception.alone)
 
   def test_the_second_signal_does_not_wait(self):
     with mock.patch.object(os, '_exit') as left:
