@@ -25,6 +25,9 @@ import numpy as np
 # Small stakes find a worker that is the largest somewhat too often, large ones
 # find one that always is, within few steps.
 STAKES = np.array([0.05, 0.2, 0.7], np.float32)
+# Scores that differ by less are equal: of parallel gradients, the cosines
+# differ by rounding alone, perhaps in the same order at each step.
+ROUNDING = 4e-6
 
 
 def init(num_scores: int, num_workers: int) -> jax.Array:
@@ -54,7 +57,7 @@ def update(
     The next log M.
   """
   highest = jnp.max(jnp.where(takes_part, scores, -jnp.inf), -1, keepdims=True)
-  largest = takes_part & (scores == highest)
+  largest = takes_part & (scores >= highest - ROUNDING)
   # Those that are equal share what is won.
   share = largest / jnp.maximum(
     largest.sum(-1, keepdims=True), 1).astype(jnp.float32)

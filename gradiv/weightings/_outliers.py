@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradiv.weightings import _evidence
+
 # Steps in a window of the records.
 WINDOW = 512
 NUM_SCORES = 4
@@ -77,7 +79,7 @@ def find_jumps(
   A score counts up to twice the record, so that one fault hides the next for a
   factor of two at most, and the records still follow training where it goes.
   """
-  record = records.max(1, keepdims=True)
+  record = jnp.maximum(records.max(1, keepdims=True), _evidence.ROUNDING)
   jumped = jnp.any(seen.scores > factor * record, axis=0)
   highest = jnp.minimum(seen.scores, 2 * record).max(1)
   begins = count % WINDOW == 0

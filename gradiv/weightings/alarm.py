@@ -88,7 +88,8 @@ def with_alarm(
     evidence against i. With healthy workers, the first false alarm takes at
     least `steps_to_false_alarm` steps on average, whatever the distribution of
     the gradients and however it drifts. Of eight workers, one that is the last
-    in every step is named after about ten.
+    in every step is named after about ten. Workers that differ by rounding
+    alone share a place.
   * **Jumps**, such as a flipped bit. A worker jumps if its log norm, or its
     cosine, is `jump` times farther from the median than any worker's in the
     last 512 to 1,024 steps. There are four such scores, so for gradients that

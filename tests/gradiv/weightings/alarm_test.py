@@ -214,5 +214,33 @@ class ReadingTest(absltest.TestCase):
       weightings.read_alarm(())
 
 
+class RoundingTest(absltest.TestCase):
+  """Of parallel gradients, all cosines are 1, up to rounding."""
+
+  def test_no_bet_is_won_by_rounding(self):
+    sums = _evidence.init(1, 4)
+    everyone = jnp.ones((1, 4), bool)
+    for _ in range(50):
+      sums = _evidence.update(
+        sums, jnp.float32([[0, 1e-7, 0, 2e-7]]), everyone, 10.)
+    np.testing.assert_allclose(sums, np.broadcast_to(sums[..., :1], sums.shape))
+    won = _evidence.update(
+      sums, jnp.float32([[0, 0, 0, 1e-4]]), everyone, 10.)
+    self.assertEqual(int(jnp.argmax(_evidence.of_workers(won))), 3)
+
+  def test_nothing_jumps_by_rounding(self):
+    grads = np.outer([1., 2, 3, 1], np.arange(1, 6))
+    seen = _outliers.measure(
+      jnp.float32(grads @ grads.T), jnp.ones(4, bool))
+    scores = jnp.zeros((4, 4)).at[2, 1].set(1e-6)
+    jumped, _ = _outliers.find_jumps(
+      seen._replace(scores=scores), jnp.full((4, 2), 1e-8), jnp.array(700), 2.)
+    self.assertFalse(jumped.any())
+    jumped, _ = _outliers.find_jumps(
+      seen._replace(scores=1e3 * scores), jnp.full((4, 2), 1e-8),
+      jnp.array(700), 2.)
+    self.assertEqual(jumped.tolist(), [False, True, False, False])
+
+
 if __name__ == '__main__':
   absltest.main()
