@@ -138,7 +138,8 @@ def forest(claims: Sequence[Claim]) -> Figure:
   ax.set(xlim=(0, 1), ylim=(len(claims) - 0.4, -0.6))
   ax.set_axis_off()
   for row, claim in enumerate(claims):
-    ax.text(0, row, '\n'.join(textwrap.wrap(claim.text, 56)), va='center',
+    text = claim.text.replace('`', '')  # what is code on a page
+    ax.text(0, row, '\n'.join(textwrap.wrap(text, 56)), va='center',
             fontsize=7)
     ax.text(0.79, row, tables.measured(claim),
             va='center', fontsize=7)
