@@ -18,25 +18,15 @@ import jax
 import numpy as np
 
 from gradiv._common import checks
-from gradiv.diversity import metrics
+from gradiv.diversity import _equality, metrics
 from gradiv.diversity.reading import Reading
 
 # Batch sizes that are compared, as powers of two of the present one.
 _EXPONENTS = (-4, -3, -2, -1, 1, 2, 3, 4, 5, 6)
 
-# A spread of gradients below this part of ‖ḡ‖² is rounding: of examples, whose
-# spread is a difference, and of workers, whose mean is a sum of thousands.
-# Of workers, tr Σ is at most the batch size times the spread.
-_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS = 1e-7, 1e-11
-# That of sums over a window, in a ratio.
-_ROUNDING_OF_WINDOWS = 1e-5
-
 _NOTHING = (
   'no gradients have been compared, as before the first step, with one worker, '
   'or if no step was finite')
-_EQUAL = (
-  'all gradients were equal up to rounding; probably track_moments stands '
-  'behind the aggregation (put it before), or all are of the same examples')
 
 
 class Factor(NamedTuple):
@@ -225,20 +215,8 @@ def _obstacle(reading, batch_size):
   """Return why nothing can be known of B_S; '' if it can."""
   if math.isnan(float(reading.average.sq_norm)):
     return _NOTHING
-  return _EQUAL if _are_equal(reading, batch_size) else ''
-
-
-def _are_equal(reading, batch_size):
-  """Return whether all gradients were equal up to rounding.
-
-  The average sums tr Σ by itself, to full precision; but a step with a very
-  long gradient may dominate it, as none dominates the window.
-  """
-  rounding = max(_ROUNDING_OF_EXAMPLES, _ROUNDING_OF_WORKERS * batch_size)
-  return all(
-    float(e.variance) < share * float(e.sq_norm)
-    for e, share in ((reading.average, rounding),
-                     (reading.estimate, max(rounding, _ROUNDING_OF_WINDOWS))))
+  return _equality.EQUAL if _equality.is_of_equal_gradients(
+    reading, batch_size) else ''
 
 
 def _factors(now: float, other: float, noise: float) -> tuple[float, float]:

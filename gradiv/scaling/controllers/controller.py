@@ -10,13 +10,14 @@ that was never interrupted.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from gradiv._common import checks
-from gradiv.diversity import Estimate, Reading
+from gradiv.diversity import Estimate, Reading, _equality
 from gradiv.scaling.controllers.ladder import Ladder
 
 # The learning rate is multiplied by the growth of the batch to this power.
@@ -132,7 +133,8 @@ def target_of(
   """Apply a formula to a reading and to both ends of its interval.
 
   The ends are in units of the second moment G + S, whose own error is small
-  against that of G; they are scaled by its estimate.
+  against that of G; they are scaled by its estimate. Where all gradients were
+  equal up to rounding, nothing is known, and a warning says so.
 
   Args:
     reading: What `gradiv.read_moments` returns. With groups, the whole counts.
@@ -147,6 +149,9 @@ def target_of(
   if jnp.ndim(now.sq_norm):
     raise ValueError(
       f'reading of shape {jnp.shape(now.sq_norm)}: must be of one run')
+  if _equality.is_of_equal_gradients(reading, 1):
+    warnings.warn(f'the batch size stays: {_equality.EQUAL}', stacklevel=3)
+    return Target(math.nan, math.nan, math.nan)
   second_moment = now.sq_norm + now.variance
   # 1/B_S at the ends; of two lower bounds on B_S, the better one.
   most = min(float(reading.interval.lower.sq_norm),

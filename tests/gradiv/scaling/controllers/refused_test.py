@@ -1,5 +1,7 @@
 """Wrong options and measurements are refused, and named."""
 
+import warnings
+
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -49,6 +51,19 @@ class RefusedTest(parameterized.TestCase):
     several = jax.tree.map(lambda x: np.stack([x, x]), reading(1, 2))
     with self.assertRaisesRegex(ValueError, 'one run'):
       controller.target_of(several, gradiv.noise_scale)
+
+  def test_equal_gradients_move_nothing(self):
+    """As behind an aggregation, where B_S would seem to be 1."""
+    for make in (lib.NoiseScale, lib.NormTest, lib.DiveBatch):
+      options = {'delta': .1} if make is lib.DiveBatch else {}
+      control = make(ladder=LADDER, start=32, **options)
+      with self.assertWarnsRegex(
+          UserWarning, 'stays: all gradients were equal'):
+        state, size = control.update(control.init(), reading(1, 1, 1e-9))
+      self.assertEqual((size, state.num_changes), (32, 0))
+      with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        control.update(control.init(), reading(1, 1, 1e-3))
 
 
 if __name__ == '__main__':
