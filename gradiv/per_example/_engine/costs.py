@@ -17,6 +17,10 @@ FLOPS_PER_NUMBER = 32
 # out; or as many as there are parameters, if that is more.
 WHOLE = 2**22
 
+# How many share a chunk of examples, each with the numbers of `room`. With one
+# example in a chunk, the others would often have nothing to do.
+CORES = 2
+
 
 class Way(NamedTuple):
   """A way to the squared norms of n products.
@@ -104,7 +108,7 @@ def chunk(
 
   >>> chunk(12, 10**9), chunk(12, 1)
   ((1, 1), (12, 12))
-  >>> chunk(127, room('cpu') // 16, platform='cpu')  # 15 + 7 · 16
+  >>> chunk(127, CORES * room('cpu') // 16, platform='cpu')  # 15 + 7 · 16
   (15, 16)
   >>> chunk(12, 10**9, num_shards=4)  # one example on each of four devices
   (4, 4)
@@ -119,7 +123,7 @@ def chunk(
   """
   each = math.gcd(num_examples, num_shards)
   own = num_examples // each
-  there = room(platform)
+  there = CORES * room(platform)
   count = -(-own // max(1, min(own, there // max(numbers, 1))))
   size = -(-own // count)
   first = own - size * ((own - 1) // size)

@@ -141,8 +141,8 @@ class ChunksTest(absltest.TestCase):
     """Seven examples, three and four at a time."""
     loss_fn = lambda p, x: net(jnp.sinh(p['w']), x) + net(p['v'], x)
     params, batch = {'w': draw(4, 3), 'v': draw(4, 2)}, draw(7, 5, 4)
-    self.assertEqual(costs.chunk(127, 2**14, platform='cpu'), (15, 16))
-    with mock.patch.object(costs, 'room', lambda platform=None: 48), (
+    self.assertEqual(costs.chunk(127, 2**15, platform='cpu'), (15, 16))
+    with mock.patch.object(costs, 'room', lambda platform=None: 24), (
         mock.patch.object(costs, 'WHOLE', 0)):
       self.assertEqual(costs.chunk(7, 12), (3, 4))
       reference.check(loss_fn, params, batch, gram_room=reference.little_room)

@@ -45,6 +45,7 @@ def little_room():
   most_expensive = lambda ways: max(ways, key=lambda way: way.cost)
   with (mock.patch.object(costs, 'best', most_expensive),
         mock.patch.object(costs, 'room', lambda platform=None: 64),
+        mock.patch.object(costs, 'CORES', 1),
         mock.patch.object(costs, 'WHOLE', 0)):
     yield
 
