@@ -21,7 +21,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import compat, trees
-from gradiv.decentralized import _finite, _permutes
+from gradiv.decentralized import _in_shards, _permutes
 
 
 class Pulled(NamedTuple):
@@ -109,7 +109,7 @@ def mean_of_finite(
     were left out. Both are typed as private.
   """
   names = workers.bound_names(axis_name)
-  is_finite = _finite.all_finite(tree, names)
+  is_finite = _in_shards.all_finite(tree, names)
   held = trees.keep_if(is_finite, trees.widen(tree))
   sums, count = lax.psum((held, is_finite.astype(jnp.float32)), names)
   means = jax.tree.map(
@@ -160,7 +160,7 @@ def _apply(plan, rows, names):
 
   def weighed(weights, arrived):
     """Weigh what has arrived, [m, ...] per dtype, by [devices, local, m]."""
-    is_finite = _finite.in_all_shards(_rows_finite(arrived), names)
+    is_finite = _in_shards.true_in_all(_rows_finite(arrived), names)
     return [weigh(jnp.asarray(weights, x.dtype)[me], is_finite, new, x)
             for new, x in zip(arrived, wide)], is_finite
 

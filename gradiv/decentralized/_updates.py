@@ -10,7 +10,7 @@ import optax
 
 from gradiv import workers
 from gradiv._common import trees
-from gradiv.decentralized import _finite, _pulls, topology
+from gradiv.decentralized import _in_shards, _pulls, topology
 
 
 def check_given(params: Any, updates: Any) -> None:
@@ -50,7 +50,7 @@ def add_finite(
   Returns:
     The sum, and how many updates were left out: 0 or 1.
   """
-  is_finite = _finite.all_finite(updates, axis_name)
+  is_finite = _in_shards.all_finite(updates, axis_name)
   total = trees.select(is_finite, add(*before, updates, *after),
                        add(*before, *after))
   return total, 1 - is_finite.astype(jnp.int32)

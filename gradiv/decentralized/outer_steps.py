@@ -11,7 +11,7 @@ from jax import lax
 
 from gradiv import workers
 from gradiv._common import checks, counting, stateful, trees
-from gradiv.decentralized import _finite, _fragments, _pulls, _updates
+from gradiv.decentralized import _fragments, _in_shards, _pulls, _updates
 
 
 class MixByOuterStepState(NamedTuple):
@@ -121,7 +121,7 @@ def mix_by_outer_step(
     count = counting.increment(state.count)
     owners = _fragments.assign(params, num_fragments, fragment_of)
     join = lambda parts: _fragments.join(params, owners, parts)
-    is_finite = _finite.all_finite(updates, axis_name)
+    is_finite = _in_shards.all_finite(updates, axis_name)
     x = jax.tree.map(
       lambda x, u, anchor: jnp.where(is_finite, x + u, x).astype(anchor.dtype),
       params, updates, state.anchor)

@@ -17,10 +17,10 @@ from gradiv._common import compat, trees
 
 def all_finite(tree: Any, axis_name: workers.AxisName) -> jax.Array:
   """Return whether a worker's tree is finite, in all of its shards."""
-  return in_all_shards(trees.all_finite(tree), axis_name)
+  return true_in_all(trees.all_finite(tree), axis_name)
 
 
-def in_all_shards(
+def true_in_all(
   is_finite: jax.Array, axis_name: workers.AxisName
 ) -> jax.Array:
   """Return what is true in all shards of a worker; costs a psum of its size.
