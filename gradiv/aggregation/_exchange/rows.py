@@ -21,9 +21,9 @@ from gradiv.aggregation._exchange import products
 # needs blocks of many columns, so that it has enough to do.
 BLOCK_ELEMENTS, FEWEST_COLUMNS = 1 << 15, 256
 LARGE_BLOCK = 1 << 20
-# With this many rows, cores multiply so many smaller blocks beside one another.
-# Of fewer blocks, or of fewer rows, XLA multiplies one after the other.
-MANY_ROWS, BESIDE = 16, 64
+# From 16 rows on, a CPU computes the matrices of 64 blocks as one batched
+# product, whose parts XLA spreads over the cores. Fewer blocks it does not.
+MANY_ROWS, BATCH = 16, 64
 # Blocks whose matrices are summed apart: one sum over thousands of blocks loses
 # digits.
 BLOCKS_AT_ONCE = 32
@@ -200,11 +200,11 @@ def _gram(piece: _Piece) -> jax.Array:
   """Compute the Gram matrix of a piece, block by block."""
   side, width = len(piece.rows) + len(piece.extra), piece.rows.shape[1]
 
-  def by_blocks(size, beside=1):
+  def by_blocks(columns, batch=1):
     def gram(piece):
       zero = jnp.zeros((side, side), jnp.float32)
-      step = size * beside
-      own = lambda i: _gram_of_blocks(piece.block(i * step, step), beside)
+      size = columns * batch
+      own = lambda i: _gram_of_blocks(piece.block(i * size, size), batch)
 
       def add(i, sums):
         total, part = sums[0], sums[1] + own(i)
@@ -212,26 +212,27 @@ def _gram(piece: _Piece) -> jax.Array:
         return (jnp.where(is_last, total + part, total),
                 jnp.where(is_last, zero, part))
 
-      count, rest = divmod(width, step)
+      count, rest = divmod(width, size)
       total = zero
       if count:
         total, part = lax.fori_loop(0, count, add, (zero, zero))
         total += part
-      return total + _gram_of_blocks(
-        piece.block(width - rest, rest), 1) if rest else total
+      if rest:
+        total += _gram_of_blocks(piece.block(width - rest, rest), 1)
+      return total
     return gram
 
+  on_cpu = (by_blocks(FEWEST_COLUMNS, BATCH) if side >= MANY_ROWS else
+            by_blocks(max(FEWEST_COLUMNS, BLOCK_ELEMENTS // side)))
   # A center, or more rows, are put beside the rows one block at a time.
   is_plain = piece.center is None and not len(piece.extra)
-  on_cpu = (by_blocks(FEWEST_COLUMNS, BESIDE) if side >= MANY_ROWS else
-            by_blocks(max(FEWEST_COLUMNS, BLOCK_ELEMENTS // side)))
   return lax.platform_dependent(
     piece, cpu=on_cpu,
     default=by_blocks(max(width, 1) if is_plain else LARGE_BLOCK))
 
 
 def _gram_of_blocks(rows, count):
-  """Compute the Gram matrix of rows [n, d] as the sum of those of blocks."""
+  """Compute the Gram matrix of rows [n, d] by `count` blocks of columns."""
   if count == 1:
     return products.inner_products(rows, rows)
   blocks = rows.reshape(len(rows), count, -1).swapaxes(0, 1)

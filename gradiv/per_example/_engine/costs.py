@@ -17,8 +17,8 @@ FLOPS_PER_NUMBER = 32
 # out; or as many as there are parameters, if that is more.
 WHOLE = 2**22
 
-# How many share a chunk of examples, each with the numbers of `room`. With one
-# example in a chunk, the others would often have nothing to do.
+# How many cores of a CPU share a chunk of examples, with the numbers of `room`
+# for each. With one example in a chunk, the others often have nothing to do.
 CORES = 2
 
 
@@ -123,7 +123,8 @@ def chunk(
   """
   each = math.gcd(num_examples, num_shards)
   own = num_examples // each
-  there = CORES * room(platform)
+  is_cpu = (platform or jax.default_backend()) == 'cpu'
+  there = room(platform) * (CORES if is_cpu else 1)
   count = -(-own // max(1, min(own, there // max(numbers, 1))))
   size = -(-own // count)
   first = own - size * ((own - 1) // size)

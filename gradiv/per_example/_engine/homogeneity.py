@@ -96,7 +96,7 @@ def _apply(equation, states):
   if name == 'cond':
     return _cond(params, states)
   for key in _BODIES:
-    if key in params and name != 'while':
+    if key in params:
       body = params[key]
       return _walk(getattr(body, 'jaxpr', body), getattr(body, 'consts', ()),
                    states)

@@ -142,6 +142,8 @@ class ChunksTest(absltest.TestCase):
     loss_fn = lambda p, x: net(jnp.sinh(p['w']), x) + net(p['v'], x)
     params, batch = {'w': draw(4, 3), 'v': draw(4, 2)}, draw(7, 5, 4)
     self.assertEqual(costs.chunk(127, 2**15, platform='cpu'), (15, 16))
+    # An accelerator shares its room with no other core.
+    self.assertEqual(costs.chunk(127, 2**20, platform='gpu'), (15, 16))
     with mock.patch.object(costs, 'room', lambda platform=None: 24), (
         mock.patch.object(costs, 'WHOLE', 0)):
       self.assertEqual(costs.chunk(7, 12), (3, 4))
