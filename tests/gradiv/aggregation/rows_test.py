@@ -107,6 +107,7 @@ def test_blocks_beside_one_another(centered, monkeypatch):
   rows = np.float32(RNG.normal(1, 1, (20, 2 * 64 * 16 + 37)))
   away = np.float64(rows) - centered * np.float64(rows).mean(0)
   found, present = gram_of(rows, centered=centered)
+  # Of norms of 2,000 and more, a few roundings.
   np.testing.assert_allclose(found, away @ away.T, 1e-5, 1e-2)
   assert np.all(present)
 
