@@ -45,9 +45,10 @@ class Contracted:
   @property
   def common(self) -> list[Any]:
     """The values, besides those of the terms' equations, that are needed."""
-    return [x for part in self.parts if part.mirrors
-            for term in (part.term, self.whole)
-            for _, x in term.product.scales]
+    mirrored = [term for part in self.parts if part.mirrors
+                for term in (part.term, self.whole)]
+    return [x for term in mirrored for _, x in term.product.scales] + [
+      x for part in self.parts for x in part.common]
 
   def cost(self, num_examples: int) -> tuple[int, int]:
     """Count operations, and numbers read and written, for the contractions."""

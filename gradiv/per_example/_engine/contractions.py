@@ -7,6 +7,7 @@ the factors u and v, without P or its gradient being written out.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -40,8 +41,30 @@ class Contraction:
 
   def d(self, data: Data, common: Data) -> jax.Array:
     """Contract the products of all examples: [n, z, a], [n, z, b] or [n, z]."""
-    u, v = self.term.factors([data[x] for x in self.term.operands])
-    return factors.contracted(u, v, self.m(common), self.kept)
+    u, v = self._plain.factors([data[x] for x in self._plain.operands])
+    d = factors.contracted(u, v, self.m(common), self.kept)
+    if self._plain.product is not self.term.product:
+      d *= scaled_factors.along(self.term.product, self.kept, common)[None]
+    return d if self.term.constant == 1 else d * self.term.constant
+
+  @property
+  def common(self) -> list[Any]:
+    """The values that scale d once it is summed."""
+    plain = self._plain.product is not self.term.product
+    return [x for _, x in self.term.product.scales] if plain else []
+
+  @functools.cached_property
+  def _plain(self):
+    """The term without what may as well scale d, as alike as others' can be.
+
+    A weight and the gain that it is normalized to are contracted with one M.
+    """
+    term = dataclasses.replace(self.term, constant=1.)
+    product = term.product.plain
+    if product is None or not scaled_factors.is_along(term.product, self.kept):
+      return term
+    return dataclasses.replace(term, product=product, operands=(
+      *term.operands[:len(product.operands)], *term.scalars))
 
   def m(self, common: Data) -> jax.Array:
     """Return M, which the product is contracted with: [z, a, b]."""

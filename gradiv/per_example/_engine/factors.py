@@ -124,7 +124,12 @@ def contracted(
   # A single block needs no other layout.
   through = (_einsum('nzka,ab->nzkb', u, common[0]) if len(common) == 1
              else _einsum('nzka,zab->nzkb', u, common))
-  return jnp.sum(through * trees.widen(v), 2 if kept == 'zb' else (2, 3))
+  both = through * trees.widen(v)
+  if kept == 'z':
+    return jnp.sum(both, (2, 3))
+  # As a product, because XLA:CPU is slow at sums over an axis in the middle.
+  return jnp.einsum('k,nzkb->nzb', jnp.ones(both.shape[2], both.dtype), both,
+                    precision=lax.Precision.HIGHEST)
 
 
 def sq_norms(u: Factor) -> jax.Array:

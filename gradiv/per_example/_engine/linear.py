@@ -39,6 +39,7 @@ class LinearOp(NamedTuple):
     relabel: What it does to the labels of the value; returns None where they
       are no longer known.
     depth: Number of axes, stacked by loops, in front of those it works on.
+    constant: A number that multiplies the result, for the term to take over.
   """
 
   name: str
@@ -49,6 +50,7 @@ class LinearOp(NamedTuple):
   box: Box | None = None
   relabel: Callable[[Labels], Labels | None] = lambda labels: labels
   depth: int = 0
+  constant: float = 1.
 
 
 def reshaped(program: Any, equation: Any, place: int = 0) -> LinearOp:

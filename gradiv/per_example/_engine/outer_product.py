@@ -27,6 +27,7 @@ class OuterProduct(NamedTuple):
     add_up: Operands of all examples -> the sum of their products, in the shape
       of the result, if there is a better way than by the factors.
     scales: The scales along a factor that are in it, see `scaled_factors`.
+    plain: The product without them; None if there are none.
   """
 
   operands: tuple[Value, ...]
@@ -39,6 +40,7 @@ class OuterProduct(NamedTuple):
   precision: Any = None
   add_up: Callable[..., Any] | None = None
   scales: tuple[Any, ...] = ()
+  plain: Any = None
 
 
 def part_of(

@@ -30,6 +30,7 @@ class Along(NamedTuple):
     shape: Shape of the result.
     divides: Whether it is divided by.
     otherwise: The equation as any linear one.
+    rest: What of the equation is left once the array is in a factor, or None.
   """
 
   value: Value
@@ -37,6 +38,12 @@ class Along(NamedTuple):
   shape: tuple[int, ...]
   divides: bool
   otherwise: LinearOp
+  rest: LinearOp | None = None
+
+  @property
+  def spreads(self) -> bool:
+    """Whether the array is the same along some axes of the result."""
+    return len(set(self.axes) - {None}) < len(self.shape)
 
 
 class _Layout(NamedTuple):
@@ -78,6 +85,7 @@ def scaled(term: Any, along: Along) -> Any:
   scaled_product = product._replace(
     operands=(*product.operands, along.value),
     scales=(*product.scales, (layout, along.value)),
+    plain=product.plain or product,
     make_factors=functools.partial(
       _make_factors, product.make_factors, layout, product.sizes),
     add_up=product.add_up and functools.partial(
@@ -93,7 +101,7 @@ def is_along(product: OuterProduct, roles: str) -> bool:
 
 
 def along(
-  product: OuterProduct, roles: str, values: dict[Value, jax.Array]
+  product: OuterProduct, roles: str, values: dict[Any, Any]
 ) -> jax.Array:
   """Return by what a product is scaled along some roles, to be broadcast.
 

@@ -203,7 +203,10 @@ class Term:
   ) -> 'Term':
     """Put a linear equation, or a multiplication, behind the term."""
     if isinstance(op, scaled_factors.Along):
-      return scaled_factors.scaled(self, op) or self.then(op.otherwise)
+      scaled = scaled_factors.scaled(self, op)
+      if scaled is None:
+        return self.then(op.otherwise)
+      return scaled if op.rest is None else scaled.then(op.rest)
     if isinstance(op, complex):
       op = LinearOp('times', op, lambda x, by=op: x * by, is_isometric=False)
     if isinstance(op, float):
@@ -211,6 +214,8 @@ class Term:
     if isinstance(op, Value):
       return dataclasses.replace(
         self, operands=(*self.operands, op), is_common=False)
+    if op.constant != 1:
+      return self.then(op.constant).then(op._replace(constant=1.))
     labels = self.labels
     if labels is not None and not any(o.box for o in self.ops):
       labels = op.relabel(labels)

@@ -118,6 +118,23 @@ class ContractionsTest(parameterized.TestCase):
     rows = gradiv.explain(loss_fn, *problem).rows
     self.assertEqual({row.rule for row in rows}, {'contracted'})
 
+  @parameterized.named_parameters(
+    ('divided', with_gain),
+    ('multiplied', lambda p, x: jnp.tanh(x @ (p['w'] * jax.lax.rsqrt(
+      jnp.sum(p['w']**2, 0, keepdims=True)) * p['g'][None]))))
+  def test_weight_and_gain_share_one_contraction(self, net):
+    draw = Draw('shared')
+    n, k, a, b = 32, 5, 128, 96
+    loss_fn = lambda p, x: jnp.sum(jnp.square(net(p, x)))
+    problem = {'g': draw(b), 'w': draw(a, b)}, np.float32(
+      draw.rng.normal(size=(n, k, a)))
+    compiled = jax.jit(gradiv.example_moments(loss_fn)).lower(
+      *problem).compile()
+    # The forward pass, and x times the weight.
+    products = re.findall(fr'= f32\[{n * k},{b}\]\S* dot\(',
+                          compiled.as_text())
+    self.assertLen(products, 2)
+
   @parameterized.parameters('standardized', 'whole')
   def test_workers_hold_parts_of_the_batch(self, name):
     """Types vary over the workers; so do those of what is contracted."""

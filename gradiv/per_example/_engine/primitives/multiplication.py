@@ -90,8 +90,32 @@ def _divided(program, equation, place):
 
 
 def _along(program, equation, place):
-  """Describe a product with, or quotient by, an array common to examples."""
-  shape, value = equation.outs[0].aval.shape, equation.ins[1 - place]
+  """Describe a product with, or quotient by, an array common to examples.
+
+  A weight x is often multiplied by itself, by 2 x, or by x / ‖x‖. Seen as
+  first by 2 or 1 / ‖x‖ and then by x, all of them are products with x.
+  """
+  shape, other = equation.outs[0].aval.shape, equation.ins[1 - place]
+  whole = linear.applied(program, equation, place)
+  made = program.made_by(other) if equation.name == 'mul' else None
+  if made is not None and made.name in ('mul', 'div'):
+    orders = made.ins, made.ins[::-1]
+    for x, scale in orders if made.name == 'mul' else orders[:1]:
+      if x.aval.shape != shape:
+        continue
+      ins = [x if i != place else y for i, y in enumerate(equation.ins)]
+      rest = linear.applied(program, equation._replace(ins=ins), place)
+      scalar = _scalar(program, scale)
+      if made.name == 'mul' and scalar and isinstance(scalar.number, float):
+        return rest._replace(constant=scalar.number)
+      along = _lies_along(program, scale, shape, made.name == 'div', whole)
+      if along.spreads:
+        return along._replace(rest=rest)
+  return _lies_along(program, other, shape, equation.name == 'div', whole)
+
+
+def _lies_along(program, value, shape, divides, otherwise):
+  """Find the axes that an array lies along, before it was broadcast."""
   axes = [d if size == shape[d] else None
           for d, size in enumerate(value.aval.shape)]
   while (made := program.made_by(value)) is not None:
@@ -101,9 +125,7 @@ def _along(program, equation, place):
     axes = [axes[d] if size == value.aval.shape[d] else None
             for d, size in zip(kept, source.aval.shape)]
     value = source
-  return scaled_factors.Along(
-    value, tuple(axes), shape, equation.name == 'div',
-    linear.applied(program, equation, place))
+  return scaled_factors.Along(value, tuple(axes), shape, divides, otherwise)
 
 
 def _factor(program, equation, place, scalar):
