@@ -62,13 +62,30 @@ def inner_across(u: Factor, v: Factor) -> jax.Array:
   return _einsum('nzka,mzla->nmzkl', u, v)
 
 
-def product(u: Factor, v: Factor, precision: Any = None) -> jax.Array:
-  """Write out Σ_k u_k ⊗ v_k of each example: [n, z, a, b]."""
+def product(
+  u: Factor, v: Factor, precision: Any = None, turned: str = ''
+) -> jax.Array:
+  """Write out Σ_k u_k ⊗ v_k of each example: [n, z, a, b].
+
+  Args:
+    u: One factor.
+    v: The other.
+    precision: Precision of the product.
+    turned: The factor, 'a' or 'b', that is to be read with its positions last.
+      XLA:CPU would copy it first if it lies so, as it does not see through the
+      transpose of many matrices.
+  """
   if isinstance(u, OneHot):
     return _scatter(u, v)
   if isinstance(v, OneHot):
     return jnp.swapaxes(_scatter(v, u), -1, -2)
-  return jnp.einsum('nzka,nzkb->nzab', u, v, precision=precision,
+  axes = ['nzka', 'nzkb']
+  if turned:
+    i = 'ab'.index(turned)
+    axes[i] = f'nz{turned}k'
+    u, v = (jnp.swapaxes(x, -1, -2) if i == j else x
+            for j, x in enumerate((u, v)))
+  return jnp.einsum(f'{axes[0]},{axes[1]}->nzab', u, v, precision=precision,
                     preferred_element_type=trees.wide_dtype(u.dtype))
 
 

@@ -51,7 +51,10 @@ def of_products(products: LikeTerms, data: Data) -> jax.Array:
   written = 2 * n * n * z * a * b + 64 * n * z * a * b
   if not dense or by_factors < written or k == 1:
     return _by_factors(pairs, n, z * k * k)
-  first, width = costs.chunk(b, n * z * a)
+  # Slices of the longer side: of the shorter one, they would be narrow.
+  pairs = pairs if a < b else [(v, u) for u, v in pairs]
+  short, long = sorted((a, b))
+  first, width = costs.chunk(long, n * z * short)
 
   def part(start, width):
     block: Any = sum(
@@ -60,10 +63,10 @@ def of_products(products: LikeTerms, data: Data) -> jax.Array:
       for u, v in pairs)
     return of_rows(block.reshape(n, -1))
 
-  if first == b:
-    return part(0, b)
+  if first == long:
+    return part(0, long)
   return lax.scan(lambda total, start: (total + part(start, width), None),
-                  part(0, first), jnp.arange(first, b, width))[0]
+                  part(0, first), jnp.arange(first, long, width))[0]
 
 
 def _by_factors(pairs, n, numbers):

@@ -101,7 +101,15 @@ class LikeTerms:
   def write_out(self, data: Data) -> Any:
     """Write the products out, of however many examples: [n, z, a, b]."""
     return functools.reduce(operator.add, [
-      factors.product(u, v, self.precision) for u, v in self.pairs(data)])
+      factors.product(u, v, self.precision, self.turned)
+      for u, v in self.pairs(data)])
+
+  @property
+  def turned(self) -> str:
+    """The factor that lies with its positions last, 'a' or 'b', if any."""
+    term, *others = self.terms
+    turned = '' if others else term.product.turned
+    return {'a': 'b', 'b': 'a'}.get(turned, '') if term.place[1] else turned
 
   def _blocks(self, data, scale) -> tuple[Any, jax.Array]:
     data, (z, _, a, b) = {x: data[x] for x in self.operands}, self.sizes

@@ -22,6 +22,8 @@ class OuterProduct(NamedTuple):
     scaled: Position of the operand to multiply in order to scale the product.
     num_extra: Number of elements that the factors hold beyond the operands, as
       the patches of a convolution do.
+    turned: The factor, 'a' or 'b', that lies with its positions last in memory,
+      or ''. It is [z, k, a] or [z, k, b] all the same.
     is_sparse: Whether the rows of a factor are `OneHot`.
     precision: Precision of the product that the user asked for.
     add_up: Operands of all examples -> the sum of their products, in the shape
@@ -36,6 +38,7 @@ class OuterProduct(NamedTuple):
   sizes: tuple[int, int, int, int]
   scaled: int
   num_extra: int = 0
+  turned: str = ''
   is_sparse: bool = False
   precision: Any = None
   add_up: Callable[..., Any] | None = None

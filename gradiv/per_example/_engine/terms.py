@@ -155,8 +155,8 @@ class Term:
     if self.product is None:
       return jax.vmap(lambda x: self._through_ops(x, common))(
         self._scale(arrays)[0])
-    return jax.vmap(lambda block: self.put(block, common))(
-      factors_of.product(*self.factors(arrays), self.product.precision))
+    return jax.vmap(lambda block: self.put(block, common))(factors_of.product(
+      *self.factors(arrays), self.product.precision, self.product.turned))
 
   def put(self, block: jax.Array, common: Data) -> jax.Array:
     """Bring a product [z, a, b] into the shape of the gradient.

@@ -69,6 +69,18 @@ class ConvolutionTest(absltest.TestCase):
     self.assertEqual(like.sizes, (1, 16, 18, 3))
     self.assertEqual(like.num_extra, 16 * 18)
 
+  def test_patches_are_written_in_long_rows(self):
+    """XLA would turn them around, [32 * 32, 7 * 7 * 3], if it saw a need."""
+    def loss_fn(kernel, x):
+      return jnp.sum(jnp.sin(jax.lax.conv_general_dilated(
+        x[None], kernel, (2, 2), 'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))))
+
+    text = jax.jit(per_example.example_moments(loss_fn)).lower(
+      draw(7, 7, 3, 16), draw(16, 64, 64, 3)).compile().as_text()
+    self.assertRegex(text, r'f32\[[\d,]*147,1024\]')
+    self.assertNotRegex(text, r'f32\[[\d,]*1024,147\]')
+
 
 if __name__ == '__main__':
   absltest.main()

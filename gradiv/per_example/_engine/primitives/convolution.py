@@ -66,6 +66,7 @@ def _product(program, equation):
       _make_factors, (dims.lhs_spec, dims.rhs_spec), windows, parts, z, of_y),
     tuple(label for d in sorted(labels) for label in labels[d]),
     (z, k, a, b), scaled=1, num_extra=z * k * (a if of_y else b),
+    turned='a' if of_y else 'b',
     precision=params['precision'],
     add_up=functools.partial(_add_up, tuple(
       (name, params[name]) for name in _KEPT_IN_SUM)))
@@ -117,7 +118,10 @@ def _patches(x, z, windows, parts):
   positions = range(4, 4 + 2 * rank, 2)
   k = math.prod(x.shape[d] for d in (2, *positions))
   at = lambda i: 2 * i + 1 if i else 1
-  return x.transpose(0, 2, *positions, *map(at, parts)).reshape(z, k, -1)
+  # With the positions last, of which there are long rows to copy.
+  # The positions last: long rows are copied faster than short ones.
+  return x.transpose(0, *map(at, parts), 2, *positions).reshape(
+    z, -1, k).swapaxes(1, 2)
 
 
 def _add_up(options, x, y):
