@@ -104,7 +104,8 @@ def chunk(
 ) -> tuple[int, int]:
   """Return the sizes of the first chunk and of each of the others.
 
-  The first is smaller where the number of examples is no multiple of the size.
+  They are all of one size where up to twice as many chunks make that possible;
+  otherwise the first is smaller.
 
   >>> chunk(12, 10**9), chunk(12, 1)
   ((1, 1), (12, 12))
@@ -126,6 +127,8 @@ def chunk(
   is_cpu = (platform or jax.default_backend()) == 'cpu'
   there = room(platform) * (CORES if is_cpu else 1)
   count = -(-own // max(1, min(own, there // max(numbers, 1))))
-  size = -(-own // count)
+  # Chunks of one size are compiled once.
+  even = (c for c in range(count, min(own, 2 * count) + 1) if own % c == 0)
+  size = -(-own // next(even, count))
   first = own - size * ((own - 1) // size)
   return each * first, each * size
