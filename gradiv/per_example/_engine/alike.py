@@ -76,7 +76,8 @@ def _key_of_term(term, places):
   return (
     tuple(places[x] for x in term.operands), len(product.operands),
     product.sizes, product.labels, product.scaled, product.num_extra,
-    product.is_sparse, str(product.precision), _key(product.make_factors),
+    product.turned, product.is_sparse, str(product.precision),
+    _key(product.make_factors),
     product.add_up and _key(product.add_up), term.stacks, term.labels,
     term.constant, term.shape, str(term.dtype),
     tuple((op.name, op.key, _key(op.fn), op.depth, op.box)

@@ -83,47 +83,20 @@ def _run(part, leaves, sizes, each):
     return [lax.dynamic_slice_in_dim(x, start, of_shard, axis).reshape(
       size, *full.shape[1:]) for x, full in zip(slim, leaves)]
 
-  if first == size:
-    return _run_equal(part, cut, n, size, each)
-
   def step(total, start):
     more, lined_up = part(cut(start, size))
     return jax.tree.map(jnp.add, total, more), lined_up
 
-  # Start from the first chunk, not from zeros: XLA would allocate the zeros of
-  # all parameters before the forward pass and hold them throughout.
-  total, rows = part(cut(0, first))
-  total, rest = lax.scan(
-    step, total, jnp.arange(first // each, n // each, size // each))
-  split = lambda x, count: x.reshape(
-    count, each, x.shape[-rows.ndim] // each, *rows.shape[1:])
-  both = [jnp.moveaxis(split(x, count), 0, 1).reshape(each, -1, *rows.shape[1:])
-          for x, count in ((rows, 1), (rest, (n - first) // size))]
-  return total, jnp.concatenate(both, 1).reshape(n, *rows.shape[1:])
-
-
-def _run_equal(part, cut, n, size, each):
-  """Apply `part` to chunks of one size, in a loop that is compiled once."""
-  def step(total, start):
-    more, lined_up = part(cut(start, size))
-    return jax.tree.map(
-      lambda x, y: jnp.where(start == 0, y, x + y), total, more), lined_up
-
-  some = cut(0, size)
-  unused = jax.tree.map(functools.partial(_unused, some),
-                        jax.eval_shape(part, some)[0])
-  total, rows = lax.scan(step, unused, jnp.arange(0, n // each, size // each))
-  rows = rows.reshape(n // size, each, size // each, *rows.shape[2:])
-  return total, jnp.moveaxis(rows, 0, 1).reshape(n, *rows.shape[3:])
-
-
-def _unused(leaves, like):
-  """Make an array that is not used, but depends on data.
-
-  XLA would allocate zeros for the sums of all parameters before the forward
-  pass, and hold them throughout.
-  """
-  numbers = [x for x in leaves if x.size and jnp.issubdtype(
-    x.dtype, jnp.floating)]
-  zeros = compat.zeros_like(like)
-  return zeros + numbers[0].ravel()[0].astype(zeros.dtype) if numbers else zeros
+  if first == size:
+    begun, start = [], 0
+    like, _ = jax.eval_shape(part, cut(0, size))
+    total = jax.tree.map(compat.zeros_like, like)
+  else:
+    total, rows = part(cut(0, first))
+    begun, start = [rows], first
+  total, rows = lax.scan(
+    step, total, jnp.arange(start // each, n // each, size // each))
+  rows = rows.reshape(-1, each, size // each, *rows.shape[2:]).swapaxes(0, 1)
+  rows = rows.reshape(each, -1, *rows.shape[3:])
+  begun = [x.reshape(each, -1, *x.shape[1:]) for x in begun]
+  return total, jnp.concatenate([*begun, rows], 1).reshape(n, *rows.shape[2:])

@@ -13,6 +13,7 @@ from gradiv.per_example._engine import (
   common_arrays,
   costs,
   cut,
+  factor_maps,
   grams,
   inside_loop,
   squares as squares_of,
@@ -48,7 +49,8 @@ class Leaf:
     self.value, self.num_examples = value, num_examples
     self.shape, self.dtype = value.aval.shape, value.aval.dtype
     self.size = math.prod(self.shape)
-    self.terms = cutter.terms(value) if self.size > 0 else []
+    self.terms = factor_maps.through_matrices(
+      cutter.program, cutter.terms(value)) if self.size > 0 else []
     # A small parameter may have large products behind it: the gain of a weight
     # normalization is the norm of one.
     self.width = max([self.size, *(

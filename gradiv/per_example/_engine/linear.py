@@ -20,6 +20,26 @@ from gradiv.per_example._engine.values import Atom
 
 Box = tuple[tuple[int, int], ...]
 
+class Matrix(NamedTuple):
+  """How an array is multiplied by a matrix common to the examples.
+
+  Attributes:
+    summed: The axes of the array that are summed over.
+    summed_of_matrix: Those of the matrix, in the same order.
+    is_first: Whether the matrix is the first operand.
+    precision: Precision of the product.
+    shape: Shape of the result.
+    dtype: Dtype of the result.
+  """
+
+  summed: tuple[int, ...]
+  summed_of_matrix: tuple[int, ...]
+  is_first: bool
+  precision: Any
+  shape: tuple[int, ...]
+  dtype: Any
+
+
 # Equations that leave each element at its place.
 _ELEMENTWISE = ('mul', 'div')
 
@@ -40,6 +60,7 @@ class LinearOp(NamedTuple):
       are no longer known.
     depth: Number of axes, stacked by loops, in front of those it works on.
     constant: A number that multiplies the result, for the term to take over.
+    matrix: How it multiplies by a matrix, if it is a product with one.
   """
 
   name: str
@@ -51,6 +72,7 @@ class LinearOp(NamedTuple):
   relabel: Callable[[Labels], Labels | None] = lambda labels: labels
   depth: int = 0
   constant: float = 1.
+  matrix: Matrix | None = None
 
 
 def reshaped(program: Any, equation: Any, place: int = 0) -> LinearOp:
@@ -85,6 +107,18 @@ def applied(program: Any, equation: Any, place: int = 0) -> LinearOp:
   # An equation is like itself alone; its operands could differ from another's.
   return LinearOp(equation.name, id(equation), apply, tuple(others), False,
                   relabel=lambda found: None)
+
+
+def times_matrix(program: Any, equation: Any, place: int = 0) -> LinearOp:
+  """Describe a product with a matrix that is common to the examples."""
+  op, params = applied(program, equation, place), equation.params
+  sums, batches = params['dimension_numbers']
+  if batches[0]:
+    return op
+  (out,) = equation.outs
+  return op._replace(matrix=Matrix(
+    tuple(sums[place]), tuple(sums[1 - place]), place == 1,
+    params['precision'], out.aval.shape, out.aval.dtype))
 
 
 def summed(program: Any, equation: Any, place: int = 0) -> LinearOp:

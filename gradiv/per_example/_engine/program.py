@@ -78,6 +78,15 @@ class Program:
     """Return the number of constants and of carries of a scan."""
     return compat.scan_sizes(self.equations[index].params)
 
+  def extend(self, fn: Callable, ins: list[Value]) -> list[Value]:
+    """Append an equation, and return its results: fn(*ins)."""
+    avals = jax.eval_shape(fn, *(
+      jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in ins))
+    outs = self._append('extension', {}, fn, ins, avals)
+    self.producer |= {
+      out: (len(self.equations) - 1, k) for k, out in enumerate(outs)}
+    return outs
+
   def is_zero(self, value: Value) -> bool:
     """Return whether a value is known to be zero everywhere."""
     return value.number == 0 or value in self._zeros

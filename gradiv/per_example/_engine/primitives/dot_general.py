@@ -45,5 +45,5 @@ def _flops(program, index):
     equation.ins[0].aval.shape[d] for d in summed)
 
 
-registry.register('dot_general', product=_product, linear=linear.applied,
+registry.register('dot_general', product=_product, linear=linear.times_matrix,
                   keeps_zero=True, flops=_flops)
