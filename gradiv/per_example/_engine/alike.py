@@ -103,7 +103,7 @@ def _detached(term: Term, places: dict) -> Term:
   """Replace the operands of a term by their numbers."""
   operands: Any = tuple(places[x] for x in term.operands)
   product = term.product._replace(
-    operands=operands[:len(term.product.operands)])
+    operands=operands[:len(term.product.operands)], scales=(), plain=None)
   ops = tuple(op._replace(relabel=_unused) for op in term.ops)
   return dataclasses.replace(
     term, operands=operands, product=product, ops=ops)

@@ -104,8 +104,8 @@ def chunk(
 ) -> tuple[int, int]:
   """Return the sizes of the first chunk and of each of the others.
 
-  They are all of one size where up to twice as many chunks make that possible;
-  otherwise the first is smaller.
+  They are all of one size if that is more than half of the largest that is
+  possible. Otherwise the first is smaller.
 
   >>> chunk(12, 10**9), chunk(12, 1)
   ((1, 1), (12, 12))
@@ -126,9 +126,11 @@ def chunk(
   own = num_examples // each
   is_cpu = (platform or jax.default_backend()) == 'cpu'
   there = room(platform) * (CORES if is_cpu else 1)
-  count = -(-own // max(1, min(own, there // max(numbers, 1))))
+  most = max(1, min(own, there // max(numbers, 1)))
+  count = -(-own // most)
   # Chunks of one size are compiled once.
-  even = (c for c in range(count, min(own, 2 * count) + 1) if own % c == 0)
+  even = (c for c in range(count, 2 * count)
+          if own % c == 0 and 2 * own // c > most)
   size = -(-own // next(even, count))
   first = own - size * ((own - 1) // size)
   return each * first, each * size

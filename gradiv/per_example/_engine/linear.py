@@ -20,6 +20,7 @@ from gradiv.per_example._engine.values import Atom
 
 Box = tuple[tuple[int, int], ...]
 
+
 class Matrix(NamedTuple):
   """How an array is multiplied by a matrix common to the examples.
 

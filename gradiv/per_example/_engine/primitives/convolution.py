@@ -118,7 +118,6 @@ def _patches(x, z, windows, parts):
   positions = range(4, 4 + 2 * rank, 2)
   k = math.prod(x.shape[d] for d in (2, *positions))
   at = lambda i: 2 * i + 1 if i else 1
-  # With the positions last, of which there are long rows to copy.
   # The positions last: long rows are copied faster than short ones.
   return x.transpose(0, *map(at, parts), 2, *positions).reshape(
     z, -1, k).swapaxes(1, 2)
