@@ -34,5 +34,7 @@ def sq_norms(rows: jax.Array) -> jax.Array:
 def in_rows(x: jax.Array) -> jax.Array:
   """Bring the numbers of an array into a few rows; zeros fill the last."""
   width = -(-x.size // _ROWS)
-  return jnp.pad(x.reshape(-1), (0, _ROWS * width - x.size)).reshape(
+  # `jnp.pad` would take a tenth of the time to trace a small network.
+  padding = (0, _ROWS * width - x.size, 0)
+  return lax.pad(x.reshape(-1), jnp.zeros((), x.dtype), [padding]).reshape(
     _ROWS, width)
