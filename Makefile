@@ -73,7 +73,7 @@ accelerator: $(VENV)/ready
 zoo: WORKDIR ?= runs/zoo
 zoo: $(VENV)/ready
 	$(RUN) -m pip install --quiet --editable '.[zoo]'
-	@echo '== per-example statistics of models that others wrote, into $(WORKDIR) (ten minutes)'
+	@echo '== per-example statistics of models that others wrote, into $(WORKDIR) (a quarter of an hour)'
 	$(RUN) -m experiments.overhead.zoo --workdir=$(WORKDIR)
 
 results: $(VENV)/ready
