@@ -111,6 +111,8 @@ def chunk(
   ((1, 1), (12, 12))
   >>> chunk(127, CORES * room('cpu') // 16, platform='cpu')  # 15 + 7 · 16
   (15, 16)
+  >>> chunk(16, CORES * room('cpu') // 3, platform='cpu')  # not 1 + 5 · 3
+  (2, 2)
   >>> chunk(12, 10**9, num_shards=4)  # one example on each of four devices
   (4, 4)
 

@@ -7,6 +7,8 @@ may one factor instead:
   dA = P Bᵀ = Σ_k u_k ⊗ (B v_k),     dB = Aᵀ P = Σ_k (Aᵀ u_k) ⊗ v_k
 
 With few columns in A, these are much smaller than P, which isn't written out.
+Matrices of several blocks, kernels of convolutions and products in the body of
+a scan are left as they are.
 """
 
 import functools
